@@ -1,0 +1,166 @@
+"""Which photographs there are: class names, scanning a folder, matching folders to known classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from animals_pl.errors import UsageError
+
+ANIMALS10 = {
+    "cane": "dog",
+    "cavallo": "horse",
+    "elefante": "elephant",
+    "farfalla": "butterfly",
+    "gallina": "chicken",
+    "gatto": "cat",
+    "mucca": "cow",
+    "pecora": "sheep",
+    "ragno": "spider",
+    "scoiattolo": "squirrel",
+}
+"""Animals-10's Italian folder names, in class order, and their English names."""
+
+ANIMALS10_COUNTS = {
+    "cane": 4863,
+    "cavallo": 2623,
+    "elefante": 1446,
+    "farfalla": 2112,
+    "gallina": 3098,
+    "gatto": 1668,
+    "mucca": 1866,
+    "pecora": 1820,
+    "ragno": 4821,
+    "scoiattolo": 1862,
+}
+"""Photographs per class in the full dataset (26,179 in all)."""
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+
+def english_name(class_name: str) -> str:
+    """Return the English name of an Italian Animals-10 class; any other name unchanged."""
+    return ANIMALS10.get(class_name.lower(), class_name)
+
+
+def display_name(class_name: str) -> str:
+    """Return ``"cane (dog)"`` for an Italian Animals-10 name; any other name unchanged."""
+    english = english_name(class_name)
+    return class_name if english == class_name else f"{class_name} ({english})"
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The photographs below one folder, sorted by path.
+
+    Attributes:
+        root: The folder that was scanned.
+        class_names: Label order; ``labels`` index into it.
+        paths: POSIX paths relative to ``root``, sorted.
+        labels: int64 array (N,), one class index per path.
+    """
+
+    root: Path
+    class_names: list[str]
+    paths: list[str]
+    labels: np.ndarray
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of photographs of every class, in label order."""
+        found = Counter(self.labels.tolist())
+        return {name: found[index] for index, name in enumerate(self.class_names)}
+
+    def select(self, paths: Sequence[str]) -> Catalog:
+        """Return the catalog of these of its paths, in the order given."""
+        label_of = dict(zip(self.paths, self.labels.tolist(), strict=True))
+        labels = np.array([label_of[path] for path in paths], dtype=np.int64)
+        return Catalog(self.root, self.class_names, list(paths), labels)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return the image files at any depth below a folder, sorted; hidden ones are passed over."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def class_folders(root: Path, argument: str = "data.root") -> list[Path]:
+    """Return the folders below ``root`` that stand for a class, sorted by name.
+
+    Args:
+        root: The dataset's folder.
+        argument: The name of the option that ``root`` came from, for the message.
+
+    Raises:
+        UsageError: ``root`` is missing, is a file, or holds no folder.
+    """
+    remedy = f"run 'python -m animals_pl prepare --source practice' or pass --{argument} DIR"
+    if not root.is_dir():
+        raise UsageError(f"{argument}={str(root)!r} is not a folder; {remedy}")
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    if not folders:
+        raise UsageError(
+            f"{argument}={str(root)!r} has no class folders (one folder of photographs per class); {remedy}"
+        )
+    return folders
+
+
+def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argument: str = "data.root") -> list[int]:
+    """Return the class index of every folder, matched by its own, Italian or English name.
+
+    Raises:
+        UsageError: A folder belongs to none of the classes, or two folders to the same one.
+    """
+    index_of = {english_name(name).lower(): index for index, name in enumerate(class_names)}
+    indices = []
+    for name in folder_names:
+        index = index_of.get(english_name(name).lower())
+        if index is None:
+            known = ", ".join(display_name(c) for c in class_names)
+            raise UsageError(
+                f"{argument} has a folder {name!r} of a class that this model does not know; "
+                f"rename or remove it, or train a model with it (known classes: {known})"
+            )
+        if index in indices:
+            raise UsageError(f"{argument} has two folders for the class {class_names[index]!r}; merge them into one")
+        indices.append(index)
+    return indices
+
+
+def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argument: str = "data.root") -> Catalog:
+    """List the photographs of a folder-per-class dataset.
+
+    Args:
+        root: A folder with one folder of photographs per class.
+        class_names: The label order of a trained model: folders are matched to it by name
+            (Italian or English) and classes may be missing. ``None``: the folders, sorted, are the classes.
+        argument: The name of the option that ``root`` came from, for messages.
+
+    Raises:
+        UsageError: The folder cannot be used, a class is empty, or a folder's class is unknown.
+    """
+    root = Path(root)
+    folders = class_folders(root, argument)
+    if class_names is None:
+        class_names = [folder.name for folder in folders]
+    indices = match_classes([folder.name for folder in folders], class_names, argument)
+    found: list[tuple[str, int]] = []
+    for folder, index in zip(folders, indices, strict=True):
+        images = find_images(folder)
+        if not images:
+            raise UsageError(
+                f"{argument}={str(root)!r}: the class folder {folder.name!r} holds no photographs "
+                f"({', '.join(sorted(IMAGE_SUFFIXES))}); fill or remove it"
+            )
+        found += [(path.relative_to(root).as_posix(), index) for path in images]
+    found.sort()
+    labels = np.array([label for _, label in found], dtype=np.int64)
+    return Catalog(root, list(class_names), [path for path, _ in found], labels)

@@ -1,0 +1,257 @@
+"""Photographs → uint8 batches (B, 3, S, S) and labels (B,)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from animals_pl.data.catalog import IMAGE_SUFFIXES, Catalog, find_images, scan_folder
+from animals_pl.data.decode import Interpolation, Resize, ResizeRule, decode
+from animals_pl.data.practice import draw_practice_set
+from animals_pl.data.sampling import KeyBatchSampler, SampleKey, Sampling
+from animals_pl.data.splits import load_split, stratified_split
+from animals_pl.data.transforms import Augmentation
+from animals_pl.errors import UsageError
+
+
+class AnimalsDataset(Dataset[tuple[Tensor, int]]):
+    """The photographs of a catalog as uint8 tensors.
+
+    Args:
+        catalog: Which photographs.
+        resize: How they become squares.
+        size: Side in pixels of samples that are asked for by a plain index.
+        augmentation: What training samples go through.
+        seed: The run's seed.
+    """
+
+    def __init__(
+        self, catalog: Catalog, resize: Resize, size: int, augmentation: Augmentation | None = None, seed: int = 0
+    ) -> None:
+        self.catalog = catalog
+        self.resize = resize
+        self.size = size
+        self.augmentation = augmentation
+        self.seed = seed
+
+    def __len__(self) -> int:
+        """Return the number of photographs."""
+        return len(self.catalog.paths)
+
+    def __getitem__(self, key: SampleKey | int) -> tuple[Tensor, int]:
+        """Return the image (3, S, S) uint8 and its label.
+
+        A :class:`SampleKey` gives the augmented training sample that belongs to it; a plain index the
+        photograph as validation sees it (Lightning puts such samplers in for ``predict`` and ``overfit_batches``).
+        """
+        index = key.index if isinstance(key, SampleKey) else key
+        image = decode(self.catalog.root / self.catalog.paths[index])
+        if isinstance(key, SampleKey) and self.augmentation is not None:
+            seed = np.random.SeedSequence([self.seed, key.epoch, key.index, key.repeat])
+            image = self.augmentation(image, key.size, seed)
+        else:
+            image = self.resize(image, self.size)
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()), int(self.catalog.labels[index])
+
+
+class LazyDataLoader(DataLoader[Any]):
+    """A loader that starts to work at the first ``next()``.
+
+    Lightning makes the first iterator of a resumed run before it has restored its counters, which the
+    batch sampler reads; a plain loader with workers would fetch the wrong batches at once.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield the batches of one epoch."""
+        yield from super().__iter__()
+
+
+class AnimalsDataModule(L.LightningDataModule):
+    """Splits, sampling, augmentation and loaders for one folder-per-class dataset.
+
+    Args:
+        root: Folder with one folder of photographs per class.
+        practice: Draw the built-in practice set into ``root`` when that folder is absent.
+        size: Side of the images in pixels, for validation and export (training: see ``ProgressiveResizing``).
+        resize: ``stretch`` (squeeze the whole photograph into the square) or ``crop`` (centre, aspect ratio kept).
+        interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
+        crop_fraction: For ``crop``: the part, in (0, 1], of the shorter side that is kept.
+        batch_size: Photographs per batch and device.
+        sampling: ``shuffle`` (each photograph once an epoch) or ``weighted`` (drawn with replacement, by inverse
+            class frequency).
+        augment: ``none``, ``reference``, ``reference_no_flip``, ``light``, ``strong``, or a YAML or JSON file saved
+            by albumentations.
+        val_fraction: Part of the photographs for validation, in (0, 1).
+        test_fraction: Part of the photographs for test, in [0, 1).
+        seed: Seed of the split, the order and the augmentation.
+        split: A ``split.csv`` to reuse instead of drawing a split.
+        test_root: Another folder-per-class dataset, which ``test`` evaluates whole.
+        predict_paths: Photographs and folders of photographs for ``predict``.
+        num_workers: Loader processes; null: one per core, at most 8.
+
+    Raises:
+        UsageError: A value is out of range or unknown.
+    """
+
+    def __init__(
+        self,
+        root: str = "datasets/animals10/raw-img",
+        practice: bool = False,
+        size: int = 224,
+        resize: ResizeRule = "stretch",
+        interpolation: Interpolation = "bilinear",
+        crop_fraction: float = 1.0,
+        batch_size: int = 64,
+        sampling: Sampling = "shuffle",
+        augment: str = "none",
+        val_fraction: float = 0.3,
+        test_fraction: float = 0.0,
+        seed: int = 42,
+        split: str | None = None,
+        test_root: str | None = None,
+        predict_paths: list[str] | None = None,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        for key, value, least in (("size", size, 1), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+            if value is not None and value < least:
+                raise UsageError(f"data.{key}={value} is too small; choose {least} or more")
+        self.root = Path(root)
+        self.size = size
+        self.resize = Resize(resize, interpolation, crop_fraction)
+        self.augmentation = Augmentation(augment, self.resize)
+        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        self.size_schedule: Callable[[int], int] = lambda epoch: size
+        """Epoch → image side of training batches; replaced by ``ProgressiveResizing``."""
+        self.class_names: list[str] = []
+        self.folds: dict[str, Catalog] = {}
+
+    def prepare_data(self) -> None:
+        """Draw the practice set where it is asked for and absent."""
+        if self.hparams["practice"] and not self.root.exists():
+            draw_practice_set(self.root)
+
+    def setup(self, stage: str) -> None:
+        """Scan the folders that a stage needs and split them.
+
+        Labels follow the model's class names where it has them (a checkpoint), else the sorted folders.
+
+        Raises:
+            UsageError: A folder, the split or the test photographs are missing or do not suit the model.
+        """
+        module = self.trainer.lightning_module if self.trainer else None
+        known = getattr(module, "class_names", None)
+        if stage == "predict":
+            self.folds["predict"] = self._predict_catalog()
+        elif stage == "test" and self.hparams["test_root"]:
+            self.folds["test"] = scan_folder(self.hparams["test_root"], known, "data.test_root")
+        elif "train" not in self.folds:
+            self._split(scan_folder(self.root, known))
+        if stage == "test" and not self.folds["test"].paths:
+            raise UsageError(
+                "there are no test photographs: data.test_fraction was 0 in training; pass --data.test_root DIR "
+                "to test on another folder, or train with --data.test_fraction 0.15"
+            )
+        if stage == "fit" and self.trainer and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save_split()
+
+    def _split(self, catalog: Catalog) -> None:
+        hparams = self.hparams
+        if hparams["split"]:
+            split = load_split(hparams["split"], catalog)
+        else:
+            split = stratified_split(catalog, hparams["val_fraction"], hparams["test_fraction"], hparams["seed"])
+        self.class_names = catalog.class_names
+        self.catalog = catalog
+        self.split = split
+        self.folds |= {"train": catalog.select(split.train), "val": catalog.select(split.val)}
+        self.folds["test"] = catalog.select(split.test)
+
+    def _save_split(self) -> None:
+        assert self.trainer is not None
+        folder = Path(self.trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.split.save(folder / "split.csv", self.catalog)
+
+    def _predict_catalog(self) -> Catalog:
+        given = [Path(path) for path in self.hparams["predict_paths"] or []]
+        remedy = "name photographs or folders of them: 'python -m animals_pl predict PATH … --ckpt_path FILE'"
+        for path in given:
+            if not path.exists():
+                raise UsageError(f"{str(path)!r} does not exist; {remedy}")
+        paths = [image for path in given for image in (find_images(path) if path.is_dir() else [path])]
+        if not paths:
+            where = f" in {', '.join(map(str, given))} ({', '.join(sorted(IMAGE_SUFFIXES))})" if given else ""
+            raise UsageError(f"there are no photographs to predict{where}; {remedy}")
+        unknown = np.full(len(paths), -1, dtype=np.int64)
+        return Catalog(Path(), self.class_names, [str(path) for path in paths], unknown)
+
+    def _position(self) -> tuple[int, int]:
+        """Return the epoch and the number of its batches that are done, from Lightning's own counters."""
+        if self.trainer is None:
+            return 0, 0
+        loop = self.trainer.fit_loop
+        epochs_done: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        return epochs_done, loop.epoch_loop.batch_progress.current.ready
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of augmented training batches."""
+        fold = self.folds["train"]
+        dataset = AnimalsDataset(fold, self.resize, self.size, self.augmentation, self.hparams["seed"])
+        sampler = KeyBatchSampler(
+            fold.labels,
+            self.hparams["batch_size"],
+            self.hparams["sampling"],
+            self.hparams["seed"],
+            self.size_schedule,
+            self._position,
+            *self._rank_and_world(),
+        )
+        return LazyDataLoader(dataset, batch_sampler=sampler, **self._loader_options())
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of validation batches."""
+        return self._evaluation_loader("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of test batches."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of the photographs to predict, labelled -1."""
+        return self._evaluation_loader("predict")
+
+    def _evaluation_loader(self, fold: str) -> DataLoader[Any]:
+        dataset = AnimalsDataset(self.folds[fold], self.resize, self.size)
+        rank, world_size = self._rank_and_world()
+        # Every photograph exactly once over all processes: a padded sampler would count some twice.
+        mine = range(rank, len(dataset), world_size)
+        return DataLoader(dataset, batch_size=self.hparams["batch_size"], sampler=mine, **self._loader_options())
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader_options(self) -> dict[str, Any]:
+        return {
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            "worker_init_fn": _one_thread,
+            # A generator of its own: making an iterator then leaves torch's global random state alone.
+            "generator": torch.Generator().manual_seed(self.hparams["seed"]),
+        }
+
+
+def _one_thread(worker: int) -> None:
+    """Keep OpenCV from starting a thread per core in every loader process."""
+    cv2.setNumThreads(0)

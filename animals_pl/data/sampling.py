@@ -1,0 +1,123 @@
+"""Which samples, in which order, at which size: pure functions of (seed, epoch, rank)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+Sampling = Literal["shuffle", "weighted"]
+
+
+class SampleKey(NamedTuple):
+    """Everything that a training sample depends on, apart from the run's seed.
+
+    Attributes:
+        index: Which photograph.
+        epoch: In which epoch.
+        repeat: How often the epoch has drawn this photograph before: 0 unless sampling is weighted.
+        size: Side of the image, in pixels.
+    """
+
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a key
+    epoch: int
+    repeat: int
+    size: int
+
+
+def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return a permutation of ``range(count)``, another one each epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def weighted(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Draw ``len(labels)`` indices with replacement so that every class is equally likely.
+
+    Each photograph's weight is the inverse of its class's frequency.
+    """
+    frequency = np.bincount(labels)[labels]
+    probability = 1 / frequency / np.count_nonzero(np.bincount(labels))
+    return np.random.default_rng([seed, epoch]).choice(len(labels), size=len(labels), p=probability)
+
+
+def repeats(indices: np.ndarray) -> np.ndarray:
+    """Return, for every position, how often its index stands at earlier positions."""
+    order = np.argsort(indices, kind="stable")
+    ordered = indices[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    lengths = np.diff(np.r_[starts, len(indices)])
+    result = np.empty(len(indices), dtype=np.int64)
+    result[order] = np.arange(len(indices)) - np.repeat(starts, lengths)
+    return result
+
+
+def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[tuple[int, int]]:
+    """Cut an epoch's order into global batches of ``batch_size * world_size``.
+
+    The last batch takes the rest. A rest that would leave a rank with fewer than two samples (BatchNorm
+    needs two, an empty shard stalls the others) joins the batch before it, so no sample is dropped and
+    every rank sees the same number of batches.
+    """
+    step = batch_size * world_size
+    smallest = min(2 * world_size, step)
+    starts = list(range(0, count, step))
+    if len(starts) > 1 and count - starts[-1] < smallest:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], count], strict=True))
+
+
+class KeyBatchSampler(Sampler[list[SampleKey]]):
+    """Yields batches of :class:`SampleKey` for one rank, starting wherever the training stands.
+
+    Args:
+        labels: (N,) class index of every photograph.
+        batch_size: Samples per batch and rank.
+        sampling: ``shuffle`` (every photograph once an epoch) or ``weighted`` (classes equally likely).
+        seed: Seed of the order.
+        size_at: Epoch → image side in pixels.
+        position: Returns (epoch, batches already done in it), read when an iteration starts.
+        rank: This process's number.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        batch_size: int,
+        sampling: Sampling,
+        seed: int,
+        size_at: Callable[[int], int],
+        position: Callable[[], tuple[int, int]],
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.labels = labels
+        self.sampling = sampling
+        self.seed = seed
+        self.size_at = size_at
+        self.position = position
+        self.rank = rank
+        self.world_size = world_size
+        self.bounds = batch_bounds(len(labels), batch_size, world_size)
+
+    def __len__(self) -> int:
+        """Return the batches of a full epoch, wherever the next iteration starts."""
+        return len(self.bounds)
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """Yield this rank's part of every global batch that is still to be done in the epoch."""
+        epoch, done = self.position()
+        if self.sampling == "weighted":
+            order = weighted(self.labels, self.seed, epoch)
+        else:
+            order = shuffled(len(self.labels), self.seed, epoch)
+        size = self.size_at(epoch)
+        earlier = repeats(order)
+        for start, end in self.bounds[done:]:
+            mine = slice(start + self.rank, end, self.world_size)
+            yield [
+                SampleKey(index, epoch, repeat, size)
+                for index, repeat in zip(order[mine].tolist(), earlier[mine].tolist(), strict=True)
+            ]

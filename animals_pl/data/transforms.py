@@ -1,0 +1,141 @@
+"""Augmentation policies (albumentations), seeded per sample."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer release
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from animals_pl.data.decode import Resize
+from animals_pl.errors import UsageError
+
+
+def _zoom_and_translate() -> A.Affine:
+    """Zoom in up to 40 % and translate up to 30 % vertically, 20 % horizontally, gaps filled by reflection.
+
+    Keras's ``RandomZoom(-0.4)`` shows 60 to 100 % of the picture: a scale of 1 to 1 / 0.6.
+    """
+    return A.Affine(
+        scale=(1.0, 1 / 0.6),
+        keep_ratio=True,
+        translate_percent={"x": (-0.2, 0.2), "y": (-0.3, 0.3)},
+        border_mode=cv2.BORDER_REFLECT,
+        p=1.0,
+    )
+
+
+def _random_crop(size: int, smallest: float) -> A.RandomResizedCrop:
+    """Cut out a part of at least ``smallest`` of the area, as a square of ``size`` pixels (Szegedy et al. 2015)."""
+    return A.RandomResizedCrop((size, size), scale=(smallest, 1.0), area_for_downscale="image")
+
+
+def reference(size: int) -> list[A.BasicTransform]:
+    """The reference's augmentation for its large network: flip, zoom, translation."""
+    return [A.HorizontalFlip(p=0.5), _zoom_and_translate()]
+
+
+def reference_no_flip(size: int) -> list[A.BasicTransform]:
+    """The reference's augmentation for its small network: zoom and translation."""
+    return [_zoom_and_translate()]
+
+
+def light(size: int) -> list[A.BasicTransform]:
+    """Crops of at least half of the photograph and flips."""
+    return [_random_crop(size, smallest=0.5), A.HorizontalFlip(p=0.5)]
+
+
+def strong(size: int) -> list[A.BasicTransform]:
+    """Small crops, flips, rotation, colour, blur and erased patches: for long training from scratch."""
+    return [
+        _random_crop(size, smallest=0.25),
+        A.HorizontalFlip(p=0.5),
+        A.Rotate(limit=15, border_mode=cv2.BORDER_REFLECT, p=0.5),
+        A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05, p=0.8),
+        A.ToGray(p=0.05),
+        A.GaussianBlur(blur_limit=(3, 5), p=0.1),
+        A.CoarseDropout(num_holes_range=(1, 2), hole_height_range=(0.1, 0.25), hole_width_range=(0.1, 0.25), p=0.3),
+    ]
+
+
+POLICIES: dict[str, Callable[[int], list[A.BasicTransform]]] = {
+    "reference": reference,
+    "reference_no_flip": reference_no_flip,
+    "light": light,
+    "strong": strong,
+}
+
+
+class Augmentation:
+    """Changes a decoded photograph at random, then brings it to the size asked for.
+
+    Args:
+        policy: ``none``, a name in :data:`POLICIES`, or a YAML or JSON file written by ``albumentations.save``.
+        resize: The rule that brings whatever the policy leaves to the final size.
+
+    Raises:
+        UsageError: The policy is unknown, or its file cannot be read.
+    """
+
+    def __init__(self, policy: str, resize: Resize) -> None:
+        self.policy = policy
+        self.resize = resize
+        self.pipeline(8)  # a wrong policy is an error now, not in a worker process
+
+    def __call__(self, image: np.ndarray, size: int, seed: np.random.SeedSequence) -> np.ndarray:
+        """Return the (size, size, 3) uint8 image that belongs to this seed; ``image`` is (H, W, 3) uint8."""
+        pipeline = self.pipeline(size)
+        if pipeline is not None:
+            pipeline.set_random_seed(int(seed.generate_state(1)[0]))
+            image = pipeline(image=image)["image"]
+            if image.dtype != np.uint8 or image.shape[2:] != (3,):
+                raise UsageError(
+                    f"data.augment={self.policy!r} turns photographs into {image.dtype} arrays of shape {image.shape}; "
+                    "leave out steps such as Normalize and ToTensorV2: the net normalises"
+                )
+        if image.shape[:2] == (size, size):
+            return image
+        return self.resize(image, size)
+
+    def pipeline(self, size: int) -> A.Compose | None:
+        """Return the policy's pipeline for one size, or ``None`` for the policy ``none``."""
+        return None if self.policy == "none" else _pipeline(self.policy, size)
+
+
+@lru_cache(maxsize=16)
+def _pipeline(policy: str, size: int) -> A.Compose:
+    if policy in POLICIES:
+        return A.Compose(POLICIES[policy](size))
+    file = Path(policy)
+    if file.suffix in {".yaml", ".yml", ".json"}:
+        return _load(file)
+    known = ["none", *POLICIES]
+    close = difflib.get_close_matches(policy, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UsageError(
+        f"data.augment={policy!r} is unknown; {hint}choose one of {', '.join(known)}, "
+        "or a .yaml or .json file saved by albumentations"
+    )
+
+
+def _load(file: Path) -> A.Compose:
+    if not file.is_file():
+        raise UsageError(
+            f"data.augment={str(file)!r} is not a file; save one with albumentations.save(transform, path)"
+        )
+    try:
+        pipeline = A.load(file, data_format="json" if file.suffix == ".json" else "yaml")
+    except Exception as error:  # whatever a hand-written file makes albumentations raise
+        raise UsageError(
+            f"data.augment={str(file)!r} cannot be read as an albumentations pipeline "
+            f"({type(error).__name__}: {error}); "
+            "save it again with albumentations.save(transform, path)"
+        ) from error
+    return pipeline if isinstance(pipeline, A.Compose) else A.Compose([pipeline])

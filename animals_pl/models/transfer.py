@@ -1,0 +1,167 @@
+"""Any timm backbone with a head of our own."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models import PretrainedCfg
+from torch import Tensor, nn
+
+from animals_pl.errors import UsageError
+from animals_pl.models.layers import Normalize, keras_init
+
+Head = Literal["linear", "dense"]
+Features = Literal["pooled", "pre_logits"]
+
+
+class TransferNet(nn.Module):
+    """timm backbone → features (B, F) → head → logits (B, C).
+
+    The backbone starts with random weights; :meth:`load_weights` brings pretrained ones.
+
+    Args:
+        name: A timm model, with or without a weights tag (``mobilenetv3_large_100.ra_in1k``).
+        num_classes: Number of logits.
+        input_size: Side of the images in pixels.
+        head: ``linear`` (dropout → dense) or ``dense`` (dense 128 → ReLU → dropout → dense).
+        features: ``pooled``: the mean over the last feature map where timm's classifier has a wider input
+            (MobileNetV3: 576 or 960 against 1024 or 1280; the unused layers are removed). ``pre_logits``, and
+            ``pooled`` for every other net: what timm's own classifier would see.
+        freeze: The backbone does not learn, BatchNorm statistics included.
+        dropout: Probability before the last layer, in [0, 1).
+
+    Raises:
+        UsageError: timm does not know the name, or the net cannot take the size.
+    """
+
+    backbone: Any  # a timm model: nn.Module with forward_features and forward_head
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        input_size: int,
+        head: Head = "linear",
+        features: Features = "pooled",
+        freeze: bool = False,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.input_size = input_size
+        self.freeze = freeze
+        _require_known(name)
+        config = timm.get_pretrained_cfg(name) or PretrainedCfg()
+        self.fixed_size = bool(config.fixed_input_size)
+        self.normalize = Normalize(config.mean, config.std)
+        try:
+            self.backbone, self.pooled = self._build_backbone(features)
+            num_features = self._count_features()
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise UsageError(
+                f"data.size={input_size} does not suit model.net={name!r} ({_first_line(error)}); "
+                "choose a larger size or the one that the net was made for"
+            ) from error
+        self.head = _build_head(head, num_features, num_classes, dropout)
+        self.requires_grad_backbone(not freeze)
+
+    def _build_backbone(self, features: Features, **pretrained: Any) -> tuple[nn.Module, bool]:
+        """Return the backbone without its classifier, and whether its last map is to be averaged."""
+        size: dict[str, Any] = {"img_size": self.input_size} if self.fixed_size else {}
+        backbone = timm.create_model(self.name, num_classes=0, **size, **pretrained)
+        pooled = features == "pooled" and backbone.head_hidden_size != backbone.num_features
+        if pooled:  # what stands between the map and timm's classifier would only be dead weight
+            for layer in ("conv_head", "norm_head", "pre_logits"):
+                if hasattr(backbone, layer):
+                    setattr(backbone, layer, nn.Identity())
+        return backbone, pooled
+
+    @torch.no_grad()
+    def _count_features(self) -> int:
+        """Return F by a trial run, which fails where the net cannot take the size."""
+        self.backbone.eval()
+        return self.forward_features(torch.zeros(1, 3, self.input_size, self.input_size)).shape[1]
+
+    def load_weights(self, weights: str) -> None:
+        """Replace the random backbone by a pretrained one.
+
+        Args:
+            weights: ``imagenet`` (timm's own, downloaded once) or a .safetensors or .pth file in timm's key layout.
+
+        Raises:
+            UsageError: There is no such file, it does not fit the net, or the download failed.
+        """
+        overlay = {}
+        if weights != "imagenet":
+            if not Path(weights).is_file():
+                raise UsageError(
+                    f"model.weights={weights!r} is not a file; pass a .safetensors or .pth file, 'imagenet', or null"
+                )
+            overlay = {"file": weights}
+        features: Features = "pooled" if self.pooled else "pre_logits"
+        try:
+            self.backbone, _ = self._build_backbone(features, pretrained=True, pretrained_cfg_overlay=overlay)
+        except Exception as error:  # timm, safetensors, torch and the hub each raise their own
+            raise UsageError(
+                f"model.weights={weights!r} could not be loaded into {self.name!r} ({_first_line(error)}); "
+                "pass a file that fits, connect to the network once, or start from random weights with null"
+            ) from error
+        self.requires_grad_backbone(not self.freeze)
+
+    def requires_grad_backbone(self, learns: bool) -> None:
+        """Let the backbone learn, or not."""
+        self.backbone.requires_grad_(learns)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> TransferNet:
+        """Set training mode; a frozen backbone stays in evaluation mode, so its statistics do not move."""
+        super().train(mode)
+        if self.freeze:
+            self.backbone.eval()
+        return self
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Turn (B, 3, S, S) pixels in 0…255 into (B, F) features."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
+            feature_map = self.backbone.forward_features(self.normalize(images))
+            if self.pooled:
+                return feature_map.mean((2, 3))
+            return self.backbone.forward_head(feature_map, pre_logits=True)
+
+    def forward_head(self, features: Tensor) -> Tensor:
+        """Turn (B, F) features into (B, C) logits."""
+        return self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
+        return self.forward_head(self.forward_features(images))
+
+
+def _build_head(head: Head, num_features: int, num_classes: int, dropout: float) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    if head == "dense":
+        layers = [nn.Linear(num_features, 128), nn.ReLU()]
+        num_features = 128
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(num_features, num_classes)).apply(keras_init)
+
+
+def _require_known(name: str) -> None:
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        close = difflib.get_close_matches(architecture, ["shallownet", "lenet", "minivggnet", *timm.list_models()], n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(
+            f"model.net={name!r} is unknown; {hint}choose shallownet, lenet, minivggnet or a timm model "
+            "(see timm.list_models())"
+        )
+    if "." in name and name not in timm.list_pretrained(f"{architecture}*"):
+        tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
+        raise UsageError(f"model.net={name!r}: timm has no such tag; choose one of {tags}, or leave it out")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

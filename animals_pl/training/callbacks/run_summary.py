@@ -1,0 +1,81 @@
+"""What a person reads before and after a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.table import Table
+
+from animals_pl.data.catalog import display_name
+from animals_pl.training.epoch_table import best_row
+
+
+class RunSummary(L.Callback):
+    """Prints data, split, net and device before ``fit``, and the best checkpoint after it.
+
+    Args:
+        console: Where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Print the summary."""
+        if trainer.is_global_zero:
+            self.console.print(_summary(trainer, pl_module))
+            self.console.print(_class_table(trainer, pl_module))
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say where the best checkpoint is, and its metrics."""
+        best = best_row(trainer)
+        if trainer.is_global_zero and best:
+            metrics = {key.removesuffix("/val"): value for key, value in best.items() if key.endswith("/val")}
+            self.console.print(
+                f"\nbest epoch {int(best['epoch']) + 1} by {trainer.checkpoint_callback.monitor}: "
+                + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
+                + f"\nbest checkpoint: {trainer.checkpoint_callback.best_model_path}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _summary(trainer: Any, module: Any) -> Table:
+    data, hparams = trainer.datamodule, module.hparams
+    total = sum(parameter.numel() for parameter in module.net.parameters())
+    trainable = sum(parameter.numel() for parameter in module.net.parameters() if parameter.requires_grad)
+    folds = {fold: len(catalog.paths) for fold, catalog in data.folds.items()}
+    size = " → ".join(str(size) for size in dict.fromkeys(map(data.size_schedule, range(max(1, trainer.max_epochs)))))
+    kind = "" if total == trainable else f", {hparams['head']} head on a frozen backbone"
+    start = hparams["weights"] or "random weights"
+    table = Table.grid(padding=(0, 2))
+    for key, value in {
+        "data": f"{data.root}: {sum(folds.values()):,} photographs, {len(data.class_names)} classes",
+        "split": "  ".join(f"{fold} {count:,}" for fold, count in folds.items() if count)
+        + (f"  (from {data.hparams.split})" if data.hparams.split else f"  (seed {data.hparams.seed})"),
+        "images": f"{size} px ({data.resize.rule}), batches of {data.hparams.batch_size}, "
+        f"sampling {data.hparams.sampling}, augmentation {data.hparams.augment}",
+        "net": f"{hparams['net']}{kind}, from {start}",
+        "parameters": f"{trainable:,} trainable of {total:,}",
+        "training": f"{trainer.max_epochs} epochs, {hparams['optimizer']} {hparams['lr']:g} ({hparams['schedule']}), "
+        f"class weights {hparams['class_weights']}",
+        "device": f"{trainer.strategy.root_device} × {trainer.world_size}, precision {trainer.precision}",
+        "run": trainer.default_root_dir,
+    }.items():
+        table.add_row(key, str(value), style=None)
+    return table
+
+
+def _class_table(trainer: Any, module: Any) -> Table:
+    data = trainer.datamodule
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    folds = [fold for fold, catalog in data.folds.items() if catalog.paths]
+    for column in ("class", *folds, "loss factor"):
+        table.add_column(column, justify="left" if column == "class" else "right")
+    counts = {fold: data.folds[fold].counts() for fold in folds}
+    factors = module.loss_factors.tolist()
+    for name, factor in zip(data.class_names, factors, strict=True):
+        table.add_row(display_name(name), *(str(counts[fold][name]) for fold in folds), f"{factor:.3f}")
+    return table

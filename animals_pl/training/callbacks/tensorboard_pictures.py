@@ -1,0 +1,68 @@
+"""Pictures and the hyper-parameter table for TensorBoard."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torchvision.utils import make_grid
+
+from animals_pl.data.catalog import display_name
+from animals_pl.evaluation.figures import confusion_matrix
+from animals_pl.training.epoch_table import best_row
+
+
+class RunTensorBoard(TensorBoardLogger):
+    """TensorBoard events and nothing else: the run's hyper-parameters are in config.yaml already."""
+
+    def save(self) -> None:
+        """Write the events that are waiting."""
+        self.experiment.flush()
+
+
+class TensorBoardPictures(L.Callback):
+    """Shows augmented training photographs, a confusion matrix per epoch, and hyper-parameters with the best metrics.
+
+    Args:
+        num_photographs: Photographs in the grid.
+        every_n_epochs: How often the grid is drawn.
+    """
+
+    def __init__(self, num_photographs: int = 32, every_n_epochs: int = 5) -> None:
+        self.num_photographs = num_photographs
+        self.every_n_epochs = every_n_epochs
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Show the first training batch of an epoch as the net sees it."""
+        board = _experiment(trainer)
+        if board is not None and batch_idx == 0 and trainer.current_epoch % self.every_n_epochs == 0:
+            grid = make_grid(batch[0][: self.num_photographs].cpu(), nrow=8)
+            board.add_image("training photographs", grid.to(torch.uint8), trainer.global_step)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Draw the confusion matrix of the validation photographs."""
+        if trainer.sanity_checking or not trainer.training:
+            return
+        matrix = pl_module.val_metrics.matrix()  # on every process: it is gathered from all
+        board = _experiment(trainer)
+        if board is not None:
+            names = [display_name(name) for name in pl_module.class_names]
+            board.add_figure("confusion matrix/val", confusion_matrix(matrix, names), trainer.global_step)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Put the hyper-parameters and the best epoch's metrics into the HPARAMS tab."""
+        best = best_row(trainer)
+        if best and _experiment(trainer) is not None:
+            hparams = {**pl_module.hparams_initial, **trainer.datamodule.hparams_initial}
+            plain = {key: value for key, value in hparams.items() if isinstance(value, bool | int | float | str)}
+            metrics = {f"best/{key}": value for key, value in best.items() if key.endswith(("/train", "/val"))}
+            trainer.logger.log_hyperparams(plain, metrics)
+
+
+def _experiment(trainer: Any) -> Any:
+    """Return TensorBoard's writer on the process that writes, else ``None``."""
+    if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
+        return trainer.logger.experiment
+    return None

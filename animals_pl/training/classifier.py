@@ -1,0 +1,274 @@
+"""The LightningModule: loss, metrics, optimizer and schedule around one plain net."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from animals_pl import models
+from animals_pl.errors import UsageError
+from animals_pl.evaluation.metrics import summarise
+from animals_pl.training.losses import ClassWeights, class_weights
+
+Schedule = Literal["constant", "cosine", "step", "plateau", "poly", "tanh"]
+Batch = tuple[Tensor, Tensor]
+
+
+class FoldMetrics(nn.Module):
+    """Loss and confusion matrix of one fold over an epoch, exact over any number of processes.
+
+    Args:
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.loss = MeanMetric()
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+
+    def update(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: losses (B,), logits (B, C), labels (B,)."""
+        self.loss.update(losses.detach())
+        self.confusion.update(logits.detach(), labels)
+
+    def reset(self) -> None:
+        """Forget everything, for the next epoch."""
+        self.loss.reset()
+        self.confusion.reset()
+
+    def matrix(self) -> np.ndarray:
+        """Return the confusion matrix (C, C) of all processes: rows the truth, columns the prediction."""
+        return self.confusion.compute().cpu().numpy()
+
+    def compute(self) -> dict[str, float]:
+        """Return ``loss``, ``acc``, ``macro_recall`` and ``macro_f1`` of all processes."""
+        return {"loss": self.loss.compute().item(), **summarise(self.matrix())}
+
+
+class AnimalClassifier(L.LightningModule):
+    """Trains one net to tell ``class_names`` apart.
+
+    Args:
+        net: ``shallownet``, ``lenet``, ``minivggnet`` or any timm model, with or without a weights tag.
+        head: ``linear`` (dropout → dense) or ``dense`` (dense 128 → ReLU → dropout → dense), for timm nets.
+        features: ``pooled`` or ``pre_logits``, for timm nets: what the head sees.
+        freeze: Keep the backbone as it is and train the head alone, for timm nets.
+        dropout: Probability before the last layer, in [0, 1), for timm nets.
+        weights: ``imagenet``, a .safetensors or .pth file, or null for random weights. Loaded at ``fit`` only.
+        class_weights: Factor of each class's loss: ``none``, ``balanced`` (N / (C · count)) or ``reference``
+            (max(count) / count, rounded to three decimals).
+        optimizer: A name that timm's optimizer factory knows.
+        lr: Learning rate.
+        weight_decay: Weight decay; biases and norms are spared.
+        optimizer_eps: The optimizer's epsilon; null: its own default (Keras's Adam has 1e-7).
+        schedule: Learning rate over the epochs: ``constant`` or a name that timm's scheduler factory knows.
+        warmup_epochs: Epochs in which the learning rate rises to ``lr``.
+        class_names: Label order; null at ``fit``: the folders of the dataset. Belongs to the checkpoint.
+        input_size: Side of the images in pixels; null at ``fit``: ``data.size``. Belongs to the checkpoint.
+
+    Raises:
+        UsageError: The optimizer is unknown.
+    """
+
+    def __init__(
+        self,
+        net: str = "minivggnet",
+        head: models.Head = "linear",
+        features: models.Features = "pooled",
+        freeze: bool = False,
+        dropout: float = 0.2,
+        weights: str | None = None,
+        class_weights: ClassWeights = "none",
+        optimizer: str = "adam",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        optimizer_eps: float | None = None,
+        schedule: Schedule = "constant",
+        warmup_epochs: int = 0,
+        class_names: list[str] | None = None,
+        input_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        _require_optimizer(optimizer)
+        self.net: Any = None  # built in configure_model, when classes and size are known
+        self.register_buffer("loss_factors", torch.ones(1), persistent=False)
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Label order, once it is known."""
+        return self.hparams["class_names"]
+
+    def configure_model(self) -> None:
+        """Build the net for the checkpoint's classes and size, or at a fresh ``fit`` for the dataset's."""
+        if self.net is not None:
+            return
+        hparams = self.hparams
+        self._fresh = hparams["class_names"] is None
+        if self._fresh:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            hparams["class_names"], hparams["input_size"] = list(data.class_names), data.size
+        num_classes = len(hparams["class_names"])
+        keys = ("head", "features", "freeze", "dropout")
+        self.net = models.build(
+            hparams["net"], num_classes, hparams["input_size"], **{key: hparams[key] for key in keys}
+        )
+        self.train_metrics = FoldMetrics(num_classes)
+        self.val_metrics = FoldMetrics(num_classes)
+        self.test_metrics = FoldMetrics(num_classes)
+
+    def setup(self, stage: str) -> None:
+        """Before training: load pretrained weights and take the class counts from the dataset."""
+        self.configure_model()
+        if stage != "fit":
+            return
+        self._warn_of_double_correction()
+        if self.hparams["weights"] and self._fresh:
+            self._load_weights(self.hparams["weights"])
+        labels = self.trainer.datamodule.folds["train"].labels  # type: ignore[attr-defined]
+        counts = np.bincount(labels, minlength=len(self.hparams["class_names"]))
+        factors = class_weights(self.hparams["class_weights"], counts)
+        self.loss_factors = torch.tensor(factors, dtype=torch.float32, device=self.device)
+
+    def on_fit_start(self) -> None:
+        """Refuse to train a fresh net without the weights that were asked for.
+
+        Raises:
+            UsageError: ``class_names`` was given, as for a checkpoint, but there is no checkpoint.
+        """
+        if self.hparams["weights"] and not self._fresh and not self.trainer.ckpt_path:
+            raise UsageError(
+                "model.class_names and model.input_size belong to a checkpoint; leave them out to start "
+                f"from model.weights={self.hparams['weights']!r}, or pass --ckpt_path to resume"
+            )
+
+    def _load_weights(self, weights: str) -> None:
+        if not isinstance(self.net, models.TransferNet):
+            raise UsageError(
+                f"model.weights={weights!r}: model.net={self.hparams['net']!r} is trained from scratch; "
+                "set model.weights to null or choose a timm net"
+            )
+        self.net.load_weights(weights)
+
+    def _warn_of_double_correction(self) -> None:
+        sampling = self.trainer.datamodule.hparams.sampling  # type: ignore[attr-defined]
+        if sampling == "weighted" and self.hparams["class_weights"] != "none":
+            L.pytorch.utilities.rank_zero_warn(
+                "data.sampling=weighted and model.class_weights="
+                f"{self.hparams['class_weights']} both correct the class imbalance: rare classes count twice"
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
+        return self.net(images)
+
+    def _step(self, batch: Batch, metrics: FoldMetrics, factors: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch, mean(wᵢ·ℓᵢ), and note it for the epoch's metrics.
+
+        Dividing by the batch size is the reference's way; torch's ``weight=`` would divide by the sum
+        of the factors, which is another number.
+
+        Args:
+            batch: Images (B, 3, S, S) and labels (B,).
+            metrics: The fold's metrics.
+            factors: (C,) factor of each class; ``None``: unweighted.
+        """
+        images, labels = batch
+        logits = self(images)
+        losses = F.cross_entropy(logits, labels, reduction="none")
+        if factors is not None:
+            losses = losses * factors[labels]
+        metrics.update(losses, logits, labels)
+        return losses.mean()
+
+    def _log_epoch(self, metrics: FoldMetrics, fold: str) -> None:
+        self.log_dict({f"{name}/{fold}": value for name, value in metrics.compute().items()})
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the weighted loss of a batch."""
+        loss = self._step(batch, self.train_metrics, self.loss_factors)
+        self.log("loss", loss, prog_bar=True, logger=False)
+        self.log("image_size", float(batch[0].shape[-1]), on_step=False, on_epoch=True, reduce_fx="max")
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Note a batch for the epoch's metrics."""
+        self._step(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Note a batch for the test's metrics."""
+        self._step(batch, self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the probabilities (B, C) of a batch."""
+        return self(batch[0]).float().softmax(1)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's metrics anew."""
+        self.train_metrics.reset()
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the epoch's metrics anew."""
+        self.val_metrics.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the test's metrics anew."""
+        self.test_metrics.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``."""
+        self._log_epoch(self.train_metrics, "train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the same of the validation photographs."""
+        self._log_epoch(self.val_metrics, "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the same of the test photographs."""
+        self._log_epoch(self.test_metrics, "test")
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and the schedule by name through timm's factories."""
+        hparams = self.hparams
+        eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
+        optimizer = create_optimizer_v2(
+            self.net, hparams["optimizer"], lr=hparams["lr"], weight_decay=hparams["weight_decay"], **eps
+        )
+        schedule, warmup_epochs = hparams["schedule"], hparams["warmup_epochs"]
+        if schedule == "constant" and not warmup_epochs:
+            return optimizer
+        epochs = self.trainer.max_epochs or 1
+        # timm has no constant schedule with warm-up; steps by a factor of 1 are one.
+        options = {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
+        scheduler, _ = create_scheduler_v2(
+            optimizer,
+            num_epochs=epochs,
+            warmup_epochs=warmup_epochs,
+            decay_epochs=max(1, epochs // 3),
+            plateau_mode="min",
+            **options,
+        )
+        plateau = {"monitor": "loss/val", "reduce_on_plateau": True} if schedule == "plateau" else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **plateau}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Tell timm's scheduler which epoch comes next."""
+        scheduler.step(epoch=self.current_epoch + 1, metric=metric)
+
+
+def _require_optimizer(name: str) -> None:
+    known = list_optimizers()
+    if name.lower() not in known:
+        close = difflib.get_close_matches(name.lower(), known, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(f"model.optimizer={name!r} is unknown; {hint}timm.optim.list_optimizers() names them all")

@@ -1,0 +1,265 @@
+"""fit, validate, test, predict: Lightning's command line around the classifier and the datamodule."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from rich.console import Console
+from rich.table import Table
+
+from animals_pl.data.catalog import display_name
+from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.errors import UsageError, explain_argument_error
+from animals_pl.evaluation.metrics import recall_per_class
+from animals_pl.training.callbacks.batch_seed import BatchSeed
+from animals_pl.training.callbacks.predictions import PredictionCSV
+from animals_pl.training.callbacks.run_summary import RunSummary
+from animals_pl.training.callbacks.tensorboard_pictures import RunTensorBoard, TensorBoardPictures
+from animals_pl.training.checkpoint import load_checkpoint
+from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.epoch_table import EpochTable, monitor_mode
+
+PREPROCESSING = ("size", "resize", "interpolation", "crop_fraction")
+"""Datamodule settings that belong to a trained model as much as its weights do."""
+
+
+class AnimalsCLI(LightningCLI):
+    """LightningCLI with one folder per run and labels and preprocessing that come from the checkpoint.
+
+    Args:
+        args: The command line: verb and options.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        self.console = Console()
+        self.run_folder: Path | None = None
+        verbs = self.subcommands()
+        super().__init__(
+            AnimalClassifier,
+            AnimalsDataModule,
+            seed_everything_default=42,
+            trainer_defaults={
+                "default_root_dir": "checkpoints",
+                "use_distributed_sampler": False,  # the samplers shard by themselves
+                "enable_model_summary": False,
+                "num_sanity_val_steps": 0,
+                "log_every_n_steps": 10,
+            },
+            parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in verbs}},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what belongs to a run as a whole."""
+        parser.add_argument("--name", type=str, default="run", help="Runs are written to checkpoints/NAME/version_N.")
+        parser.add_argument("--monitor", type=str, default="loss/val", help="Metric that chooses the best epoch.")
+        parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file that predict writes.")
+        parser.add_argument("--top_k", type=int, default=3, help="How many classes predict names per photograph.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; with ``--ckpt_path`` the checkpoint's settings are the defaults."""
+        verb = args[0]
+        try:
+            self.config = parser.parse_args(args)
+        except argparse.ArgumentError as error:
+            known = list(self._subcommand_parsers[verb].get_defaults().keys())
+            raise UsageError(explain_argument_error(error, known)) from error
+        ckpt_path = self.config[verb].ckpt_path
+        if ckpt_path is None:
+            if verb != "fit":
+                raise UsageError(f"{verb} needs --ckpt_path FILE: the best.ckpt of a run below checkpoints/")
+            return
+        checkpoint = load_checkpoint(ckpt_path)
+        model, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+        split = Path(ckpt_path).parent / "split.csv"
+        defaults = {
+            **{f"model.{key}": value for key, value in model.items() if not key.startswith("_")},
+            **{f"data.{key}": value for key, value in data.items() if not key.startswith("_")},
+            "data.test_root": None,
+            "data.split": str(split) if split.is_file() else data["split"],
+        }
+        self._subcommand_parsers[verb].set_defaults(defaults)
+        self.config = parser.parse_args(args)
+        belongs = [f"model.{key}" for key in model if not key.startswith("_")]
+        for key in belongs + [f"data.{key}" for key in PREPROCESSING]:
+            self._keep_from_checkpoint(self.config[verb], key, defaults[key])
+
+    def _keep_from_checkpoint(self, config: Any, key: str, kept: Any) -> None:
+        if config[key] is None:  # a configuration that leaves it open
+            config[key] = kept
+        if config[key] != kept:
+            raise UsageError(
+                f"{key}={config[key]!r} contradicts the checkpoint, which was trained with {kept!r}; leave it out"
+            )
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: ``parse_arguments`` has taken the checkpoint's settings already."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Build the trainer with what every run has."""
+        config = self._get(self.config_init, "trainer")
+        extra = {"fit": self._fit_options, "predict": self._predict_options}.get(
+            str(self.subcommand), self._test_options
+        )
+        options = extra(config)
+        callbacks = [*(config.get("callbacks") or []), *options.pop("callbacks", [])]
+        if config.enable_progress_bar is not False and self.console.is_terminal:
+            callbacks.append(RichProgressBar())
+        else:
+            options["enable_progress_bar"] = False
+        return super().instantiate_trainer(**{**kwargs, **options, "callbacks": callbacks})
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; a run that wrong use ends before its first epoch is complete leaves no folder behind."""
+        try:
+            super()._run_subcommand(subcommand)
+        except UsageError:
+            folder = self.run_folder
+            if folder is not None and not (folder / "metrics.csv").exists() and not self._get(self.config, "ckpt_path"):
+                shutil.rmtree(folder)
+            raise
+
+    def _fit_options(self, config: Any) -> dict[str, Any]:
+        callbacks = [BatchSeed(self.datamodule.hparams.seed), RunSummary(self.console)]
+        if config.fast_dev_run:
+            return {"callbacks": callbacks}
+        ckpt_path = self._get(self.config, "ckpt_path")
+        if ckpt_path:  # a resumed run goes on in its folder, under its own configuration
+            self.run_folder, self.save_config_callback = Path(ckpt_path).resolve().parent, None
+        else:
+            self.run_folder = new_run_folder(Path(config.default_root_dir) / self._get(self.config, "name"))
+        monitor = self._get(self.config, "monitor")
+        board = RunTensorBoard(
+            self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, default_hp_metric=False
+        )
+        table = EpochTable(self.run_folder, config.max_epochs, self.console)
+        checkpoint = ModelCheckpoint(
+            self.run_folder,
+            filename="best",
+            monitor=monitor,
+            mode=monitor_mode(monitor),
+            save_last=True,
+            enable_version_counter=False,
+        )
+        return {
+            "default_root_dir": str(self.run_folder),
+            "logger": [board, table],
+            "callbacks": [*callbacks, TensorBoardPictures(), LearningRateMonitor("epoch"), checkpoint],
+        }
+
+    def _predict_options(self, config: Any) -> dict[str, Any]:
+        output = PredictionCSV(Path(self._get(self.config, "output")), self._get(self.config, "top_k"))
+        # One process: several would write the same file.
+        return {"callbacks": [output], "devices": 1, **self._test_options(config)}
+
+    def _test_options(self, config: Any) -> dict[str, Any]:
+        self.save_config_callback = None
+        return {"logger": False, "enable_checkpointing": False}
+
+    def validate(self, **kwargs: Any) -> None:
+        """Judge on the validation photographs and print the result."""
+        self.trainer.validate(**{**kwargs, "verbose": False})
+        self._print_metrics("val")
+
+    def test(self, **kwargs: Any) -> None:
+        """Judge on the test photographs and print the result."""
+        self.trainer.test(**{**kwargs, "verbose": False})
+        self._print_metrics("test")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict and say where the result is."""
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
+        count = len(self.datamodule.folds["predict"].paths)
+        self.console.print(f"{count} predictions written to {self._get(self.config, 'output')}", highlight=False)
+
+    @rank_zero_only
+    def _print_metrics(self, fold: str) -> None:
+        matrix = getattr(self.model, f"{fold}_metrics").matrix()
+        table = Table(box=None, padding=(0, 2), header_style="bold")
+        table.add_column("class")
+        for column in ("photographs", "recall", "most often mistaken for"):
+            table.add_column(column, justify="right" if column != "most often mistaken for" else "left")
+        for label, recall in enumerate(recall_per_class(matrix)):
+            row = matrix[label].copy()
+            row[label] = 0
+            mistaken = f"{display_name(self.model.class_names[row.argmax()])} ({row.max()})" if row.any() else ""
+            if matrix[label].any():
+                name = display_name(self.model.class_names[label])
+                table.add_row(name, str(matrix[label].sum()), f"{recall:.4f}", mistaken)
+        self.console.print(table)
+        for key, value in self.trainer.callback_metrics.items():
+            self.console.print(f"{key:<18} {float(value):.4f}", highlight=False)
+
+
+def new_run_folder(parent: Path) -> Path:
+    """Create and return ``parent/version_N`` with the first free N.
+
+    Other processes of the same run take the folder that the first one has made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(p.name.removeprefix("version_")) for p in parent.glob("version_*") if p.name[8:].isdigit()]
+        version = max(taken, default=-1) + 1
+        if getattr(rank_zero_only, "rank", 0):
+            return parent / f"version_{version - 1}"
+        while True:
+            folder = parent / f"version_{version}"
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another run was quicker
+                version += 1
+            else:
+                return folder
+    except OSError as error:
+        raise UsageError(
+            f"no run can be written below {str(parent)!r} ({error.strerror}); pass --trainer.default_root_dir DIR"
+        ) from error
+
+
+def run(args: Sequence[str]) -> None:
+    """Run one of the four verbs.
+
+    Args:
+        args: Verb and options.
+
+    Raises:
+        UsageError: Something in the arguments, the files or the folders cannot be worked with.
+    """
+    _quieten()
+    AnimalsCLI(_paths_to_option(list(args)) if args[0] == "predict" else list(args))
+
+
+def _paths_to_option(args: list[str]) -> list[str]:
+    """Turn ``predict PATH … --option`` into ``predict --data.predict_paths=[PATH, …] --option``."""
+    paths = []
+    for arg in args[1:]:
+        if arg.startswith("-"):
+            break
+        paths.append(arg)
+    option = [f"--data.predict_paths={paths!r}"] if paths else []
+    return [args[0], *option, *args[1 + len(paths) :]]
+
+
+def _quieten() -> None:
+    """Silence what Lightning says about itself; what it says about the user's data and settings stays."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*The number of training batches.*is smaller than the logging interval.*",
+        ".*Checkpoint directory.*exists and is not empty.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message)

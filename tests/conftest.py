@@ -1,0 +1,77 @@
+"""What every test shares: a tiny ten-class tree of real JPEG files, and a closed network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from animals_pl.data.catalog import ANIMALS10
+
+COUNTS = dict(zip(ANIMALS10, [8, 6, 5, 5, 6, 5, 5, 5, 7, 5], strict=True))
+"""Photographs per class in the tiny tree: unequal on purpose."""
+
+
+def write_tree(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
+    """Write JPEGs of varied shape, each class around a colour of its own, one folder per class."""
+    rng = np.random.default_rng(seed)
+    for name, count in counts.items():
+        colour = np.random.default_rng(list(name.encode())).integers(40, 215, 3)
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            shape = (*rng.integers(40, 90, 2), 3)
+            pixels = (colour + rng.normal(0, 25, shape)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{name}_{index}.jpg", quality=90)
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A read-only tree of 57 photographs in Animals-10's ten folders."""
+    return write_tree(tmp_path_factory.mktemp("tiny") / "raw-img", COUNTS)
+
+
+@pytest.fixture
+def make_tree(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function (name, counts, seed=0) that writes a tree of the test's own below ``tmp_path``."""
+    return lambda name, counts, seed=0: write_tree(tmp_path / name, counts, seed)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing reach another machine: a test that tries fails at once."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: object) -> None:
+        if self.family == getattr(socket, "AF_UNIX", None):
+            return connect(self, address)
+        raise OSError(f"the tests have no network: {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def shared_folder(variable: str, name: str) -> Path:
+    """Return a folder beside the project that only some machines have, or skip the test."""
+    folder = Path(os.environ.get(variable, Path(__file__).parents[2] / "shared" / name))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent; set {variable} to a folder to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def animals10_root() -> Path:
+    """Real Animals-10 photographs."""
+    return shared_folder("ANIMALS10_ROOT", "animals10/raw-img")
+
+
+@pytest.fixture(scope="session")
+def weights_folder() -> Path:
+    """Pretrained weights in timm's key layout."""
+    return shared_folder("ANIMALS10_WEIGHTS", "weights")

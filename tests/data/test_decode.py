@@ -1,0 +1,369 @@
+"""Decoding files of every kind to RGB, and the resizing that evaluation uses."""
+
+import io
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from animals_pl.data.decode import Resize, decode
+from animals_pl.errors import UsageError
+
+FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+"""Pillow's own numbers for its filters."""
+
+QUADRANTS = np.array([[[220, 30, 30], [30, 200, 40]], [[30, 40, 210], [230, 220, 40]]], np.uint8)
+"""Red, green / blue, yellow."""
+
+
+def quadrants(height=32, width=48):
+    """Return four flat colours: unlike under every rotation and mirroring, and kind to JPEG."""
+    return QUADRANTS.repeat(height // 2, axis=0).repeat(width // 2, axis=1)
+
+
+def smooth(height, width):
+    """Return a smooth colourful picture."""
+    y, x = np.mgrid[:height, :width] / 9
+    return (127.5 + 90 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=-1)).astype(np.uint8)
+
+
+def encoded(picture, kind, **options):
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def distance(one, other):
+    """Return the largest difference of two images of the same shape."""
+    assert one.shape == other.shape
+    return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def test_result_is_a_writable_rgb_array(tmp_path):
+    Image.fromarray(quadrants()).save(tmp_path / "a.png")
+    image = decode(tmp_path / "a.png")
+    assert (image.shape, image.dtype) == ((32, 48, 3), np.uint8)
+    assert image.flags.writeable and image.flags.c_contiguous
+    assert np.array_equal(image, quadrants())
+
+
+def test_path_text_and_bytes_give_the_same(tmp_path):
+    file = tmp_path / "a.jpg"
+    Image.fromarray(smooth(20, 30)).save(file)
+    assert np.array_equal(decode(file), decode(str(file)))
+    assert np.array_equal(decode(file), decode(file.read_bytes()))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
+def test_lossy_rgb_keeps_its_colours(kind):
+    image = smooth(40, 56)
+    assert distance(decode(encoded(Image.fromarray(image), kind, quality=100)), image) <= 16
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True})])
+def test_lossless_rgb_is_exact(kind, options):
+    image = smooth(21, 34)
+    assert np.array_equal(decode(encoded(Image.fromarray(image), kind, **options)), image)
+
+
+def test_grey_jpeg_becomes_three_equal_channels():
+    grey = smooth(24, 40)[..., 0]
+    image = decode(encoded(Image.fromarray(grey), "JPEG", quality=100))
+    assert image.shape == (24, 40, 3)
+    assert distance(image, np.stack([grey] * 3, axis=-1)) <= 4
+    assert np.array_equal(image[..., 0], image[..., 1]) and np.array_equal(image[..., 0], image[..., 2])
+
+
+def test_cmyk_jpeg_keeps_its_colours():
+    image = quadrants()
+    cmyk = np.concatenate([255 - image, np.zeros((*image.shape[:2], 1), np.uint8)], axis=-1)
+    picture = Image.frombytes("CMYK", (48, 32), cmyk.tobytes())
+    assert distance(decode(encoded(picture, "JPEG", quality=100)), image) <= 6
+
+
+def test_cmyk_black_ink_darkens():
+    picture = Image.new("CMYK", (8, 8), (0, 0, 0, 200))
+    assert distance(decode(encoded(picture, "JPEG", quality=100)), np.full((8, 8, 3), 55, np.uint8)) <= 3
+
+
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a[::-1].swapaxes(0, 1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: a[:, ::-1].swapaxes(0, 1),
+}
+"""What the EXIF standard says about each value: where row 0 and column 0 of the stored pixels stand."""
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize(("kind", "tolerance"), [("JPEG", 6), ("PNG", 0)])
+def test_exif_orientation_is_applied(orientation, kind, tolerance):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    image = decode(encoded(Image.fromarray(quadrants()), kind, exif=exif, **options))
+    assert distance(image, UPRIGHT[orientation](quadrants())) <= tolerance
+
+
+def test_unknown_exif_orientation_is_ignored():
+    exif = Image.Exif()
+    exif[0x0112] = 42
+    assert np.array_equal(decode(encoded(Image.fromarray(quadrants()), "PNG", exif=exif)), quadrants())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_truncated_file_keeps_its_top(tmp_path, kind):
+    image = np.random.default_rng(0).integers(0, 256, (160, 96, 3)).astype(np.uint8)
+    whole = encoded(Image.fromarray(image), kind)
+    file = tmp_path / "cut.jpg"
+    file.write_bytes(whole[: len(whole) * 6 // 10])
+    cut = decode(file)
+    assert cut.shape == image.shape
+    assert np.array_equal(cut[:64], decode(whole)[:64])
+    assert not np.array_equal(cut[-16:], decode(whole)[-16:])
+
+
+def over_white(colour, alpha):
+    """Composite by hand: alpha * colour + (1 - alpha) * white."""
+    share = alpha[..., None] / 255
+    return np.rint(share * colour + (1 - share) * 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("WEBP", {"lossless": True, "exact": True})])
+def test_transparency_is_laid_over_white(kind, options):
+    alpha = np.linspace(0, 255, 32 * 48).reshape(32, 48).astype(np.uint8)
+    picture = Image.fromarray(np.dstack([quadrants(), alpha]))
+    image = decode(encoded(picture, kind, **options))
+    assert distance(image, over_white(quadrants(), alpha)) <= 1
+    assert image[0, 0].tolist() == [255, 255, 255]
+
+
+def test_grey_with_alpha_is_laid_over_white():
+    grey, alpha = smooth(16, 20)[..., 0], smooth(16, 20)[..., 1]
+    picture = Image.fromarray(np.dstack([grey, alpha]))
+    assert picture.mode == "LA"
+    expected = over_white(np.stack([grey] * 3, axis=-1), alpha)
+    assert distance(decode(encoded(picture, "PNG")), expected) <= 1
+
+
+@pytest.mark.parametrize("kind", ["PNG", "GIF"])
+def test_transparent_palette_colour_becomes_white(kind):
+    indices = np.array([[0, 1, 2], [2, 1, 0]], np.uint8)
+    palette = np.array([[10, 20, 30], [200, 0, 0], [0, 0, 180]], np.uint8)
+    picture = Image.fromarray(indices)
+    picture.putpalette(palette.tobytes())
+    expected = palette.copy()
+    expected[1] = 255
+    assert np.array_equal(decode(encoded(picture, kind, transparency=1)), expected[indices])
+    assert np.array_equal(decode(encoded(picture, kind)), palette[indices])
+
+
+def test_colour_key_of_a_grey_png_becomes_white():
+    grey = np.array([[0, 100], [100, 250]], np.uint8)
+    image = decode(encoded(Image.fromarray(grey), "PNG", transparency=100))
+    assert image[..., 0].tolist() == [[0, 255], [255, 250]]
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path):
+    grey = np.array([[0, 257, 2570], [32768, 51400, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.mode.startswith("I")
+    image = decode(tmp_path / "a.png")
+    assert image.shape == (2, 3, 3)
+    assert distance(image, np.stack([np.rint(grey / 257)] * 3, axis=-1)) <= 1
+    assert image[1, 2].tolist() == [255, 255, 255]
+    assert image[0, 2].tolist() == [10, 10, 10]
+
+
+def test_1_bit_png_becomes_black_and_white():
+    bits = np.random.default_rng(0).random((9, 11)) < 0.5
+    picture = Image.fromarray(bits)
+    assert picture.mode == "1"
+    assert np.array_equal(decode(encoded(picture, "PNG")), np.stack([bits * 255] * 3, axis=-1))
+
+
+def test_animation_gives_its_first_frame():
+    first, second = Image.new("RGB", (6, 4), (200, 0, 0)), Image.new("RGB", (6, 4), (0, 0, 200))
+    image = decode(encoded(first, "GIF", save_all=True, append_images=[second]))
+    assert np.array_equal(image, np.full((4, 6, 3), (200, 0, 0)))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"this is text, not a photograph\n" * 9, b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"\0" * 512],
+    ids=["empty", "text", "jpeg marker only", "png signature only", "zeros"],
+)
+def test_what_is_no_image_is_refused_by_name(tmp_path, content):
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=re.escape(str(file))) as caught:
+        decode(file)
+    assert "mend or remove" in str(caught.value)
+    with pytest.raises(UsageError, match="<bytes>"):
+        decode(content)
+
+
+@pytest.mark.parametrize("name", ["absent.jpg", "."])
+def test_missing_file_and_folder_are_refused_by_name(tmp_path, name):
+    with pytest.raises(UsageError, match=re.escape(str(tmp_path / name))):
+        decode(tmp_path / name)
+
+
+def test_decompression_bomb_is_refused_by_name(tmp_path):
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    file = tmp_path / "bomb.png"
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    with pytest.raises(UsageError, match=re.escape(str(file))) as caught:
+        decode(file)
+    assert "DecompressionBomb" in str(caught.value)
+
+
+def test_large_but_sane_image_is_decoded_without_a_warning(monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32 * 48 - 1)
+    assert np.array_equal(decode(encoded(Image.fromarray(quadrants()), "PNG")), quadrants())
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "RGB"), ("PNG", "P"), ("WEBP", "RGBA"), ("GIF", "P"), ("BMP", "RGB")]
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_damaged_file_gives_an_image_or_a_usage_error(kind, mode, data):
+    content = bytearray(encoded(Image.fromarray(quadrants()).convert(mode), kind))
+    place = st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255))
+    for index, value in data.draw(st.lists(place, min_size=1, max_size=8)):
+        content[index] = value
+    try:
+        image = decode(bytes(content))
+    except UsageError:
+        return
+    assert (image.dtype, image.ndim, image.shape[2]) == (np.uint8, 3, 3)
+
+
+SHAPES = st.tuples(st.integers(1, 90), st.integers(1, 90))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shape=SHAPES, size=st.integers(1, 64), interpolation=st.sampled_from(sorted(FILTERS)))
+def test_stretch_equals_pillows_resize(shape, size, interpolation):
+    image = np.random.default_rng(shape).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    result = Resize("stretch", interpolation)(image, size)
+    assert (result.shape, result.dtype) == ((size, size, 3), np.uint8)
+    assert np.array_equal(result, np.asarray(Image.fromarray(image).resize((size, size), FILTERS[interpolation])))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    shape=SHAPES,
+    size=st.integers(1, 64),
+    interpolation=st.sampled_from(sorted(FILTERS)),
+    fraction=st.floats(0.01, 1),
+)
+def test_crop_gives_the_size_asked_for_and_no_new_colours(shape, size, interpolation, fraction):
+    image = np.full((*shape, 3), (250, 7, 130), np.uint8)
+    result = Resize("crop", interpolation, fraction)(image, size)
+    assert result.dtype == np.uint8
+    assert np.array_equal(result, np.full((size, size, 3), (250, 7, 130)))
+
+
+@pytest.mark.parametrize("rule", ["stretch", "crop"])
+@pytest.mark.parametrize("interpolation", FILTERS)
+def test_square_of_the_right_size_is_left_as_it_is(rule, interpolation):
+    image = np.random.default_rng(0).integers(0, 256, (37, 37, 3)).astype(np.uint8)
+    assert np.array_equal(Resize(rule, interpolation)(image, 37), image)
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (64, 40), (40, 40)])
+@pytest.mark.parametrize("side", [40, 30, 2])
+def test_crop_without_scaling_cuts_the_centre_square(shape, side):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
+    top, left = (shape[0] - side) // 2, (shape[1] - side) // 2
+    result = Resize("crop", "nearest", side / 40)(image, side)
+    assert np.array_equal(result, image[top : top + side, left : left + side])
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("shape", [(120, 180), (180, 120), (160, 160), (60, 90)])
+@pytest.mark.parametrize(("fraction", "short"), [(1.0, 80), (0.8, 100), (0.5, 160)])
+def test_crop_is_resizing_the_short_side_and_cutting_the_centre(interpolation, shape, fraction, short):
+    image, size = smooth(*shape), 80
+    height, width = (side * short // min(shape) for side in shape)  # no remainder for these shapes
+    whole = np.asarray(Image.fromarray(image).resize((width, height), FILTERS[interpolation]))
+    top, left = (height - size) // 2, (width - size) // 2
+    expected = whole[top : top + size, left : left + size]
+    result = Resize("crop", interpolation, fraction)(image, size)
+    inner = slice(8, -8)
+    assert distance(result[inner, inner], expected[inner, inner]) <= 2
+
+
+def test_crop_keeps_a_circle_round_and_stretch_does_not():
+    y, x = np.mgrid[:100, :150]
+    disc = np.where((y - 49.5) ** 2 + (x - 74.5) ** 2 < 30**2, 255, 0).astype(np.uint8)
+    image = np.stack([disc] * 3, axis=-1)
+
+    def extent(rule):
+        bright = Resize(rule)(image, 50)[..., 0] > 127
+        return int(bright.any(axis=1).sum()), int(bright.any(axis=0).sum())
+
+    assert extent("crop") == (30, 30)
+    assert extent("stretch") == (30, 20)
+
+
+def test_crop_fraction_zooms_in():
+    image = np.zeros((100, 100, 3), np.uint8)
+    image[25:75, 25:75] = 255
+    assert Resize("crop", "nearest", 0.5)(image, 20).min() == 255
+    assert (Resize("crop", "nearest", 1.0)(image, 20) == 255).mean() == 0.25
+
+
+def test_every_interpolation_gives_other_pixels():
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
+    results = {name: Resize("stretch", name)(image, 24).tobytes() for name in FILTERS}
+    assert len(set(results.values())) == len(FILTERS)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_shrinking_is_antialiased(interpolation):
+    stripes = np.tile(np.array([0, 255], np.uint8)[None, :, None], (64, 32, 3))
+    assert distance(Resize("stretch", interpolation)(stripes, 8)[:, 1:-1], np.full((8, 6, 3), 128, np.uint8)) <= 8
+
+
+def test_read_only_input_is_resized():
+    image = smooth(30, 20)
+    image.flags.writeable = False
+    assert Resize()(image, 10).shape == (10, 10, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "remedy"),
+    [
+        ({"rule": "squash"}, "data.resize='squash'", "stretch, crop"),
+        ({"interpolation": "area"}, "data.interpolation='area'", "nearest, bilinear, bicubic, lanczos"),
+        ({"rule": "crop", "crop_fraction": 0.0}, "data.crop_fraction=0.0", "(0, 1]"),
+        ({"rule": "crop", "crop_fraction": -0.5}, "data.crop_fraction=-0.5", "(0, 1]"),
+        ({"rule": "crop", "crop_fraction": 1.01}, "data.crop_fraction=1.01", "(0, 1]"),
+        ({"rule": "crop", "crop_fraction": float("nan")}, "data.crop_fraction=nan", "(0, 1]"),
+        ({"rule": "stretch", "crop_fraction": 0.875}, "data.crop_fraction=0.875", "data.resize=crop"),
+    ],
+)
+def test_wrong_settings_are_refused_with_a_remedy(arguments, named, remedy):
+    with pytest.raises(UsageError) as caught:
+        Resize(**arguments)
+    assert named in str(caught.value)
+    assert remedy in str(caught.value)
