@@ -123,7 +123,7 @@ class AnimalsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for key, value, least in (("size", size, 1), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        for key, value, least in (("size", size, 8), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
             if value is not None and value < least:
                 raise UsageError(f"data.{key}={value} is too small; choose {least} or more")
         self.root = Path(root)
@@ -135,6 +135,7 @@ class AnimalsDataModule(L.LightningDataModule):
         """Epoch → image side of training batches; replaced by ``ProgressiveResizing``."""
         self.class_names: list[str] = []
         self.folds: dict[str, Catalog] = {}
+        self.datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
 
     def prepare_data(self) -> None:
         """Draw the practice set where it is asked for and absent."""
@@ -162,6 +163,7 @@ class AnimalsDataModule(L.LightningDataModule):
                 "there are no test photographs: data.test_fraction was 0 in training; pass --data.test_root DIR "
                 "to test on another folder, or train with --data.test_fraction 0.15"
             )
+        self.datasets = {fold: self.photographs(fold) for fold in self.folds}
         if stage == "fit" and self.trainer and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_split()
 
@@ -204,39 +206,48 @@ class AnimalsDataModule(L.LightningDataModule):
         epochs_done: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         return epochs_done, loop.epoch_loop.batch_progress.current.ready
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of augmented training batches."""
-        fold = self.folds["train"]
-        dataset = AnimalsDataset(fold, self.resize, self.size, self.augmentation, self.hparams["seed"])
-        sampler = KeyBatchSampler(
-            fold.labels,
+    def photographs(self, fold: str) -> AnimalsDataset:
+        """Return the photographs of a fold; those for training come augmented when asked for by key."""
+        augmentation = self.augmentation if fold == "train" else None
+        return AnimalsDataset(self.folds[fold], self.resize, self.size, augmentation, self.hparams["seed"])
+
+    def train_sampler(self, position: Callable[[], tuple[int, int]]) -> KeyBatchSampler:
+        """Return what decides which samples make up the training batches from a position on."""
+        return KeyBatchSampler(
+            self.folds["train"].labels,
             self.hparams["batch_size"],
             self.hparams["sampling"],
             self.hparams["seed"],
             self.size_schedule,
-            self._position,
+            position,
             *self._rank_and_world(),
         )
-        return LazyDataLoader(dataset, batch_sampler=sampler, **self._loader_options())
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of augmented training batches."""
+        return LazyDataLoader(
+            self.datasets["train"], batch_sampler=self.train_sampler(self._position), **self._loader_options()
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of validation batches."""
-        return self._evaluation_loader("val")
+        return self.evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the loader of test batches."""
-        return self._evaluation_loader("test")
+        return self.evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Return the loader of the photographs to predict, labelled -1."""
-        return self._evaluation_loader("predict")
+        return self.evaluation_loader("predict")
 
-    def _evaluation_loader(self, fold: str) -> DataLoader[Any]:
-        dataset = AnimalsDataset(self.folds[fold], self.resize, self.size)
+    def evaluation_loader(self, fold: str) -> DataLoader[Any]:
+        """Return a loader of a fold as it is: in order, not augmented, each photograph once over all processes."""
         rank, world_size = self._rank_and_world()
-        # Every photograph exactly once over all processes: a padded sampler would count some twice.
-        mine = range(rank, len(dataset), world_size)
-        return DataLoader(dataset, batch_size=self.hparams["batch_size"], sampler=mine, **self._loader_options())
+        # A distributed sampler would pad, and count some photographs twice.
+        mine = range(rank, len(self.folds[fold].paths), world_size)
+        batch_size = self.hparams["batch_size"]
+        return DataLoader(self.datasets[fold], batch_size=batch_size, sampler=mine, **self._loader_options())
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -117,13 +117,13 @@ class Pen:
         self._matrix = matrix
         self._origin = origin
         self._unit = math.sqrt(abs(np.linalg.det(matrix)))
-        self._rim = 2.2 * self._unit
+        self._rim = 2.6 * self._unit
         self._shapes: list[tuple[np.ndarray, np.ndarray | None, Colour]] = []
 
     def at(self, x: float, y: float, turn: float = 0.0, across: float = 1.0, down: float = 1.0) -> Pen:
         """Return a pen for the same drawing whose frame is moved, turned clockwise (radians) and stretched."""
-        pen = Pen(self._draw, self._matrix @ _rotation(turn) @ np.diag([across, down]), self._matrix @ (x, y))
-        pen._origin = pen._origin + self._origin
+        matrix = self._matrix @ _rotation(turn) @ np.diag([across, down])
+        pen = Pen(self._draw, matrix, self._origin + self._matrix @ np.array([x, y]))
         pen._rim, pen._shapes = self._rim, self._shapes
         return pen
 
@@ -499,7 +499,7 @@ def _gradient(size: tuple[int, int], colours: Sequence[Colour]) -> Image.Image:
 
 
 def _landscape(size: tuple[int, int], rng: Rng) -> Image.Image:
-    """Return sky over two ridges of ground, with sun and clouds or trees."""
+    """Return sky over two ridges of ground, with sun, clouds and blades of grass."""
     width, height = size
     sky, haze, far, near = (_pick([c], rng) for c in LANDSCAPES[rng.integers(len(LANDSCAPES))])
     picture = _gradient(size, (sky, haze))
@@ -564,17 +564,17 @@ SCENES = (_landscape, _landscape, _room, _lights, _mottle)
 
 def _pose(size: tuple[int, int], turn: float, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     """Return the matrix and origin of a random pose that keeps the animal mostly inside the picture."""
-    scale = rng.uniform(0.76, 0.98) * min(size) / 2
+    scale = rng.uniform(0.84, 1.0) * min(size) / 2
     build = np.diag([rng.choice([-1.0, 1.0]) * rng.uniform(0.88, 1.05), rng.uniform(0.88, 1.05)])
     centre = np.array(size) / 2
-    room = 0.85 * (centre - 0.95 * scale)
+    room = 0.9 * (centre - 0.93 * scale)
     return scale / 100 * _rotation(rng.uniform(-turn, turn)) @ build, centre + rng.uniform(-1, 1, 2) * room
 
 
 def _photo_size(rng: Rng) -> tuple[int, int]:
-    """Return a width and height between 120 and 400 pixels, upright or broad."""
-    area, aspect = rng.uniform(145, 275), math.exp(rng.uniform(-0.3, 0.4))
-    return round(area * math.sqrt(aspect)), round(area / math.sqrt(aspect))
+    """Return a width and height between 120 and 340 pixels, upright or broad."""
+    side, aspect = rng.uniform(150, 275), math.exp(rng.uniform(-0.3, 0.4))
+    return round(side * math.sqrt(aspect)), round(side / math.sqrt(aspect))
 
 
 def _photograph(picture: Image.Image, rng: Rng) -> Image.Image:

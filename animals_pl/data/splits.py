@@ -30,7 +30,7 @@ class Split:
         """Write the split as CSV with the columns ``path,label,split``, whole or not at all."""
         fold_of = {path: fold for fold in FOLDS for path in getattr(self, fold)}
         partial = file.with_suffix(".partial")
-        with partial.open("w", newline="", encoding="utf-8") as stream:
+        with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
             writer = csv.writer(stream)
             writer.writerow(["path", "label", "split"])
             for path, label in zip(catalog.paths, catalog.labels, strict=True):
@@ -41,7 +41,7 @@ class Split:
 
 def _order(paths: Iterable[str], seed: int) -> list[str]:
     """Shuffle by hash: the same on every machine, and a new file does not move the others."""
-    return sorted(paths, key=lambda path: hashlib.sha256(f"{seed}:{path}".encode()).digest())
+    return sorted(paths, key=lambda path: hashlib.sha256(f"{seed}:{path}".encode(errors="surrogateescape")).digest())
 
 
 def _quotas(count: int, fractions: Sequence[float]) -> list[int]:
@@ -90,6 +90,15 @@ def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float
     return Split(**{fold: sorted(paths) for fold, paths in folds.items()})
 
 
+def _read_rows(file: Path) -> list[dict[str, str]]:
+    try:
+        # utf-8-sig: spreadsheets put a byte-order mark in front
+        with file.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as stream:
+            return list(csv.DictReader(stream))
+    except (UnicodeError, csv.Error) as error:
+        raise UsageError(f"data.split={str(file)!r} cannot be read as CSV ({error}); save it as UTF-8 text") from error
+
+
 def load_split(file: str | Path, catalog: Catalog) -> Split:
     """Read a split file and check it against the photographs that are there.
 
@@ -105,14 +114,18 @@ def load_split(file: str | Path, catalog: Catalog) -> Split:
             f"data.split={str(file)!r} is not a file; pass the split.csv of a run, or leave data.split out"
         )
     folds: dict[str, list[str]] = {fold: [] for fold in FOLDS}
-    with file.open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            path, fold = row.get("path"), row.get("split")
-            if path is None or fold not in folds:
-                raise UsageError(
-                    f"data.split={str(file)!r}: each row needs a path and a split (train, val or test), not {row}"
-                )
-            folds[fold].append(path)
+    for row in _read_rows(file):
+        path, fold = row.get("path"), row.get("split")
+        if path is None or fold not in folds:
+            raise UsageError(
+                f"data.split={str(file)!r}: each row needs a path and a split (train, val or test), not {row}"
+            )
+        folds[fold].append(path)
+    if not folds["train"] or not folds["val"]:
+        raise UsageError(
+            f"data.split={str(file)!r} names no photographs for train or none for val; "
+            "pass the split.csv of a run, or leave data.split out"
+        )
     named = [path for paths in folds.values() for path in paths]
     twice = len(named) - len(set(named))
     if twice:

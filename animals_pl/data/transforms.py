@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer release
@@ -87,12 +86,17 @@ class Augmentation:
     def __init__(self, policy: str, resize: Resize) -> None:
         self.policy = policy
         self.resize = resize
-        self.pipeline(8)  # a wrong policy is an error now, not in a worker process
+        self.pipelines: dict[int, A.Compose] = {}
+        self.file = Path(policy) if Path(policy).suffix in {".yaml", ".yml", ".json"} else None
+        if self.file is not None:
+            self.loaded = _load(self.file)
+        elif policy not in ("none", *POLICIES):
+            raise UsageError(_unknown(policy))
 
     def __call__(self, image: np.ndarray, size: int, seed: np.random.SeedSequence) -> np.ndarray:
         """Return the (size, size, 3) uint8 image that belongs to this seed; ``image`` is (H, W, 3) uint8."""
-        pipeline = self.pipeline(size)
-        if pipeline is not None:
+        if self.policy != "none":
+            pipeline = self.pipeline(size)
             pipeline.set_random_seed(int(seed.generate_state(1)[0]))
             image = pipeline(image=image)["image"]
             if image.dtype != np.uint8 or image.shape[2:] != (3,):
@@ -104,22 +108,20 @@ class Augmentation:
             return image
         return self.resize(image, size)
 
-    def pipeline(self, size: int) -> A.Compose | None:
-        """Return the policy's pipeline for one size, or ``None`` for the policy ``none``."""
-        return None if self.policy == "none" else _pipeline(self.policy, size)
+    def pipeline(self, size: int) -> A.Compose:
+        """Return the policy's pipeline for one size; the one of a file serves every size."""
+        if self.file is not None:
+            return self.loaded
+        if size not in self.pipelines:
+            self.pipelines[size] = A.Compose(POLICIES[self.policy](size))
+        return self.pipelines[size]
 
 
-@lru_cache(maxsize=16)
-def _pipeline(policy: str, size: int) -> A.Compose:
-    if policy in POLICIES:
-        return A.Compose(POLICIES[policy](size))
-    file = Path(policy)
-    if file.suffix in {".yaml", ".yml", ".json"}:
-        return _load(file)
+def _unknown(policy: str) -> str:
     known = ["none", *POLICIES]
     close = difflib.get_close_matches(policy, known, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise UsageError(
+    return (
         f"data.augment={policy!r} is unknown; {hint}choose one of {', '.join(known)}, "
         "or a .yaml or .json file saved by albumentations"
     )

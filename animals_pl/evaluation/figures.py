@@ -11,7 +11,7 @@ TRAIN_COLOUR, VAL_COLOUR = "#4c72b0", "#dd8452"
 
 
 def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw training and validation loss and accuracy over the epochs; the best epoch by loss is marked.
+    """Draw training and validation loss and accuracy over the epochs; the best validation epoch of each is marked.
 
     Args:
         rows: One mapping per epoch with ``epoch`` (from 0), ``loss/train``, ``loss/val``, ``acc/train``, ``acc/val``;
@@ -34,10 +34,10 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
                     ha="center",
                 )
         axes.set(title=title, xlabel="epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(y=0.15)
+        axes.margins(x=0.08, y=0.15)
         axes.legend(frameon=False)
     return figure
 
@@ -50,13 +50,13 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str]) -> Figur
         class_names: C names.
     """
     count = len(class_names)
-    side = 2.5 + 0.55 * count
+    side = max(5, 2.5 + 0.55 * count)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row, column in zip(*np.nonzero(confusion), strict=True):
-        colour = "white" if share[row, column] > 0.5 else "black"
+        colour = "white" if share[row, column] > 0.7 else "black"
         axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(count), class_names, rotation=45, ha="right")
     axes.set_yticks(range(count), class_names)

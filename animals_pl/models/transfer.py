@@ -29,8 +29,8 @@ class TransferNet(nn.Module):
         input_size: Side of the images in pixels.
         head: ``linear`` (dropout → dense) or ``dense`` (dense 128 → ReLU → dropout → dense).
         features: ``pooled``: the mean over the last feature map where timm's classifier has a wider input
-            (MobileNetV3: 576 or 960 against 1024 or 1280; the unused layers are removed). ``pre_logits``, and
-            ``pooled`` for every other net: what timm's own classifier would see.
+            from a ``conv_head`` after that map (MobileNetV3: 576 or 960 against 1024 or 1280; the unused layers are
+            removed). ``pre_logits``, and ``pooled`` for every other net: what timm's own classifier would see.
         freeze: The backbone does not learn, BatchNorm statistics included.
         dropout: Probability before the last layer, in [0, 1).
 
@@ -63,21 +63,26 @@ class TransferNet(nn.Module):
             num_features = self._count_features()
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UsageError(
-                f"data.size={input_size} does not suit model.net={name!r} ({_first_line(error)}); "
+                f"data.size={input_size} does not suit model.net={name!r} ({_in_short(error)}); "
                 "choose a larger size or the one that the net was made for"
             ) from error
         self.head = _build_head(head, num_features, num_classes, dropout)
-        self.requires_grad_backbone(not freeze)
+        self.backbone.requires_grad_(not freeze)
+        self.train()
 
     def _build_backbone(self, features: Features, **pretrained: Any) -> tuple[nn.Module, bool]:
         """Return the backbone without its classifier, and whether its last map is to be averaged."""
         size: dict[str, Any] = {"img_size": self.input_size} if self.fixed_size else {}
         backbone = timm.create_model(self.name, num_classes=0, **size, **pretrained)
-        pooled = features == "pooled" and backbone.head_hidden_size != backbone.num_features
+        # EfficientNets have a conv_head too, but before the last map; theirs does not change the width.
+        pooled = (
+            features == "pooled"
+            and hasattr(backbone, "conv_head")
+            and backbone.head_hidden_size != backbone.num_features
+        )
         if pooled:  # what stands between the map and timm's classifier would only be dead weight
-            for layer in ("conv_head", "norm_head", "pre_logits"):
-                if hasattr(backbone, layer):
-                    setattr(backbone, layer, nn.Identity())
+            backbone.conv_head = nn.Identity()
+            backbone.norm_head = nn.Identity()
         return backbone, pooled
 
     @torch.no_grad()
@@ -95,27 +100,30 @@ class TransferNet(nn.Module):
         Raises:
             UsageError: There is no such file, it does not fit the net, or the download failed.
         """
-        overlay = {}
-        if weights != "imagenet":
-            if not Path(weights).is_file():
-                raise UsageError(
-                    f"model.weights={weights!r} is not a file; pass a .safetensors or .pth file, 'imagenet', or null"
-                )
-            overlay = {"file": weights}
+        if weights != "imagenet" and not Path(weights).is_file():
+            raise UsageError(
+                f"model.weights={weights!r} is not a file; pass a .safetensors or .pth file, 'imagenet', or null"
+            )
         features: Features = "pooled" if self.pooled else "pre_logits"
         try:
+            overlay = {} if weights == "imagenet" else {"state_dict": self._read_weights(weights)}
             self.backbone, _ = self._build_backbone(features, pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as error:  # timm, safetensors, torch and the hub each raise their own
             raise UsageError(
-                f"model.weights={weights!r} could not be loaded into {self.name!r} ({_first_line(error)}); "
+                f"model.weights={weights!r} could not be loaded into {self.name!r} ({_in_short(error)}); "
                 "pass a file that fits, connect to the network once, or start from random weights with null"
             ) from error
-        self.requires_grad_backbone(not self.freeze)
-
-    def requires_grad_backbone(self, learns: bool) -> None:
-        """Let the backbone learn, or not."""
-        self.backbone.requires_grad_(learns)
+        self.backbone.requires_grad_(not self.freeze)
         self.train(self.training)
+
+    def _read_weights(self, file: str) -> dict[str, Tensor]:
+        """Read a file of weights and make sure that the backbone is in it: timm passes over what is missing."""
+        state = timm.models.load_state_dict(file)
+        needed = [key for key in self.backbone.state_dict() if not key.endswith("num_batches_tracked")]
+        absent = [key for key in needed if key not in state]
+        if absent:
+            raise ValueError(f"it lacks {len(absent)} of {len(needed)} tensors, {absent[0]} for one")
+        return state
 
     def train(self, mode: bool = True) -> TransferNet:
         """Set training mode; a frozen backbone stays in evaluation mode, so its statistics do not move."""
@@ -126,11 +134,10 @@ class TransferNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Turn (B, 3, S, S) pixels in 0…255 into (B, F) features."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze):
-            feature_map = self.backbone.forward_features(self.normalize(images))
-            if self.pooled:
-                return feature_map.mean((2, 3))
-            return self.backbone.forward_head(feature_map, pre_logits=True)
+        feature_map = self.backbone.forward_features(self.normalize(images))
+        if self.pooled:
+            return feature_map.mean((2, 3))
+        return self.backbone.forward_head(feature_map, pre_logits=True)
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Turn (B, F) features into (B, C) logits."""
@@ -152,7 +159,9 @@ def _build_head(head: Head, num_features: int, num_classes: int, dropout: float)
 def _require_known(name: str) -> None:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(architecture, ["shallownet", "lenet", "minivggnet", *timm.list_models()], n=1)
+        close = difflib.get_close_matches(
+            architecture.lower(), ["shallownet", "lenet", "minivggnet", *timm.list_models()], n=1
+        )
         hint = f"did you mean {close[0]!r}? " if close else ""
         raise UsageError(
             f"model.net={name!r} is unknown; {hint}choose shallownet, lenet, minivggnet or a timm model "
@@ -163,5 +172,5 @@ def _require_known(name: str) -> None:
         raise UsageError(f"model.net={name!r}: timm has no such tag; choose one of {tags}, or leave it out")
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+def _in_short(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

@@ -179,12 +179,13 @@ class AnimalClassifier(L.LightningModule):
         of the factors, which is another number.
 
         Args:
-            batch: Images (B, 3, S, S) and labels (B,).
+            batch: Images (B, 3, S, S), or features (B, F) of a frozen backbone, and labels (B,).
             metrics: The fold's metrics.
             factors: (C,) factor of each class; ``None``: unweighted.
         """
         images, labels = batch
-        logits = self(images)
+        # A cached batch (B, F) has been through the frozen backbone already.
+        logits = self.net.forward_head(images) if images.dim() == 2 else self(images)
         losses = F.cross_entropy(logits, labels, reduction="none")
         if factors is not None:
             losses = losses * factors[labels]
@@ -197,8 +198,9 @@ class AnimalClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted loss of a batch."""
         loss = self._step(batch, self.train_metrics, self.loss_factors)
+        size = self.trainer.datamodule.size_schedule(self.current_epoch)  # type: ignore[attr-defined]
         self.log("loss", loss, prog_bar=True, logger=False)
-        self.log("image_size", float(batch[0].shape[-1]), on_step=False, on_epoch=True, reduce_fx="max")
+        self.log("image_size", float(size), on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

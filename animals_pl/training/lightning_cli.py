@@ -21,7 +21,9 @@ from animals_pl.data.catalog import display_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import UsageError, explain_argument_error
 from animals_pl.evaluation.metrics import recall_per_class
+from animals_pl.training.allocator import keep_freed_memory
 from animals_pl.training.callbacks.batch_seed import BatchSeed
+from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.predictions import PredictionCSV
 from animals_pl.training.callbacks.run_summary import RunSummary
 from animals_pl.training.callbacks.tensorboard_pictures import RunTensorBoard, TensorBoardPictures
@@ -64,6 +66,9 @@ class AnimalsCLI(LightningCLI):
         """Add what belongs to a run as a whole."""
         parser.add_argument("--name", type=str, default="run", help="Runs are written to checkpoints/NAME/version_N.")
         parser.add_argument("--monitor", type=str, default="loss/val", help="Metric that chooses the best epoch.")
+        parser.add_argument(
+            "--cache_features", type=bool, default=True, help="Run a frozen backbone once where that is exact."
+        )
         parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file that predict writes.")
         parser.add_argument("--top_k", type=int, default=3, help="How many classes predict names per photograph.")
 
@@ -131,7 +136,9 @@ class AnimalsCLI(LightningCLI):
             raise
 
     def _fit_options(self, config: Any) -> dict[str, Any]:
-        callbacks = [BatchSeed(self.datamodule.hparams.seed), RunSummary(self.console)]
+        callbacks: list[L.Callback] = [BatchSeed(self.datamodule.hparams["seed"]), RunSummary(self.console)]
+        if self._get(self.config, "cache_features"):
+            callbacks.append(FeatureCache(self.console))
         if config.fast_dev_run:
             return {"callbacks": callbacks}
         ckpt_path = self._get(self.config, "ckpt_path")
@@ -237,6 +244,7 @@ def run(args: Sequence[str]) -> None:
         UsageError: Something in the arguments, the files or the folders cannot be worked with.
     """
     _quieten()
+    keep_freed_memory()
     AnimalsCLI(_paths_to_option(list(args)) if args[0] == "predict" else list(args))
 
 
@@ -260,6 +268,7 @@ def _quieten() -> None:
         ".*The number of training batches.*is smaller than the logging interval.*",
         ".*Checkpoint directory.*exists and is not empty.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
+        ".*module.s. in eval mode at the start of training.*",  # a frozen backbone is meant to be
         ".*isinstance.treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -322,15 +322,6 @@ def test_a_new_unfrozen_net_is_in_training_mode_throughout() -> None:
     assert all(module.training for module in build("test_resnet", 10, 64).modules())
 
 
-@pytest.mark.parametrize("freeze", [True, False])
-def test_the_backbone_can_be_frozen_and_freed_later(freeze: bool) -> None:
-    network = build("test_resnet", 10, 64, freeze=freeze)
-    network.requires_grad_backbone(freeze)
-    network(images()).sum().backward()
-    learns = [parameter.grad is not None for parameter in network.backbone.parameters()]
-    assert learns == [freeze] * len(learns)
-
-
 # ---- what cannot be built
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.utils import make_grid
 
@@ -34,12 +33,16 @@ class TensorBoardPictures(L.Callback):
         self.num_photographs = num_photographs
         self.every_n_epochs = every_n_epochs
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Show the first training batch of an epoch as the net sees it."""
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Show the photographs of the epoch's first training batch, augmented as the net gets them."""
         board = _experiment(trainer)
-        if board is not None and batch_idx == 0 and trainer.current_epoch % self.every_n_epochs == 0:
-            grid = make_grid(batch[0][: self.num_photographs].cpu(), nrow=8)
-            board.add_image("training photographs", grid.to(torch.uint8), trainer.global_step)
+        if board is not None and trainer.current_epoch % self.every_n_epochs == 0:
+            data = trainer.datamodule
+            epoch = trainer.current_epoch
+            first_batch = next(iter(data.train_sampler(lambda: (epoch, 0))))
+            photographs = data.photographs("train")
+            grid = make_grid([photographs[key][0] for key in first_batch[: self.num_photographs]], nrow=8)
+            board.add_image("training photographs", grid, trainer.global_step)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Draw the confusion matrix of the validation photographs."""
