@@ -1,0 +1,156 @@
+"""Train the reference's experiments one after another and print its table beside ours.
+
+python scripts/reproduce.py --root DIR [--weights FOLDER] [--epochs N] [NAME ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from animals_pl import models
+from animals_pl.training.epoch_table import Row, read_metrics
+
+PROJECT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Published:
+    """The reference's own numbers at its best epoch; accuracies are fractions."""
+
+    epochs: int
+    trainable: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+
+
+REFERENCE = {
+    "mobilenetv3_large_frozen": Published(15, 9_610, 0.1080, 0.9818, 0.1134, 0.9716),
+    "mobilenetv3_large_dense": Published(15, 124_298, 0.0939, 0.9842, 0.1100, 0.9731),
+    "mobilenetv3_large_frozen_aug": Published(15, 9_610, 0.2939, 0.9485, 0.1057, 0.9710),
+    "resnet50v2_frozen": Published(15, 20_490, 0.1240, 0.9780, 0.1517, 0.9593),
+    "mobilenetv3_small_frozen": Published(100, 5_770, 0.2760, 0.9509, 0.1751, 0.9470),
+    "mobilenetv3_small_dense": Published(30, 75_146, 0.1769, 0.9687, 0.1780, 0.9459),
+    "mobilenetv3_small_frozen_aug": Published(30, 5_770, 0.5183, 0.9061, 0.1759, 0.9460),
+    "mobilenetv3_small_dense_aug": Published(25, 75_146, 0.3153, 0.9408, 0.1641, 0.9507),
+    "minivggnet": Published(15, 102_833_066, 0.7462, 0.8498, 1.2917, 0.6282),
+    "lenet": Published(15, 78_432_080, 2.3249, 0.5561, 1.7009, 0.4758),
+    "shallownet": Published(15, 16_057_226, 2.3473, 0.5862, 1.6931, 0.4786),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one experiment.
+
+    Attributes:
+        rows: The epochs that were run, as in metrics.csv.
+        start: ``pretrained``, ``scratch`` (as meant) or ``random`` (a backbone without its weights).
+        failure: The last line of a run that did not end well.
+    """
+
+    rows: list[Row]
+    start: str
+    failure: str = ""
+
+
+def find_weights(net: str, folder: Path | None) -> str | None:
+    """Return the value for model.weights: a file of the folder, ``imagenet`` where no folder is given, or ``None``."""
+    if net in models.FROM_SCRATCH:
+        return None
+    if folder is None:
+        return "imagenet"
+    file = folder / f"{net.partition('.')[0]}.safetensors"
+    return str(file) if file.is_file() else None
+
+
+def train(name: str, root: Path, weights_folder: Path | None, epochs: int | None, output: Path) -> Outcome:
+    """Run one experiment in a process of its own and read its metrics."""
+    config = PROJECT / "configs" / f"{name}.yaml"
+    net = yaml.safe_load(config.read_text())["model"]["net"]
+    weights = find_weights(net, weights_folder)
+    options = {
+        "--data.root": root,
+        "--trainer.default_root_dir": output,
+        "--trainer.max_epochs": min(epochs or sys.maxsize, REFERENCE[name].epochs),
+        "--model.weights": weights or "null",
+    }
+    command = [sys.executable, "-m", "animals_pl", "fit", "--config", config]
+    for option, value in options.items():
+        command += [option, value]
+    before = set((output / name).glob("version_*"))
+    result = subprocess.run(
+        [str(part) for part in command], cwd=PROJECT, stderr=subprocess.PIPE, text=True, check=False
+    )
+    start = "pretrained" if weights else "scratch" if net in models.FROM_SCRATCH else "random"
+    made = set((output / name).glob("version_*")) - before
+    rows = read_metrics(made.pop() / "metrics.csv") if made else []
+    if result.returncode or not rows:
+        return Outcome(rows, start, (result.stderr.strip().splitlines() or ["no output"])[-1])
+    return Outcome(rows, start)
+
+
+def describe(name: str, outcome: Outcome | None) -> list[str]:
+    """Return our cells of one experiment: epochs, best epoch, losses and accuracies, and what to know about them.
+
+    Accuracies of a backbone with random weights are never shown: they say nothing about the method.
+    """
+    full = REFERENCE[name].epochs
+    if outcome is None:
+        return ["-"] * 7 + ["not run"]
+    if outcome.failure:
+        return ["-"] * 7 + [f"failed: {outcome.failure}"]
+    epochs = len(outcome.rows)
+    if outcome.start == "random":
+        return [str(epochs)] + ["-"] * 6 + ["runs; no pretrained weights here, so no result"]
+    best = min(outcome.rows, key=lambda row: row["loss/val"])
+    cells = [f"{best[key]:.4f}" for key in ("loss/train", "acc/train", "loss/val", "acc/val", "macro_recall/val")]
+    return [str(epochs), str(int(best["epoch"]) + 1), *cells, "" if epochs == full else f"{epochs} of {full} epochs"]
+
+
+def table(outcomes: dict[str, Outcome]) -> Table:
+    """Return the reference's numbers and ours, experiment by experiment."""
+    result = Table(title="the reference (ref) and this run, at the best epoch by validation loss")
+    for column in (
+        "configuration", "trainable", "ref epochs", "ref val loss", "ref val acc",
+        "epochs", "best", "train loss", "train acc", "val loss", "val acc", "macro recall", "note",
+    ):  # fmt: skip
+        result.add_column(column, justify="left" if column in {"configuration", "note"} else "right")
+    for name, published in REFERENCE.items():
+        reference = [str(published.epochs), f"{published.val_loss:.4f}", f"{published.val_accuracy:.4f}"]
+        result.add_row(name, f"{published.trainable:,}", *reference, *describe(name, outcomes.get(name)))
+    return result
+
+
+def main() -> None:
+    """Run the experiments that were named, or all of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(REFERENCE)}")
+    parser.add_argument("--root", type=Path, required=True, help="Animals-10: one folder of photographs per class")
+    parser.add_argument("--weights", type=Path, help="folder with NET.safetensors files; default: timm downloads them")
+    parser.add_argument("--epochs", type=int, help="at most this many epochs each")
+    parser.add_argument("--output", type=Path, default=PROJECT / "checkpoints", help="where the runs are written")
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in REFERENCE]
+    if unknown:
+        parser.error(f"unknown experiment {unknown[0]!r}; choose from {', '.join(REFERENCE)}")
+    paths = [path and path.resolve() for path in (options.root, options.weights, options.output)]
+    root, weights, output = paths
+    outcomes = {}
+    for name in options.names or REFERENCE:
+        print(f"\n== {name}", flush=True)
+        outcomes[name] = train(name, root, weights, options.epochs, output)
+    Console(width=190).print(table(outcomes))
+
+
+if __name__ == "__main__":
+    main()
