@@ -29,7 +29,7 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
                 axes.annotate(
                     f"{values[best]:.3f}",
                     (epochs[best], values[best]),
-                    xytext=(0, 8),
+                    xytext=(0, -18 if metric == "loss" else 10),
                     textcoords="offset points",
                     ha="center",
                 )

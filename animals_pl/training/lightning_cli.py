@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from rich.console import Console
+from rich import get_console
 from rich.table import Table
 
 from animals_pl.data.catalog import display_name
@@ -25,7 +25,7 @@ from animals_pl.training.allocator import keep_freed_memory
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.predictions import PredictionCSV
-from animals_pl.training.callbacks.run_summary import RunSummary
+from animals_pl.training.callbacks.run_summary import EpochBar, RunSummary, print_best
 from animals_pl.training.callbacks.tensorboard_pictures import RunTensorBoard, TensorBoardPictures
 from animals_pl.training.checkpoint import load_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
@@ -43,7 +43,7 @@ class AnimalsCLI(LightningCLI):
     """
 
     def __init__(self, args: list[str]) -> None:
-        self.console = Console()
+        self.console = get_console()  # the progress bar's own, so that lines appear above it
         self.run_folder: Path | None = None
         verbs = self.subcommands()
         super().__init__(
@@ -120,7 +120,7 @@ class AnimalsCLI(LightningCLI):
         options = extra(config)
         callbacks = [*(config.get("callbacks") or []), *options.pop("callbacks", [])]
         if config.enable_progress_bar is not False and self.console.is_terminal:
-            callbacks.append(RichProgressBar())
+            callbacks.append(EpochBar())
         else:
             options["enable_progress_bar"] = False
         return super().instantiate_trainer(**{**kwargs, **options, "callbacks": callbacks})
@@ -173,6 +173,11 @@ class AnimalsCLI(LightningCLI):
     def _test_options(self, config: Any) -> dict[str, Any]:
         self.save_config_callback = None
         return {"logger": False, "enable_checkpointing": False}
+
+    def after_fit(self) -> None:
+        """Say where the best checkpoint is."""
+        if self.trainer.is_global_zero:
+            print_best(self.trainer, self.console)
 
     def validate(self, **kwargs: Any) -> None:
         """Judge on the validation photographs and print the result."""

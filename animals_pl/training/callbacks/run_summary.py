@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +15,7 @@ from animals_pl.training.epoch_table import best_row
 
 
 class RunSummary(L.Callback):
-    """Prints data, split, net and device before ``fit``, and the best checkpoint after it.
+    """Prints data, split, net and device before the training.
 
     Args:
         console: Where to print.
@@ -28,18 +30,35 @@ class RunSummary(L.Callback):
             self.console.print(_summary(trainer, pl_module))
             self.console.print(_class_table(trainer, pl_module))
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Say where the best checkpoint is, and its metrics."""
-        best = best_row(trainer)
-        if trainer.is_global_zero and best:
-            metrics = {key.removesuffix("/val"): value for key, value in best.items() if key.endswith("/val")}
-            self.console.print(
-                f"\nbest epoch {int(best['epoch']) + 1} by {trainer.checkpoint_callback.monitor}: "
-                + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
-                + f"\nbest checkpoint: {trainer.checkpoint_callback.best_model_path}",
-                highlight=False,
-                soft_wrap=True,
-            )
+
+class EpochBar(RichProgressBar):
+    """Lightning's progress bar without the version number, which the summary has told already."""
+
+    def get_metrics(self, *args: Any) -> dict[str, Any]:
+        """Return what stands beside the bar: the loss of the batch."""
+        return {key: value for key, value in super().get_metrics(*args).items() if key != "v_num"}
+
+
+def print_best(trainer: Any, console: Console) -> None:
+    """Say where the best checkpoint is, and its metrics."""
+    best = best_row(trainer)
+    if not best:
+        return
+    checkpoint = trainer.checkpoint_callback
+    metrics = {key.removesuffix("/val"): value for key, value in best.items() if key.endswith("/val")}
+    console.print(
+        f"\nbest epoch {int(best['epoch']) + 1} by {checkpoint.monitor}: "
+        + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
+        + f"\nbest checkpoint: {_relative(checkpoint.best_model_path)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _relative(path: str) -> str:
+    """Return a path as short as it can be typed from here."""
+    here = Path.cwd()
+    return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
 def _summary(trainer: Any, module: Any) -> Table:

@@ -46,7 +46,7 @@ class TensorBoardPictures(L.Callback):
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Draw the confusion matrix of the validation photographs."""
-        if trainer.sanity_checking or not trainer.training:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         matrix = pl_module.val_metrics.matrix()  # on every process: it is gathered from all
         board = _experiment(trainer)

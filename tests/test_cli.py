@@ -1,0 +1,704 @@
+"""The command line as a person uses it: real files, real runs, exit codes, and how wrong use ends."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from animals_pl.cli import VERBS, main
+from animals_pl.data.catalog import ANIMALS10
+from animals_pl.training.callbacks.predictions import PredictionCSV
+from animals_pl.training.classifier import AnimalClassifier
+
+PROJECT = Path(__file__).parents[1]
+EPOCHS = 8
+SIZE = 16
+METRICS = ("loss", "acc", "macro_recall", "macro_f1")
+COLUMNS = {
+    "epoch",
+    "seconds",
+    "image_size",
+    "lr-Adam",
+    *(f"{name}/{fold}" for name in METRICS for fold in ("train", "val")),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Let these tiny batches run on one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def cli(*args: object) -> int:
+    return main([str(arg) for arg in args])
+
+
+def fit(tree: Path, folder: Path, *args: object) -> int:
+    """Train a small net on a tree, into ``folder``."""
+    data = ["--data.root", tree, "--data.size", SIZE, "--data.batch_size", 16, "--data.num_workers", 0]
+    trainer = ["--trainer.default_root_dir", folder, "--trainer.accelerator", "cpu", "--trainer.max_epochs", 1]
+    return cli("fit", "--model.net", "shallownet", *data, *trainer, *args)
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def without_seconds(file: Path) -> list[dict[str, str]]:
+    return [{key: cell for key, cell in row.items() if key != "seconds"} for row in rows(file)]
+
+
+def folds(run: Path) -> dict[str, str]:
+    return {row["path"]: row["split"] for row in rows(run / "split.csv")}
+
+
+def printed(text: str, fold: str) -> dict[str, str]:
+    """Return the metrics that validate or test has printed."""
+    return dict(re.findall(rf"^(\w+)/{fold} +(\d\.\d{{4}})$", text, re.MULTILINE))
+
+
+@dataclass
+class Run:
+    tree: Path
+    root: Path
+    folder: Path
+    output: str
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "best.ckpt"
+
+    def best_row(self) -> dict[str, str]:
+        return min(rows(self.folder / "metrics.csv"), key=lambda row: float(row["loss/val"]))
+
+
+@pytest.fixture(scope="module")
+def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """One trained run, to be read only."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+        patch.setenv("COLUMNS", "400")
+        options = ["--name", "first", "--data.test_fraction", 0.2, "--model.class_weights", "reference"]
+        assert fit(tiny_tree, root, *options, "--trainer.max_epochs", EPOCHS, "--model.lr", 0.005) == 0
+    return Run(tiny_tree, root, root / "first" / "version_0", output.getvalue())
+
+
+@pytest.fixture(scope="module")
+def predictions(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
+    """What predict says about the whole tree, every class named."""
+    file = tmp_path_factory.mktemp("predictions") / "deep" / "all.csv"
+    assert cli("predict", run.tree, "--ckpt_path", run.best, "--output", file, "--top_k", 10) == 0
+    return rows(file)
+
+
+# ---------------------------------------------------------------- fit
+
+
+def test_a_run_folder_holds_these_files_and_no_others(run):
+    names = sorted(re.sub(r"^events\.out\.tfevents\..*", "events", file.name) for file in run.folder.iterdir())
+    assert names == ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "split.csv"]
+    assert Image.open(run.folder / "curves.png").format == "PNG"
+
+
+def test_metrics_csv_has_one_complete_row_per_epoch(run):
+    table = rows(run.folder / "metrics.csv")
+    assert set(table[0]) == COLUMNS
+    assert next(iter(table[0])) == "epoch"
+    assert [row["epoch"] for row in table] == [str(epoch) for epoch in range(EPOCHS)]
+    assert all(np.isfinite(float(cell)) for row in table for cell in row.values())
+
+
+def test_summary_before_training(run):
+    summary = run.output.partition("epoch   1")[0]
+    assert re.search(rf"^data +{run.tree}: 57 photographs, 10 classes *$", summary, re.MULTILINE)
+    membership = list(folds(run.folder).values())
+    counts = {fold: membership.count(fold) for fold in ("train", "val", "test")}
+    assert min(counts.values()) > 0
+    split = "  ".join(f"{fold} {count}" for fold, count in counts.items())
+    assert re.search(rf"^split +{split}  \(seed 42\) *$", summary, re.MULTILINE)
+    assert re.search(rf"^images +{SIZE} px \(stretch\), batches of 16, ", summary, re.MULTILINE)
+    assert re.search(r"^net +shallownet, from random weights *$", summary, re.MULTILINE)
+    parameters = (3 * 9 + 1) * 32 + (32 * SIZE * SIZE + 1) * 10
+    assert re.search(rf"^parameters +{parameters:,} trainable of {parameters:,} *$", summary, re.MULTILINE)
+    assert re.search(r"^device +cpu × 1, precision 32-true *$", summary, re.MULTILINE)
+    assert re.search(rf"^run +{run.folder} *$", summary, re.MULTILINE)
+
+
+def test_summary_counts_each_class_in_each_fold(run):
+    train = [path.partition("/")[0] for path, fold in folds(run.folder).items() if fold == "train"]
+    largest = max(train.count(name) for name in ANIMALS10)
+    for italian, english in ANIMALS10.items():
+        counts = [
+            sum(path.startswith(f"{italian}/") and of == fold for path, of in folds(run.folder).items())
+            for fold in ("train", "val", "test")
+        ]
+        columns = " +".join(map(str, counts))
+        factor = f"{largest / train.count(italian):.3f}"
+        assert re.search(rf"^ *{italian} \({english}\) +{columns} +{factor} *$", run.output, re.MULTILINE), italian
+
+
+def test_the_end_names_the_best_checkpoint_and_its_metrics(run):
+    best = run.best_row()
+    values = "  ".join(f"{name.replace('_', ' ')} {float(best[f'{name}/val']):.4f}" for name in METRICS)
+    end = f"best epoch {int(best['epoch']) + 1} by loss/val: {values}\nbest checkpoint: {run.best}"
+    assert run.output.rstrip().endswith(end)
+
+
+def test_every_epoch_is_printed_once(run):
+    assert re.findall(r"^epoch +(\d+)/", run.output, re.MULTILINE) == [str(n) for n in range(1, EPOCHS + 1)]
+
+
+def test_checkpoints_are_of_the_best_and_of_the_last_epoch(run):
+    best, last = (torch.load(run.folder / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last"))
+    assert (best, last) == (int(run.best_row()["epoch"]), EPOCHS - 1)
+
+
+def test_validate_prints_what_the_best_row_says(run, capsys):
+    assert cli("validate", "--ckpt_path", run.best) == 0
+    best = run.best_row()
+    assert printed(capsys.readouterr().out, "val") == {name: f"{float(best[f'{name}/val']):.4f}" for name in METRICS}
+
+
+def test_config_of_a_run_repeats_it_in_a_folder_of_its_own(run):
+    assert cli("fit", "--config", run.folder / "config.yaml") == 0
+    again = run.root / "first" / "version_1"
+    assert without_seconds(again / "metrics.csv") == without_seconds(run.folder / "metrics.csv")
+    assert folds(again) == folds(run.folder)
+    assert (again / "config.yaml").read_bytes() == (run.folder / "config.yaml").read_bytes()
+
+
+def test_another_seed_is_another_run(run, tmp_path):
+    """What the test before this one compares does depend on the seeds."""
+    config = ["--config", run.folder / "config.yaml", "--trainer.default_root_dir", tmp_path]
+    assert cli("fit", *config, "--seed_everything", 1, "--trainer.max_epochs", 1, "--name", "weights") == 0
+    assert cli("fit", *config, "--data.seed", 1, "--trainer.max_epochs", 1, "--name", "split") == 0
+    weights, split = (tmp_path / name / "version_0" for name in ("weights", "split"))
+    first = without_seconds(run.folder / "metrics.csv")[0]
+    assert without_seconds(weights / "metrics.csv")[0] != first
+    assert folds(weights) == folds(run.folder)
+    assert folds(split) != folds(run.folder)
+
+
+def test_a_split_is_used_again(run, tmp_path, capsys):
+    split = run.folder / "split.csv"
+    assert fit(run.tree, tmp_path, "--data.split", split, "--data.seed", 7, "--data.val_fraction", 0.5) == 0
+    assert folds(tmp_path / "run" / "version_0") == folds(run.folder)
+    assert str(split) in "".join(capsys.readouterr().out.split())
+
+
+def test_fast_dev_run_writes_nothing(tiny_tree, tmp_path):
+    assert fit(tiny_tree, tmp_path / "checkpoints", "--trainer.fast_dev_run", 1) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- predict
+
+
+def test_predict_names_every_photograph_in_order(run, predictions):
+    assert [row["path"] for row in predictions] == sorted(str(file) for file in run.tree.rglob("*.jpg"))
+
+
+def test_predict_columns(predictions):
+    ranks = [column for k in range(1, 11) for column in (f"class_{k}", f"probability_{k}")]
+    assert list(predictions[0]) == ["path", "class", "english", "probability", *ranks]
+
+
+def test_predict_rows_hold_together(predictions):
+    for row in predictions:
+        probabilities = [float(row[f"probability_{k}"]) for k in range(1, 11)]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert sum(probabilities) == pytest.approx(1, abs=1e-5)
+        assert {row[f"class_{k}"] for k in range(1, 11)} == set(ANIMALS10)
+        best = (row["class_1"], row["probability_1"], ANIMALS10[row["class_1"]])
+        assert (row["class"], row["probability"], row["english"]) == best
+    assert len({row["class"] for row in predictions}) > 3  # a model that has learnt something
+
+
+def test_predict_is_the_softmax_of_the_nets_own_forward(run, predictions):
+    model = AnimalClassifier.load_from_checkpoint(run.best, map_location="cpu", weights_only=True).eval()
+    for row in predictions[::9]:
+        with Image.open(row["path"]) as picture:
+            pixels = np.asarray(picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        with torch.no_grad():
+            expected = model.net(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0].softmax(0)
+        found = {row[f"class_{k}"]: float(row[f"probability_{k}"]) for k in range(1, 11)}
+        assert [found[name] for name in ANIMALS10] == pytest.approx(expected.tolist(), abs=2e-6)
+
+
+@pytest.mark.parametrize(("top_k", "named"), [(1, 1), (4, 4), (99, 10)])
+def test_predict_names_top_k_classes(run, tmp_path, top_k, named):
+    file = tmp_path / "out.csv"
+    photograph = run.tree / "gatto" / "gatto_0.jpg"
+    assert cli("predict", photograph, "--ckpt_path", run.best, "--output", file, "--top_k", top_k) == 0
+    (row,) = rows(file)
+    assert len(row) == 4 + 2 * named
+
+
+def test_predict_takes_relative_files_and_folders(run, predictions, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(run.tree.parent)
+    given = [Path(run.tree.name) / "pecora", Path(run.tree.name) / "cane" / "cane_1.jpg"]
+    file = tmp_path / "out.csv"
+    assert cli("predict", *given, "--ckpt_path", run.best, "--output", file, "--top_k", 10) == 0
+    found = {str((run.tree.parent / row["path"]).resolve()): row | {"path": ""} for row in rows(file)}
+    whole = {row["path"]: row | {"path": ""} for row in predictions}
+    assert list(found) == [*sorted(map(str, (run.tree / "pecora").iterdir())), str(run.tree / "cane" / "cane_1.jpg")]
+    assert found == {path: whole[path] for path in found}
+    assert f"{len(found)} predictions written to {file}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_predict_needs_no_training_photographs(tiny_tree, tmp_path):
+    tree = shutil.copytree(tiny_tree, tmp_path / "copy")
+    assert fit(tree, tmp_path / "runs") == 0
+    photograph = shutil.copy(tree / "cane" / "cane_0.jpg", tmp_path / "dog.jpg")
+    shutil.rmtree(tree)
+    (tmp_path / "runs" / "run" / "version_0" / "split.csv").unlink()
+    file = tmp_path / "out.csv"
+    assert cli("predict", photograph, "--ckpt_path", tmp_path / "runs/run/version_0/last.ckpt", "--output", file) == 0
+    assert [row["path"] for row in rows(file)] == [str(photograph)]
+
+
+def test_predict_that_wrong_use_ends_leaves_the_old_file(run, make_tree, tmp_path, capsys):
+    tree = make_tree("photographs", {"cane": 4})
+    (tree / "zzz.jpg").touch()
+    file = tmp_path / "out.csv"
+    file.write_text("old")
+    options = ["--ckpt_path", run.best, "--output", file, "--data.batch_size", 2, "--data.num_workers", 0]
+    assert cli("predict", tree, *options) == 2
+    assert "zzz.jpg" in capsys.readouterr().err.splitlines()[-1]
+    assert file.read_text() == "old"
+
+
+def test_interrupted_predict_leaves_no_file(run, tmp_path, monkeypatch):
+    write = PredictionCSV.write_on_batch_end
+
+    def interrupt_second(self, trainer, module, prediction, indices, batch, batch_idx, loader):
+        if batch_idx == 1:
+            raise KeyboardInterrupt
+        write(self, trainer, module, prediction, indices, batch, batch_idx, loader)
+
+    monkeypatch.setattr(PredictionCSV, "write_on_batch_end", interrupt_second)
+    file = tmp_path / "out.csv"
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        cli("predict", run.tree, "--ckpt_path", run.best, "--output", file, "--data.batch_size", 8)
+    assert not file.exists()
+
+
+# ---------------------------------------------------------------- test
+
+
+def test_test_judges_the_test_fold_of_the_run(run, predictions, capsys):
+    assert cli("test", "--ckpt_path", run.best) == 0
+    of_test = {str(run.tree / path) for path, fold in folds(run.folder).items() if fold == "test"}
+    right = [Path(row["path"]).parent.name == row["class"] for row in predictions if row["path"] in of_test]
+    assert len(right) == len(of_test) > 0
+    assert printed(capsys.readouterr().out, "test")["acc"] == f"{np.mean(right):.4f}"
+
+
+def test_test_on_another_folder_with_some_classes_in_english(run, predictions, tmp_path, capsys):
+    for italian in ("ragno", "cane", "gatto"):
+        shutil.copytree(run.tree / italian, tmp_path / "other" / ANIMALS10[italian].title())
+    assert cli("test", "--ckpt_path", run.best, "--data.test_root", tmp_path / "other") == 0
+    of_class = {
+        name: [row["class"] == name for row in predictions if Path(row["path"]).parent.name == name]
+        for name in ("ragno", "cane", "gatto")
+    }
+    found = printed(capsys.readouterr().out, "test")
+    accuracy = np.mean(sum(of_class.values(), []))
+    assert 0 < accuracy < 1
+    assert found["acc"] == f"{accuracy:.4f}"
+    assert found["macro_recall"] == f"{np.mean([np.mean(right) for right in of_class.values()]):.4f}"
+
+
+# ---------------------------------------------------------------- export
+
+
+def test_exported_file_predicts_what_predict_says(run, predictions, tmp_path, capsys):
+    file = tmp_path / "deep" / "model.onnx"
+    assert cli("export", "--ckpt_path", run.best, "--output", file) == 0
+    assert f"{file} written" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(file)
+    names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
+    row = predictions[20]
+    with Image.open(row["path"]) as picture:
+        pixels = np.asarray(picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    (probabilities,) = session.run(["probabilities"], {"images": pixels.transpose(2, 0, 1)[None]})
+    found = {row[f"class_{k}"]: float(row[f"probability_{k}"]) for k in range(1, 11)}
+    assert probabilities[0].tolist() == pytest.approx([found[name] for name in names], abs=1e-5)
+
+
+def test_a_checkpoint_lives_without_the_weights_that_it_began_with(tiny_tree, tmp_path, capsys):
+    torch.manual_seed(3)
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), weights)
+    options = ["--model.net", "test_resnet", "--model.freeze", "true", "--data.size", 32]
+    assert fit(tiny_tree, tmp_path, *options, "--model.weights", weights) == 0
+    run = tmp_path / "run" / "version_0"
+    assert str(weights) in "".join(capsys.readouterr().out.split())
+    weights.unlink()
+    checkpoint = ["--ckpt_path", run / "best.ckpt"]
+    assert cli("validate", *checkpoint) == 0
+    (row,) = rows(run / "metrics.csv")
+    assert printed(capsys.readouterr().out, "val")["loss"] == f"{float(row['loss/val']):.4f}"
+    assert cli("predict", tiny_tree / "mucca", *checkpoint, "--output", tmp_path / "out.csv") == 0
+    assert cli("export", *checkpoint, "--output", tmp_path / "model.onnx") == 0
+    assert len(rows(tmp_path / "out.csv")) == 5
+    assert (tmp_path / "model.onnx").stat().st_size > 1000
+
+
+def test_weights_are_where_the_net_begins(tiny_tree, tmp_path):
+    torch.manual_seed(3)
+    backbone = timm.create_model("test_resnet", num_classes=0).state_dict()
+    weights = tmp_path / "weights.safetensors"
+    save_file(backbone, weights)
+    options = ["--model.net", "test_resnet", "--model.freeze", "true", "--model.weights", weights]
+    assert fit(tiny_tree, tmp_path, *options, "--data.size", 32) == 0
+    state = torch.load(tmp_path / "run/version_0/last.ckpt", weights_only=True)["state_dict"]
+    assert [name for name, tensor in backbone.items() if not torch.equal(tensor, state[f"net.backbone.{name}"])] == []
+
+
+# ---------------------------------------------------------------- prepare
+
+
+def test_prepare_draws_a_set_to_train_on(tmp_path, capsys):
+    assert cli("prepare", "--output", tmp_path / "practice", "--count", 60) == 0
+    assert "60 pictures in ten classes" in capsys.readouterr().out
+    assert sorted(folder.name for folder in (tmp_path / "practice").iterdir()) == list(ANIMALS10)
+    assert fit(tmp_path / "practice", tmp_path / "runs", "--data.practice", "true") == 0
+
+
+# ---------------------------------------------------------------- help
+
+
+def test_help_names_every_verb_on_a_line(capsys):
+    assert cli("--help") == 0
+    lines = capsys.readouterr().out.splitlines()
+    for verb, (text, _) in VERBS.items():
+        assert [line.split(maxsplit=1) for line in lines if line.startswith(f"  {verb} ")] == [[verb, text]]
+
+
+def test_no_verb_is_wrong_use_and_shows_the_help(capsys):
+    assert cli() == 2
+    assert "usage: python -m animals_pl VERB" in capsys.readouterr().out
+
+
+TRAINING = ["--data.root", "--data.size", "--model.net", "--model.lr", "--trainer.max_epochs", "--ckpt_path", "--config"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        ("fit", [*TRAINING, "--name", "--monitor", "--cache_features", "--seed_everything"]),
+        ("validate", TRAINING),
+        ("test", [*TRAINING, "--data.test_root"]),
+        ("predict", [*TRAINING, "--output", "--top_k", "--data.predict_paths"]),
+        ("prepare", ["--source", "--output", "--count", "--seed"]),
+        ("export", ["--ckpt_path", "--output", "--photographs"]),
+    ],
+)
+def test_help_of_a_verb_lists_its_options(capsys, verb, options):
+    with pytest.raises(SystemExit) as stopped:
+        cli(verb, "--help")
+    assert stopped.value.code == 0
+    listed = set(re.findall(r"^  (?:-\w, )?(--[\w.]+)", capsys.readouterr().out, re.MULTILINE))
+    assert set(options) - listed == set()
+
+
+def test_help_explains_the_settings(capsys):
+    with pytest.raises(SystemExit):
+        cli("fit", "--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Draw the built-in practice set into" in text
+    assert "Epochs in which the learning rate rises" in text
+    assert "Metric that chooses the best epoch." in text
+
+
+def test_help_imports_nothing_heavy():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "animals_pl", "--help"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "animals_pl" in imported
+    assert imported & {"torch", "lightning", "timm", "cv2", "albumentations", "numpy", "onnx", "matplotlib"} == set()
+    assert "first steps:" in done.stdout
+
+
+def test_wrong_use_of_the_program_itself_exits_with_2():
+    done = subprocess.run(
+        [sys.executable, "-m", "animals_pl", "fti"], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("animals_pl fti: error: unknown verb 'fti'; did you mean 'fit'?")
+
+
+# ---------------------------------------------------------------- wrong use
+
+
+@pytest.fixture
+def refused(capsys, tmp_path):
+    """Return a function that runs a command line, proves that it was refused, and returns the message."""
+
+    def check(verb: str, *args: object) -> str:
+        before = set(tmp_path.rglob("version_*"))
+        assert cli(verb, *args) == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        last = error.splitlines()[-1]
+        assert last.startswith(f"animals_pl {verb}: error: ")
+        assert set(tmp_path.rglob("version_*")) == before
+        return last
+
+    return check
+
+
+FIT_MISTAKES = {
+    "missing root": (["--data.root", "nowhere"], ["data.root='nowhere'", "prepare", "--data.root DIR"]),
+    "root is a file": (["--data.root", PROJECT / "setup.cfg"], ["data.root=", "setup.cfg", "--data.root DIR"]),
+    "unknown net": (["--model.net", "mobilenetv3_smal_100"], ["'mobilenetv3_smal_100'", "'mobilenetv3_small_100'"]),
+    "misspelt own net": (["--model.net", "minivgnet"], ["model.net='minivgnet'", "did you mean 'minivggnet'?"]),
+    "unknown tag": (["--model.net", "resnet18.nope"], ["model.net='resnet18.nope'", "resnet18.a1_in1k"]),
+    "unknown augmentation": (["--data.augment", "lihgt"], ["data.augment='lihgt'", "'light'"]),
+    "unknown optimizer": (["--model.optimizer", "adamm"], ["model.optimizer='adamm'", "did you mean 'adam"]),
+    "unknown schedule": (["--model.schedule", "cosin"], ["model.schedule=cosin", "'cosine'"]),
+    "unknown head": (["--model.head", "deep"], ["model.head=deep", "'linear', 'dense'"]),
+    "unknown resize": (["--data.resize", "squash"], ["data.resize=squash", "'stretch', 'crop'"]),
+    "unknown sampling": (["--data.sampling", "even"], ["data.sampling=even", "'shuffle', 'weighted'"]),
+    "text for a number": (["--data.size", "big"], ["data.size=big", "int"]),
+    "half a batch": (["--data.batch_size", "2.5"], ["data.batch_size=2.5", "int"]),
+    "size below the least": (["--data.size", 4], ["data.size=4", "8 or more"]),
+    "size too small for the net": (
+        ["--model.net", "test_vit", "--data.size", 30],
+        ["data.size=30", "'test_vit'", "choose a larger size"],
+    ),
+    "no photographs per batch": (["--data.batch_size", 0], ["data.batch_size=0", "1 or more"]),
+    "negative workers": (["--data.num_workers", -1], ["data.num_workers=-1", "0 or more"]),
+    "fractions above 1": (
+        ["--data.val_fraction", 0.7, "--data.test_fraction", 0.4],
+        ["data.val_fraction=0.7", "data.test_fraction=0.4", "below 1"],
+    ),
+    "crop without crop": (["--data.crop_fraction", 0.9], ["data.crop_fraction=0.9", "data.resize=crop"]),
+    "misspelt key": (["--data.siez", 32], ["unknown key 'data.siez'", "did you mean 'data.size'?"]),
+    "misspelt name": (["--nmae", "x"], ["unknown key 'nmae'", "did you mean 'name'?"]),
+    "missing configuration": (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
+    "missing split": (["--data.split", "nowhere.csv"], ["data.split='nowhere.csv'", "split.csv of a run"]),
+    "missing weights": (
+        ["--model.net", "test_resnet", "--data.size", 32, "--model.weights", "nowhere.safetensors"],
+        ["model.weights='nowhere.safetensors'", ".safetensors or .pth file"],
+    ),
+    "weights that are none": (
+        ["--model.net", "test_resnet", "--data.size", 32, "--model.weights", PROJECT / "setup.cfg"],
+        ["model.weights=", "setup.cfg", "'test_resnet'"],
+    ),
+    "weights for a net from scratch": (
+        ["--model.weights", "imagenet"],
+        ["model.weights='imagenet'", "model.net='shallownet'", "null"],
+    ),
+    "frozen net from scratch": (["--model.freeze", "true"], ["model.freeze=True", "model.net='shallownet'"]),
+    "resizing a net of one size": (
+        [
+            "--model.net",
+            "lenet",
+            "--trainer.callbacks",
+            "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing",
+            "--trainer.callbacks.sizes",
+            "[8, 16]",
+        ],
+        ["ProgressiveResizing", "model.net='lenet'", "leave the callback out"],
+    ),
+    "missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["ckpt_path='nowhere.ckpt'", "best.ckpt"]),
+    "unknown monitor": (["--monitor", "acuracy/val"], ["monitor", "acuracy/val", "acc/val"]),
+    "dropout above 1": (
+        ["--model.net", "test_resnet", "--data.size", 32, "--model.dropout", 1.5],
+        ["model.dropout=1.5"],
+    ),
+    "negative learning rate": (["--model.lr", -1], ["model.lr=-1"]),
+    "negative weight decay": (["--model.weight_decay", -1], ["model.weight_decay=-1"]),
+    "negative seed": (["--data.seed", -1], ["data.seed=-1"]),
+    "interval without validation": (["--trainer.accelerator", "gpuu"], ["gpuu"]),
+}
+
+
+@pytest.mark.parametrize("mistake", FIT_MISTAKES)
+def test_fit_refuses(refused, tiny_tree, tmp_path, monkeypatch, mistake):
+    args, named = FIT_MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    common = {"--data.root": tiny_tree, "--data.size": SIZE, "--data.num_workers": 0, "--model.net": "shallownet"}
+    common |= {"--trainer.default_root_dir": tmp_path / "runs", "--trainer.max_epochs": 1}
+    common = {key: value for key, value in common.items() if key not in args}
+    message = refused("fit", *(part for pair in common.items() for part in pair), *args)
+    assert [part for part in named if part not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("data:\n  siez: 32\n", ["'data.siez'", "did you mean 'data.size'?"]),
+        ("model:\n  learning_rate: 0.1\n", ["learning_rate"]),
+        ("trainer:\n  max_epoch: 3\n", ["max_epoch", "did you mean 'trainer.max_epochs'?"]),
+        ("modle:\n  lr: 0.1\n", ["modle", "did you mean 'model"]),
+        ("model:\n  head: deep\n", ["model.head=deep", "'linear', 'dense'"]),
+        ("data: [1, 2\n", ["config.yaml"]),
+    ],
+)
+def test_fit_refuses_a_wrong_configuration_file(refused, tiny_tree, tmp_path, content, named):
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    options = ["--data.root", tiny_tree, "--trainer.default_root_dir", tmp_path / "runs", "--trainer.max_epochs", 1]
+    message = refused("fit", "--config", file, *options)
+    assert [part for part in named if part not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("counts", "named"),
+    [({}, ["data.root=", "no class folders"]), ({"cane": 5, "gatto": 0}, ["'gatto'", "fill or remove it"])],
+)
+def test_fit_refuses_a_tree_without_photographs(refused, make_tree, tmp_path, counts, named):
+    tree = make_tree("tree", counts)
+    tree.mkdir(exist_ok=True)
+    message = refused("fit", "--data.root", tree, "--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", 1)
+    assert [part for part in [str(tree), *named] if part not in message] == [], message
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_fit_names_the_broken_photograph(refused, make_tree, tmp_path, workers):
+    tree = make_tree("tree", {"cane": 5, "gatto": 5})
+    for file in tree.rglob("*.jpg"):  # all, so that one of them comes first
+        file.write_bytes(b"")
+    options = ["--data.root", tree, "--data.num_workers", workers, "--data.size", SIZE, "--model.net", "shallownet"]
+    message = refused("fit", *options, "--trainer.default_root_dir", tmp_path / "runs", "--trainer.max_epochs", 1)
+    assert re.search(r"cannot decode the photograph \S+/(cane|gatto)_\d\.jpg: .*mend or remove the file", message)
+
+
+def test_unknown_verb(refused):
+    assert "did you mean 'predict'? choose one of fit, validate" in refused("pedict")
+
+
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_a_checkpoint_is_required(refused, tiny_tree, verb):
+    paths = [tiny_tree] if verb == "predict" else []
+    assert f"{verb} needs --ckpt_path FILE" in refused(verb, *paths)
+
+
+def test_export_requires_a_checkpoint(refused, tmp_path):
+    assert "--ckpt_path is missing" in refused("export", "--output", tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict", "export"])
+@pytest.mark.parametrize("kind", ["text", "truncated", "foreign", "folder"])
+def test_what_is_no_checkpoint_is_refused(refused, run, tmp_path, verb, kind):
+    file = tmp_path / "some.ckpt"
+    if kind == "text":
+        file.write_text("# Read me\n")
+    elif kind == "truncated":
+        file.write_bytes(run.best.read_bytes()[:-5000])
+    elif kind == "foreign":
+        torch.save({"state_dict": {}}, file)
+    else:
+        file.mkdir()
+    paths = [run.tree] if verb == "predict" else []
+    message = refused(verb, *paths, "--ckpt_path", file)
+    assert f"ckpt_path='{file}' is not" in message
+    assert "pass the best.ckpt or last.ckpt of a run" in message
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("data.size", 24, "16"),
+        ("data.resize", "crop", "'stretch'"),
+        ("data.interpolation", "nearest", "'bilinear'"),
+        ("model.net", "lenet", "'shallownet'"),
+        ("model.lr", 1, "0.005"),
+    ],
+)
+def test_what_contradicts_the_checkpoint_is_refused(refused, run, verb, key, value, kept):
+    paths = [run.tree] if verb == "predict" else []
+    message = refused(verb, *paths, "--ckpt_path", run.best, f"--{key}", value)
+    assert f"{key}={value if isinstance(value, int) else repr(value)}" in message.replace("=1.0 ", "=1 ")
+    assert f"trained with {kept}" in message
+
+
+def test_test_without_test_photographs_is_refused(refused, tiny_tree, tmp_path):
+    assert fit(tiny_tree, tmp_path) == 0
+    message = refused("test", "--ckpt_path", tmp_path / "run" / "version_0" / "best.ckpt")
+    assert "--data.test_root DIR" in message
+    assert "--data.test_fraction" in message
+
+
+def test_test_on_a_folder_with_an_unknown_class_is_refused(refused, run, make_tree):
+    tree = make_tree("other", {"dog": 2, "unicorn": 2})
+    message = refused("test", "--ckpt_path", run.best, "--data.test_root", tree)
+    assert "data.test_root has a folder 'unicorn'" in message
+    assert "scoiattolo (squirrel)" in message
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        ([], "there are no photographs to predict"),
+        (["nowhere.jpg"], "'nowhere.jpg' does not exist"),
+        ([PROJECT / "configs"], "there are no photographs to predict in"),
+        ([PROJECT / "setup.cfg"], "cannot decode the photograph"),
+    ],
+)
+def test_predict_refuses(refused, run, tmp_path, args, named):
+    file = tmp_path / "out.csv"
+    assert named in refused("predict", *args, "--ckpt_path", run.best, "--output", file)
+    assert not file.exists()
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_predict_refuses_to_name_no_class(refused, run, tmp_path, top_k):
+    args = ["--ckpt_path", run.best, "--output", tmp_path / "out.csv", "--top_k", top_k]
+    assert f"top_k={top_k}" in refused("predict", run.tree, *args)
+
+
+@pytest.mark.parametrize(
+    ("args", "named"),
+    [
+        (["--source", "kagle"], ["source=kagle"]),
+        (["--count", "many"], ["count=many"]),
+        (["--outptu", "x"], ["unknown key 'outptu'", "did you mean 'output'?"]),
+    ],
+)
+def test_prepare_refuses(refused, tmp_path, monkeypatch, args, named):
+    monkeypatch.chdir(tmp_path)
+    message = refused("prepare", *args)
+    assert [part for part in named if part not in message] == [], message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resolved_configuration_is_complete(run):
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert {"name", "monitor", "seed_everything", "data", "model", "trainer"} <= set(config)
+    assert (config["name"], config["seed_everything"]) == ("first", 42)
+    assert config["data"]["root"] == str(run.tree)
+    assert config["model"]["class_weights"] == "reference"
+    assert config["trainer"]["default_root_dir"] == str(run.root)
