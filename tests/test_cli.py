@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+import rich
 import timm
 import torch
 import yaml
@@ -101,8 +102,10 @@ def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     output = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.setenv("COLUMNS", "400")
+        rich.reconfigure()  # its console reads the width once
         options = ["--name", "first", "--data.test_fraction", 0.2, "--model.class_weights", "reference"]
         assert fit(tiny_tree, root, *options, "--trainer.max_epochs", EPOCHS, "--model.lr", 0.005) == 0
+    rich.reconfigure()
     return Run(tiny_tree, root, root / "first" / "version_0", output.getvalue())
 
 
@@ -318,18 +321,20 @@ def test_test_judges_the_test_fold_of_the_run(run, predictions, capsys):
 
 
 def test_test_on_another_folder_with_some_classes_in_english(run, predictions, tmp_path, capsys):
-    for italian in ("ragno", "cane", "gatto"):
-        shutil.copytree(run.tree / italian, tmp_path / "other" / ANIMALS10[italian].title())
+    right = {name: [] for name in ANIMALS10}
+    for row in predictions:
+        truth = Path(row["path"]).parent.name
+        right[truth].append(row["class"] == truth)
+    ranked = sorted(right, key=lambda name: np.mean(right[name]))
+    chosen = [ranked[0], ranked[5], ranked[-1]]
+    for name in chosen:
+        shutil.copytree(run.tree / name, tmp_path / "other" / ANIMALS10[name].title())
     assert cli("test", "--ckpt_path", run.best, "--data.test_root", tmp_path / "other") == 0
-    of_class = {
-        name: [row["class"] == name for row in predictions if Path(row["path"]).parent.name == name]
-        for name in ("ragno", "cane", "gatto")
-    }
     found = printed(capsys.readouterr().out, "test")
-    accuracy = np.mean(sum(of_class.values(), []))
+    accuracy = np.mean([answer for name in chosen for answer in right[name]])
     assert 0 < accuracy < 1
     assert found["acc"] == f"{accuracy:.4f}"
-    assert found["macro_recall"] == f"{np.mean([np.mean(right) for right in of_class.values()]):.4f}"
+    assert found["macro_recall"] == f"{np.mean([np.mean(right[name]) for name in chosen]):.4f}"
 
 
 # ---------------------------------------------------------------- export
@@ -422,7 +427,7 @@ def test_help_of_a_verb_lists_its_options(capsys, verb, options):
     with pytest.raises(SystemExit) as stopped:
         cli(verb, "--help")
     assert stopped.value.code == 0
-    listed = set(re.findall(r"^  (?:-\w, )?(--[\w.]+)", capsys.readouterr().out, re.MULTILINE))
+    listed = {key for line in re.findall(r"^  -.*", capsys.readouterr().out, re.M) for key in re.findall(r"--[\w.]+", line)}
     assert set(options) - listed == set()
 
 
@@ -540,7 +545,7 @@ FIT_MISTAKES = {
     "negative learning rate": (["--model.lr", -1], ["model.lr=-1"]),
     "negative weight decay": (["--model.weight_decay", -1], ["model.weight_decay=-1"]),
     "negative seed": (["--data.seed", -1], ["data.seed=-1"]),
-    "interval without validation": (["--trainer.accelerator", "gpuu"], ["gpuu"]),
+    "unknown accelerator": (["--trainer.accelerator", "gpuu"], ["gpuu"]),
 }
 
 

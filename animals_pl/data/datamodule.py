@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from animals_pl.data.catalog import IMAGE_SUFFIXES, Catalog, find_images, scan_folder
 from animals_pl.data.decode import Interpolation, Resize, ResizeRule, decode
-from animals_pl.data.practice import draw_practice_set
+from animals_pl.data.practice import PRACTICE_ROOT, draw_practice_set
 from animals_pl.data.sampling import KeyBatchSampler, SampleKey, Sampling
 from animals_pl.data.splits import load_split, stratified_split
 from animals_pl.data.transforms import Augmentation
@@ -79,8 +79,7 @@ class AnimalsDataModule(L.LightningDataModule):
     """Splits, sampling, augmentation and loaders for one folder-per-class dataset.
 
     Args:
-        root: Folder with one folder of photographs per class.
-        practice: Draw the built-in practice set into ``root`` when that folder is absent.
+        root: Folder with one folder of photographs per class. ``datasets/practice`` is drawn when it is absent.
         size: Side of the images in pixels, for validation and export (training: see ``ProgressiveResizing``).
         resize: ``stretch`` (squeeze the whole photograph into the square) or ``crop`` (centre, aspect ratio kept).
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
@@ -104,8 +103,7 @@ class AnimalsDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        root: str = "datasets/animals10/raw-img",
-        practice: bool = False,
+        root: str = PRACTICE_ROOT,
         size: int = 224,
         resize: ResizeRule = "stretch",
         interpolation: Interpolation = "bilinear",
@@ -138,8 +136,8 @@ class AnimalsDataModule(L.LightningDataModule):
         self.datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
 
     def prepare_data(self) -> None:
-        """Draw the practice set where it is asked for and absent."""
-        if self.hparams["practice"] and not self.root.exists():
+        """Draw the practice set where it is meant and absent."""
+        if self.root == Path(PRACTICE_ROOT) and not self.root.exists():
             draw_practice_set(self.root)
 
     def setup(self, stage: str) -> None:

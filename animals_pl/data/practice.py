@@ -21,6 +21,9 @@ from animals_pl.errors import UsageError
 SUPERSAMPLE = 3
 """Pictures are drawn this much larger and then reduced, which smooths every edge."""
 
+PRACTICE_ROOT = "datasets/practice"
+"""Where the set is drawn unless another folder is named."""
+
 FEWEST_PER_CLASS = 2
 """So that every class can be both learnt and validated."""
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from animals_pl.data.practice import draw_practice_set
+from animals_pl.data.practice import PRACTICE_ROOT, draw_practice_set
 
 
 def prepare(
-    source: Literal["practice"] = "practice", output: str = "datasets/practice", count: int = 1000, seed: int = 0
+    source: Literal["practice"] = "practice", output: str = PRACTICE_ROOT, count: int = 1000, seed: int = 0
 ) -> None:
     """Put a folder-per-class dataset in place.
 

@@ -193,14 +193,14 @@ class AnimalClassifier(L.LightningModule):
         return losses.mean()
 
     def _log_epoch(self, metrics: FoldMetrics, fold: str) -> None:
-        self.log_dict({f"{name}/{fold}": value for name, value in metrics.compute().items()})
+        self.log_dict({f"{name}/{fold}": value for name, value in metrics.compute().items()}, sync_dist=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted loss of a batch."""
         loss = self._step(batch, self.train_metrics, self.loss_factors)
         size = self.trainer.datamodule.size_schedule(self.current_epoch)  # type: ignore[attr-defined]
         self.log("loss", loss, prog_bar=True, logger=False)
-        self.log("image_size", float(size), on_step=False, on_epoch=True)
+        self.log("image_size", float(size), on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

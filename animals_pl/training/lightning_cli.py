@@ -57,7 +57,11 @@ class AnimalsCLI(LightningCLI):
                 "num_sanity_val_steps": 0,
                 "log_every_n_steps": 10,
             },
-            parser_kwargs={"exit_on_error": False, **{verb: {"exit_on_error": False} for verb in verbs}},
+            parser_kwargs={
+                "prog": "python -m animals_pl",
+                "exit_on_error": False,
+                **{verb: {"exit_on_error": False} for verb in verbs},
+            },
             auto_configure_optimizers=False,
             args=args,
         )
@@ -69,8 +73,14 @@ class AnimalsCLI(LightningCLI):
         parser.add_argument(
             "--cache_features", type=bool, default=True, help="Run a frozen backbone once where that is exact."
         )
-        parser.add_argument("--output", type=str, default="predictions.csv", help="CSV file that predict writes.")
-        parser.add_argument("--top_k", type=int, default=3, help="How many classes predict names per photograph.")
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Add what only one verb takes."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
+            parser.add_argument("--top_k", type=int, default=3, help="How many classes to name per photograph.")
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; with ``--ckpt_path`` the checkpoint's settings are the defaults."""
