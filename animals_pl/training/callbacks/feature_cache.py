@@ -39,11 +39,11 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
 class FeatureCache(L.Callback):
     """Replaces the datamodule's datasets by features where that changes nothing but the time.
 
-    That is: the backbone is frozen, photographs are not augmented, and their size stays the same. In every other
-    case the callback does nothing.
+    That is, with a frozen backbone: always for validation, and for training where photographs are not augmented
+    and their size stays the same. With a backbone that learns, the callback does nothing.
 
     Args:
-        console: Where the time it took is printed.
+        console: Where the time that it took is printed.
     """
 
     def __init__(self, console: Console) -> None:
@@ -52,17 +52,16 @@ class FeatureCache(L.Callback):
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Compute the features and put them in place of the photographs."""
         data = trainer.datamodule
-        sizes = {data.size_schedule(epoch) for epoch in range(max(1, trainer.max_epochs))}
-        exact = getattr(pl_module.net, "freeze", False) and data.hparams["augment"] == "none" and sizes == {data.size}
-        if not exact or trainer.world_size > 1:
+        if not getattr(pl_module.net, "freeze", False) or trainer.world_size > 1:
             return
-        began = time.perf_counter()
-        loaders = {fold: data.evaluation_loader(fold) for fold in ("train", "val")}
-        for fold, loader in loaders.items():
-            features = self._extract(loader, trainer, pl_module)
+        sizes = {data.size_schedule(epoch) for epoch in range(max(1, trainer.max_epochs))}
+        always_same = data.hparams["augment"] == "none" and sizes == {data.size}
+        for fold in ("train", "val") if always_same else ("val",):
+            began = time.perf_counter()
+            features = self._extract(data.evaluation_loader(fold), trainer, pl_module)
             data.datasets[fold] = FeatureDataset(features, data.folds[fold].labels.tolist())
-        data.num_workers = 0
-        self.console.print(f"features of all photographs computed once in {time.perf_counter() - began:.1f} s\n")
+            seconds = time.perf_counter() - began
+            self.console.print(f"{fold}: features of {len(features):,} photographs computed once in {seconds:.1f} s")
 
     @torch.no_grad()
     def _extract(self, loader: DataLoader[Any], trainer: Any, module: Any) -> Tensor:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
+from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from animals_pl.data.catalog import display_name
 from animals_pl.evaluation.figures import confusion_matrix
 from animals_pl.training.epoch_table import best_row
+
+THUMBNAIL = 128
+"""Side of the photographs in the grid, in pixels: events are kept small."""
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -29,7 +34,7 @@ class TensorBoardPictures(L.Callback):
         every_n_epochs: How often the grid is drawn.
     """
 
-    def __init__(self, num_photographs: int = 32, every_n_epochs: int = 5) -> None:
+    def __init__(self, num_photographs: int = 16, every_n_epochs: int = 5) -> None:
         self.num_photographs = num_photographs
         self.every_n_epochs = every_n_epochs
 
@@ -41,7 +46,8 @@ class TensorBoardPictures(L.Callback):
             epoch = trainer.current_epoch
             first_batch = next(iter(data.train_sampler(lambda: (epoch, 0))))
             photographs = data.photographs("train")
-            grid = make_grid([photographs[key][0] for key in first_batch[: self.num_photographs]], nrow=8)
+            images = torch.stack([photographs[key][0] for key in first_batch[: self.num_photographs]])
+            grid = make_grid(resize(images, min(images.shape[-1], THUMBNAIL)), nrow=8)
             board.add_image("training photographs", grid, trainer.global_step)
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -59,8 +65,9 @@ class TensorBoardPictures(L.Callback):
         best = best_row(trainer)
         if best and _experiment(trainer) is not None:
             hparams = {**pl_module.hparams_initial, **trainer.datamodule.hparams_initial}
-            plain = {key: value for key, value in hparams.items() if isinstance(value, bool | int | float | str)}
-            metrics = {f"best/{key}": value for key, value in best.items() if key.endswith(("/train", "/val"))}
+            simple = (bool, int, float, str)
+            plain = {k: v for k, v in hparams.items() if isinstance(v, simple) and not k.startswith("_")}
+            metrics = {f"best/{k.removesuffix('/val')}": v for k, v in best.items() if k.endswith("/val")}
             trainer.logger.log_hyperparams(plain, metrics)
 
 
