@@ -223,9 +223,8 @@ class AnimalsDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of augmented training batches."""
-        return LazyDataLoader(
-            self.datasets["train"], batch_sampler=self.train_sampler(self._position), **self._loader_options()
-        )
+        sampler = self.train_sampler(self._position)
+        return LazyDataLoader(self.datasets["train"], batch_sampler=sampler, **self._loader_options("train"))
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the loader of validation batches."""
@@ -245,15 +244,17 @@ class AnimalsDataModule(L.LightningDataModule):
         # A distributed sampler would pad, and count some photographs twice.
         mine = range(rank, len(self.folds[fold].paths), world_size)
         batch_size = self.hparams["batch_size"]
-        return DataLoader(self.datasets[fold], batch_size=batch_size, sampler=mine, **self._loader_options())
+        return DataLoader(self.datasets[fold], batch_size=batch_size, sampler=mine, **self._loader_options(fold))
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader_options(self) -> dict[str, Any]:
+    def _loader_options(self, fold: str) -> dict[str, Any]:
+        # Only decoding is work for other processes; features are in memory already.
+        num_workers = self.num_workers if isinstance(self.datasets[fold], AnimalsDataset) else 0
         return {
-            "num_workers": self.num_workers,
-            "persistent_workers": self.num_workers > 0,
+            "num_workers": num_workers,
+            "persistent_workers": num_workers > 0,
             "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             "worker_init_fn": _one_thread,
             # A generator of its own: making an iterator then leaves torch's global random state alone.
