@@ -51,6 +51,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def wide_screen() -> Iterator[None]:
+    """Print on a screen that no line is too long for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "400")
+        rich.reconfigure()  # its console reads the width once
+        yield
+    rich.reconfigure()
+
+
 def cli(*args: object) -> int:
     return main([str(arg) for arg in args])
 
@@ -100,12 +110,9 @@ def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """One trained run, to be read only."""
     root = tmp_path_factory.mktemp("checkpoints")
     output = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
-        patch.setenv("COLUMNS", "400")
-        rich.reconfigure()  # its console reads the width once
+    with contextlib.redirect_stdout(output):
         options = ["--name", "first", "--data.test_fraction", 0.2, "--model.class_weights", "reference"]
         assert fit(tiny_tree, root, *options, "--trainer.max_epochs", EPOCHS, "--model.lr", 0.005) == 0
-    rich.reconfigure()
     return Run(tiny_tree, root, root / "first" / "version_0", output.getvalue())
 
 
@@ -179,6 +186,14 @@ def test_checkpoints_are_of_the_best_and_of_the_last_epoch(run):
     assert (best, last) == (int(run.best_row()["epoch"]), EPOCHS - 1)
 
 
+def test_last_checkpoint_is_of_the_last_epoch_even_if_that_was_worse(tiny_tree, tmp_path):
+    # Without learning every epoch has the first one's loss, which none after it improves on.
+    assert fit(tiny_tree, tmp_path, "--model.lr", 0, "--trainer.max_epochs", 3) == 0
+    run = tmp_path / "run" / "version_0"
+    epochs = [torch.load(run / f"{name}.ckpt", weights_only=True)["epoch"] for name in ("best", "last")]
+    assert epochs == [0, 2]
+
+
 def test_validate_prints_what_the_best_row_says(run, capsys):
     assert cli("validate", "--ckpt_path", run.best) == 0
     best = run.best_row()
@@ -209,12 +224,24 @@ def test_a_split_is_used_again(run, tmp_path, capsys):
     split = run.folder / "split.csv"
     assert fit(run.tree, tmp_path, "--data.split", split, "--data.seed", 7, "--data.val_fraction", 0.5) == 0
     assert folds(tmp_path / "run" / "version_0") == folds(run.folder)
-    assert str(split) in "".join(capsys.readouterr().out.split())
+    assert f"(from {split})" in capsys.readouterr().out
 
 
 def test_fast_dev_run_writes_nothing(tiny_tree, tmp_path):
     assert fit(tiny_tree, tmp_path / "checkpoints", "--trainer.fast_dev_run", 1) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_narrow_screen_cuts_no_path(tiny_tree, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    rich.reconfigure()
+    folder = tmp_path / "a_long_name_of_a_folder" / "and_another_one_below_it_to_fill_the_line"
+    assert fit(tiny_tree, folder) == 0
+    summary = "".join(capsys.readouterr().out.partition("class  ")[0].split())
+    monkeypatch.undo()
+    rich.reconfigure()
+    assert f"run{folder}/run/version_0" in summary
+    assert f"data{tiny_tree}:57photographs" in summary
 
 
 # ---------------------------------------------------------------- predict
@@ -361,7 +388,7 @@ def test_a_checkpoint_lives_without_the_weights_that_it_began_with(tiny_tree, tm
     options = ["--model.net", "test_resnet", "--model.freeze", "true", "--data.size", 32]
     assert fit(tiny_tree, tmp_path, *options, "--model.weights", weights) == 0
     run = tmp_path / "run" / "version_0"
-    assert str(weights) in "".join(capsys.readouterr().out.split())
+    assert f"frozen backbone, from {weights}" in capsys.readouterr().out
     weights.unlink()
     checkpoint = ["--ckpt_path", run / "best.ckpt"]
     assert cli("validate", *checkpoint) == 0
@@ -391,7 +418,7 @@ def test_prepare_draws_a_set_to_train_on(tmp_path, capsys):
     assert cli("prepare", "--output", tmp_path / "practice", "--count", 60) == 0
     assert "60 pictures in ten classes" in capsys.readouterr().out
     assert sorted(folder.name for folder in (tmp_path / "practice").iterdir()) == list(ANIMALS10)
-    assert fit(tmp_path / "practice", tmp_path / "runs", "--data.practice", "true") == 0
+    assert fit(tmp_path / "practice", tmp_path / "runs") == 0
 
 
 # ---------------------------------------------------------------- help
@@ -435,7 +462,7 @@ def test_help_explains_the_settings(capsys):
     with pytest.raises(SystemExit):
         cli("fit", "--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "Draw the built-in practice set into" in text
+    assert "Side of the images in pixels, for validation and export" in text
     assert "Epochs in which the learning rate rises" in text
     assert "Metric that chooses the best epoch." in text
 

@@ -7,12 +7,14 @@ import logging
 import shutil
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich import get_console
 from rich.table import Table
@@ -35,6 +37,9 @@ PREPROCESSING = ("size", "resize", "interpolation", "crop_fraction")
 """Datamodule settings that belong to a trained model as much as its weights do."""
 
 
+Monitor = Literal["loss/val", "acc/val", "macro_recall/val", "macro_f1/val"]
+
+
 class AnimalsCLI(LightningCLI):
     """LightningCLI with one folder per run and labels and preprocessing that come from the checkpoint.
 
@@ -46,30 +51,34 @@ class AnimalsCLI(LightningCLI):
         self.console = get_console()  # the progress bar's own, so that lines appear above it
         self.run_folder: Path | None = None
         verbs = self.subcommands()
-        super().__init__(
-            AnimalClassifier,
-            AnimalsDataModule,
-            seed_everything_default=42,
-            trainer_defaults={
-                "default_root_dir": "checkpoints",
-                "use_distributed_sampler": False,  # the samplers shard by themselves
-                "enable_model_summary": False,
-                "num_sanity_val_steps": 0,
-                "log_every_n_steps": 10,
-            },
-            parser_kwargs={
-                "prog": "python -m animals_pl",
-                "exit_on_error": False,
-                **{verb: {"exit_on_error": False} for verb in verbs},
-            },
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        try:
+            super().__init__(
+                AnimalClassifier,
+                AnimalsDataModule,
+                seed_everything_default=42,
+                trainer_defaults={
+                    "default_root_dir": "checkpoints",
+                    "use_distributed_sampler": False,  # the samplers shard by themselves
+                    "enable_model_summary": False,
+                    "num_sanity_val_steps": 0,
+                    "log_every_n_steps": 10,
+                },
+                parser_kwargs={
+                    "prog": "python -m animals_pl",
+                    "exit_on_error": False,
+                    **{verb: {"exit_on_error": False} for verb in verbs},
+                },
+                auto_configure_optimizers=False,
+                args=args,
+            )
+        except (UsageError, MisconfigurationException) as error:  # Lightning's: a GPU that is not there, say
+            self._remove_fruitless_run()
+            raise UsageError(" ".join(str(error).split())) from error
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what belongs to a run as a whole."""
         parser.add_argument("--name", type=str, default="run", help="Runs are written to checkpoints/NAME/version_N.")
-        parser.add_argument("--monitor", type=str, default="loss/val", help="Metric that chooses the best epoch.")
+        parser.add_argument("--monitor", type=Monitor, default="loss/val", help="Metric that chooses the best epoch.")
         parser.add_argument(
             "--cache_features", type=bool, default=True, help="Run a frozen backbone once where that is exact."
         )
@@ -135,15 +144,13 @@ class AnimalsCLI(LightningCLI):
             options["enable_progress_bar"] = False
         return super().instantiate_trainer(**{**kwargs, **options, "callbacks": callbacks})
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Run the verb; a run that wrong use ends before its first epoch is complete leaves no folder behind."""
-        try:
-            super()._run_subcommand(subcommand)
-        except UsageError:
-            folder = self.run_folder
-            if folder is not None and not (folder / "metrics.csv").exists() and not self._get(self.config, "ckpt_path"):
-                shutil.rmtree(folder)
-            raise
+    def _remove_fruitless_run(self) -> None:
+        """Remove the folder of a new run that ended before its first epoch was complete."""
+        folder = self.run_folder
+        if folder is not None and not (folder / "metrics.csv").exists() and not self._get(self.config, "ckpt_path"):
+            shutil.rmtree(folder)
+            with suppress(OSError):  # other runs of this name stay
+                folder.parent.rmdir()
 
     def _fit_options(self, config: Any) -> dict[str, Any]:
         callbacks: list[L.Callback] = [BatchSeed(self.datamodule.hparams["seed"]), RunSummary(self.console)]
@@ -161,19 +168,21 @@ class AnimalsCLI(LightningCLI):
             self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, default_hp_metric=False
         )
         table = EpochTable(self.run_folder, config.max_epochs, self.console)
-        checkpoint = ModelCheckpoint(
-            self.run_folder,
-            filename="best",
-            monitor=monitor,
-            mode=monitor_mode(monitor),
-            save_last=True,
-            enable_version_counter=False,
-        )
-        return {
-            "default_root_dir": str(self.run_folder),
-            "logger": [board, table],
-            "callbacks": [*callbacks, TensorBoardPictures(), LearningRateMonitor("epoch"), checkpoint],
-        }
+        callbacks += [TensorBoardPictures(), LearningRateMonitor("epoch")]
+        if config.enable_checkpointing is not False:
+            callbacks.append(
+                ModelCheckpoint(
+                    self.run_folder,
+                    filename="best",
+                    monitor=monitor,
+                    mode=monitor_mode(monitor),
+                    save_last=True,
+                    enable_version_counter=False,
+                )
+            )
+        more = config.logger if isinstance(config.logger, list) else [config.logger]
+        loggers = [board, table, *(logger for logger in more if not isinstance(logger, bool | None))]
+        return {"default_root_dir": str(self.run_folder), "logger": loggers, "callbacks": callbacks}
 
     def _predict_options(self, config: Any) -> dict[str, Any]:
         output = PredictionCSV(Path(self._get(self.config, "output")), self._get(self.config, "top_k"))

@@ -18,6 +18,7 @@ from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.classifier import AnimalClassifier
 
 EPOCHS = 4
+BATCHES = 6  # of 43 photographs, at most 8 in each
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -90,7 +91,16 @@ def test_two_and_two_epochs_are_four(halves, whole, tmp_path, workers):
     assert resume(run) == 0
     assert table(run) == table(whole)
     assert_same_state(run / "last.ckpt", whole / "last.ckpt")
+
+
+def test_a_run_that_was_moved_remembers_its_best_epoch(halves, whole, tmp_path):
+    run = copy_of(halves[0], tmp_path)
+    assert resume(run) == 0
     assert_same_state(run / "best.ckpt", whole / "best.ckpt")
+
+
+def test_last_checkpoint_is_of_the_last_epoch(whole):
+    assert torch.load(whole / "last.ckpt", weights_only=True)["epoch"] == EPOCHS - 1
 
 
 def test_resume_goes_on_in_the_same_folder(halves, tmp_path):
@@ -143,7 +153,7 @@ def test_resumed_schedule(tiny_tree, tmp_path, schedule):
     """The run is cut short, not planned short: a schedule over four epochs is stopped after two."""
     more = ["--model.schedule", schedule, "--model.warmup_epochs", 1]
     expected = first_half(tiny_tree, tmp_path / "whole", 0, EPOCHS, *more)
-    run = first_half(tiny_tree, tmp_path / "cut", 0, EPOCHS, *more, "--trainer.max_steps", 2 * 6)
+    run = first_half(tiny_tree, tmp_path / "cut", 0, EPOCHS, *more, "--trainer.max_steps", 2 * BATCHES)
     rows = table(run)
     assert rows == table(expected)[: len(rows)]
     assert 1 <= len(rows) < EPOCHS
@@ -207,13 +217,9 @@ def uninterrupted(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("sampling", ["shuffle", "weighted"])
 def test_batches_are_the_same_with_and_without_workers(tiny_tree, uninterrupted, sampling):
-    expected = (
-        uninterrupted[1]
-        if sampling == "shuffle"
-        else train(tiny_tree, 0, 3, sampling=sampling)[0]
-    )
+    expected = uninterrupted[1] if sampling == "shuffle" else train(tiny_tree, 0, 3, sampling=sampling)[0]
     found, _ = train(tiny_tree, 2, 3, sampling=sampling)
-    assert len(expected) == 3 * 5
+    assert len(expected) == 3 * BATCHES
     assert_same_batches(found, expected)
 
 
@@ -228,6 +234,6 @@ def test_no_two_epochs_are_the_same(uninterrupted):
 def test_resume_in_the_middle_of_an_epoch(tiny_tree, uninterrupted, workers, step):
     folder, batches, weights = uninterrupted
     found, resumed = train(tiny_tree, workers, 3, ckpt_path=folder / f"step={step}.ckpt")
-    assert step % 5 != 0
+    assert step % BATCHES != 0
     assert_same_batches(found, batches[step:])
     assert [key for key, value in weights.items() if not torch.equal(value, resumed[key])] == []
