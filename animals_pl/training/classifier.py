@@ -101,6 +101,7 @@ class AnimalClassifier(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         _require_optimizer(optimizer)
+        self._restored = False
         self.net: Any = None  # built in configure_model, when classes and size are known
         self.register_buffer("loss_factors", torch.ones(1), persistent=False)
 
@@ -140,13 +141,17 @@ class AnimalClassifier(L.LightningModule):
         factors = class_weights(self.hparams["class_weights"], counts)
         self.loss_factors = torch.tensor(factors, dtype=torch.float32, device=self.device)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note that the net's weights are a checkpoint's."""
+        self._restored = True
+
     def on_fit_start(self) -> None:
         """Refuse to train a fresh net without the weights that were asked for.
 
         Raises:
             UsageError: ``class_names`` was given, as for a checkpoint, but there is no checkpoint.
         """
-        if self.hparams["weights"] and not self._fresh and not self.trainer.ckpt_path:
+        if self.hparams["weights"] and not self._fresh and not self._restored:
             raise UsageError(
                 "model.class_names and model.input_size belong to a checkpoint; leave them out to start "
                 f"from model.weights={self.hparams['weights']!r}, or pass --ckpt_path to resume"

@@ -1,0 +1,405 @@
+"""What happens beside the training loop: sizes, cached features, seeds, TensorBoard, the table of epochs."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
+from rich.console import Console
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from animals_pl.cli import main
+from animals_pl.data import datamodule as datamodule_file
+from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.errors import UsageError
+from animals_pl.training.callbacks.batch_seed import BatchSeed
+from animals_pl.training.callbacks.progressive_resizing import ProgressiveResizing, size_at
+from animals_pl.training.callbacks.tensorboard_pictures import TensorBoardPictures
+from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.epoch_table import EpochTable, read_metrics
+
+RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
+TRAIN, VAL = 43, 14
+"""Photographs of the tiny tree's folds."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Let these tiny batches run on one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def fit(tree: Path, root: Path, *args: object, size: int = 32, workers: int = 0, epochs: int = 3) -> Path:
+    """Train test_resnet and return the run's folder."""
+    data = ["--data.root", tree, "--data.size", size, "--data.num_workers", workers, "--data.batch_size", 16]
+    trainer = ["--trainer.default_root_dir", root, "--trainer.accelerator", "cpu", "--trainer.max_epochs", epochs]
+    assert main(["fit", *map(str, [*data, "--model.net", "test_resnet", *trainer, *args])]) == 0
+    return root / "run" / "version_0"
+
+
+def column(run: Path, key: str) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as stream:
+        return [float(row[key]) for row in csv.DictReader(stream)]
+
+
+# ---------------------------------------------------------------- ProgressiveResizing
+
+
+class Seen:
+    """The sides of the images that the net was given, by epoch."""
+
+    def __init__(self) -> None:
+        self.train: dict[int, set[int]] = {}
+        self.val: dict[int, set[int]] = {}
+
+    def stages(self) -> list[tuple[int, int]]:
+        """Return (side, number of epochs) in the order of training."""
+        sides = []
+        for epoch in sorted(self.train):
+            (side,) = self.train[epoch]
+            sides.append(side)
+        return [(side, len(list(group))) for side, group in groupby(sides)]
+
+
+@pytest.fixture
+def seen(monkeypatch) -> Seen:
+    record = Seen()
+    for fold, name in (("train", "training_step"), ("val", "validation_step")):
+        step = getattr(AnimalClassifier, name)
+
+        def spy(self, batch, batch_idx, step=step, sides=getattr(record, fold)):
+            sides.setdefault(self.current_epoch, set()).add(batch[0].shape[-1])
+            return step(self, batch, batch_idx)
+
+        monkeypatch.setattr(AnimalClassifier, name, spy)
+    return record
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("sizes", "fractions", "stages"),
+    [
+        ([16, 24, 32], [0.5, 0.3, 0.2], [(16, 5), (24, 3), (32, 2)]),
+        ([40, 24], None, [(40, 5), (24, 5)]),
+    ],
+    ids=["rising", "falling"],
+)
+def test_training_images_change_their_size(tiny_tree, tmp_path, seen, workers, sizes, fractions, stages):
+    callback = ["--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", sizes]
+    if fractions:
+        callback += ["--trainer.callbacks.fractions", fractions]
+    run = fit(tiny_tree, tmp_path, *callback, workers=workers, epochs=10)
+    assert seen.stages() == stages
+    assert set().union(*seen.val.values()) == {32}
+    assert [(int(size), len(list(group))) for size, group in groupby(column(run, "image_size"))] == stages
+
+
+def test_size_is_constant_without_the_callback(tiny_tree, tmp_path, seen):
+    run = fit(tiny_tree, tmp_path, epochs=2)
+    assert seen.stages() == [(32, 2)]
+    assert column(run, "image_size") == [32, 32]
+
+
+def test_sizes_go_on_after_a_resume(tiny_tree, tmp_path, seen):
+    callback = ["--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", [16, 24, 32]]
+    run = fit(tiny_tree, tmp_path, *callback, "--trainer.max_steps", 3 * 3, epochs=6)
+    assert seen.stages() == [(16, 2), (24, 1)]
+    seen.train.clear()
+    resume = ["--config", run / "config.yaml", "--ckpt_path", run / "last.ckpt", "--trainer.max_steps", -1]
+    assert main(["fit", *map(str, resume)]) == 0
+    assert {epoch: sides for epoch, sides in seen.train.items() if epoch > 2} == {3: {24}, 4: {32}, 5: {32}}
+    assert column(run, "image_size") == [16, 16, 24, 24, 32, 32]
+
+
+def plain_fit(tree: Path, *callbacks: L.Callback, ckpt_path: Path | None = None, workers: int = 0) -> None:
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[ProgressiveResizing([16, 24]), *callbacks],
+        use_distributed_sampler=False,
+        enable_checkpointing=bool(callbacks),
+    )
+    data = AnimalsDataModule(root=str(tree), size=32, batch_size=16, num_workers=workers)
+    trainer.fit(AnimalClassifier(net="test_resnet"), data, ckpt_path=ckpt_path, weights_only=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sizes_go_on_after_a_resume_within_an_epoch(tiny_tree, tmp_path, seen, workers):
+    plain_fit(tiny_tree, ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1))
+    expected = dict(seen.train)
+    assert expected == {0: {16}, 1: {16}, 2: {24}, 3: {24}}
+    for step, first in ((4, 1), (8, 2)):  # three batches an epoch: after its first and after its second
+        seen.train.clear()
+        plain_fit(tiny_tree, ckpt_path=tmp_path / f"step={step}.ckpt", workers=workers)
+        assert seen.train == {epoch: sides for epoch, sides in expected.items() if epoch >= first}
+
+
+@pytest.mark.parametrize("net", ["shallownet", "lenet", "minivggnet", "test_vit"])
+def test_a_net_of_one_size_is_refused(tiny_tree, tmp_path, capsys, net):
+    callback = ["--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[16, 32]"]
+    data = ["--data.root", str(tiny_tree), "--data.size", "32", "--data.num_workers", "0"]
+    trainer = ["--trainer.max_epochs", "2", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "--model.net", net, *data, *trainer, *callback]) == 2
+    assert f"model.net='{net}' takes images of one size only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fractions"),
+    [
+        ([], None),
+        ([16, 0], None),
+        ([16, 24], [1.0]),
+        ([16, 24], [0.5, 0.4]),
+        ([16, 24], [1.2, -0.2]),
+        ([16, 24], [1.0, 0.0]),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(sizes, fractions):
+    with pytest.raises(UsageError, match=r"ProgressiveResizing: .*fractions="):
+        ProgressiveResizing(sizes, fractions)
+
+
+STAGES = st.lists(st.tuples(st.integers(8, 512), st.floats(0.01, 1)), min_size=1, max_size=6, unique_by=lambda s: s[0])
+
+
+@settings(deadline=None)
+@given(stages=STAGES, epochs=st.integers(1, 200))
+def test_every_stage_gets_its_share_of_the_epochs(stages, epochs):
+    sizes = [size for size, _ in stages]
+    total = sum(weight for _, weight in stages)
+    fractions = [weight / total for _, weight in stages]
+    schedule = [size_at(epoch, epochs, sizes, fractions) for epoch in range(epochs)]
+    order = [sizes.index(size) for size in schedule]
+    assert order == sorted(order)
+    for size, fraction in zip(sizes, fractions, strict=True):
+        assert abs(schedule.count(size) - epochs * fraction) <= 1 + 1e-6
+    assert {size_at(epochs + later, epochs, sizes, fractions) for later in (0, 1, 1000)} == {sizes[-1]}
+
+
+# ---------------------------------------------------------------- FeatureCache
+
+FROZEN = ["--model.freeze", "true", "--model.dropout", "0.5", "--model.lr", "0.01"]
+
+
+@pytest.mark.parametrize("head", ["linear", "dense"])
+def test_cached_features_change_nothing(tiny_tree, tmp_path, head):
+    options = [*FROZEN, "--model.head", head, "--model.class_weights", "balanced"]
+    cached = fit(tiny_tree, tmp_path / "cached", *options)
+    plain = fit(tiny_tree, tmp_path / "plain", *options, "--cache_features", "false")
+    for key in ("loss", "acc", "macro_recall", "macro_f1"):
+        for fold in ("train", "val"):
+            name = f"{key}/{fold}"
+            assert column(cached, name) == pytest.approx(column(plain, name), abs=1e-5), name
+    ours, theirs = (torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in (cached, plain))
+    assert ours.keys() == theirs.keys()
+    for key, value in ours.items():
+        torch.testing.assert_close(value, theirs[key], atol=1e-5, rtol=1e-5, msg=key)
+    begun = column(cached, "loss/train")
+    assert begun[-1] < begun[0]
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> Counter[str]:
+    """How often the main process has decoded each photograph for the net."""
+    counts: Counter[str] = Counter()
+    decode = datamodule_file.decode
+
+    def count(path):
+        counts[Path(path).name] += 1
+        return decode(path)
+
+    monkeypatch.setattr(datamodule_file, "decode", count)
+    monkeypatch.setattr(TensorBoardPictures, "on_train_epoch_start", lambda *args: None)  # its grid decodes too
+    return counts
+
+
+def test_each_photograph_is_decoded_once(tiny_tree, tmp_path, decoded):
+    fit(tiny_tree, tmp_path, *FROZEN)
+    assert set(decoded) == {file.name for file in tiny_tree.rglob("*.jpg")}
+    assert set(decoded.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.freeze", "false"],
+        [*FROZEN, "--cache_features", "false"],
+        [*FROZEN, "--data.augment", "light"],
+        [*FROZEN, "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24, 32]"],
+        [*FROZEN, "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24]"],
+    ],
+    ids=["unfrozen", "off", "augmentation", "sizes", "another size"],
+)
+def test_cache_stays_out_of_the_way(tiny_tree, tmp_path, decoded, options):
+    fit(tiny_tree, tmp_path, *options, epochs=2)
+    assert decoded.total() == 2 * (TRAIN + VAL)
+
+
+def test_cache_with_loader_processes(tiny_tree, tmp_path):
+    """Features are computed in the loaders' processes and served from this one."""
+    alone = fit(tiny_tree, tmp_path / "alone", *FROZEN, epochs=2)
+    helped = fit(tiny_tree, tmp_path / "helped", *FROZEN, epochs=2, workers=2)
+    assert column(alone, "loss/val") == column(helped, "loss/val")
+    assert column(alone, "loss/train") == column(helped, "loss/train")
+
+
+# ---------------------------------------------------------------- BatchSeed
+
+
+def mask(seed: int = 1, rank: int = 0, epoch: int = 0, batch: int = 0) -> tuple[bool, ...]:
+    """Return a dropout mask of a batch."""
+    trainer = SimpleNamespace(global_rank=rank, current_epoch=epoch)
+    BatchSeed(seed).on_train_batch_start(trainer, None, None, batch)
+    return tuple((torch.nn.functional.dropout(torch.ones(64), 0.5) > 0).tolist())
+
+
+def test_dropout_depends_on_the_batch_and_on_nothing_before_it():
+    expected = mask(epoch=3, batch=2)
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert mask(epoch=3, batch=2) == expected
+
+
+def test_every_batch_has_its_own_dropout():
+    keys = [(seed, rank, epoch, batch) for seed in (0, 1) for rank in (0, 1) for epoch in range(5) for batch in range(5)]
+    assert len({mask(*key) for key in keys}) == len(keys)
+
+
+# ---------------------------------------------------------------- TensorBoard
+
+
+@pytest.fixture(scope="module")
+def board(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EventAccumulator]:
+    """A run of six epochs and what TensorBoard finds in it."""
+    run = fit(tiny_tree, tmp_path_factory.mktemp("board"), "--model.lr", 0.0123, epochs=6)
+    events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return run, events
+
+
+def picture(events: EventAccumulator, tag: str, index: int, folder: Path) -> np.ndarray:
+    file = folder / "picture.png"
+    file.write_bytes(events.Images(tag)[index].encoded_image_string)
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_training_photographs_are_shown_every_fifth_epoch(board, tmp_path):
+    _, events = board
+    shown = events.Images("training photographs")
+    assert [image.step for image in shown] == [0, 5 * 3]
+    # 16 of 32 pixels, in rows of eight, with 2 pixels between them
+    assert (shown[0].width, shown[0].height) == (8 * 34 + 2, 2 * 34 + 2)
+    assert not np.array_equal(*(picture(events, "training photographs", index, tmp_path) for index in (0, 1)))
+
+
+def test_confusion_matrix_of_every_epoch(board, tmp_path):
+    _, events = board
+    shown = events.Images("confusion matrix/val")
+    assert len(shown) == 6
+    assert picture(events, "confusion matrix/val", 5, tmp_path).std() > 0
+
+
+def test_scalars_are_the_table_s(board):
+    run, events = board
+    expected = {f"{name}/{fold}" for name in ("loss", "acc", "macro_recall", "macro_f1") for fold in ("train", "val")}
+    expected |= {"lr-Adam", "image_size"}
+    assert expected <= set(events.Tags()["scalars"])
+    for tag in expected:
+        assert [scalar.value for scalar in events.Scalars(tag)] == pytest.approx(column(run, tag)), tag
+
+
+def test_hyper_parameters_stand_beside_the_best_metrics(board):
+    run, events = board
+    plugin = events.summary_metadata["_hparams_/session_start_info"].plugin_data
+    started = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
+    assert started["lr"].number_value == 0.0123
+    assert started["net"].string_value == "test_resnet"
+    assert started["batch_size"].number_value == 16
+    losses = column(run, "loss/val")
+    best = losses.index(min(losses))
+    for key in ("loss/val", "acc/val", "loss/train", "macro_f1/val"):
+        (scalar,) = events.Scalars(f"best/{key}")
+        assert scalar.value == pytest.approx(column(run, key)[best]), key
+
+
+# ---------------------------------------------------------------- EpochTable
+
+
+def log(table: EpochTable, epoch: int, loss: float) -> None:
+    """Log an epoch as Lightning does: in pieces."""
+    table.log_metrics({"lr": 0.1}, epoch)
+    table.log_metrics({"epoch": epoch, "loss/val": loss + 1}, epoch)
+    table.log_metrics({"epoch": epoch, "loss/train": loss}, epoch)
+
+
+@pytest.fixture
+def table_at(tmp_path):
+    return lambda: EpochTable(tmp_path, 5, Console(quiet=True))
+
+
+def test_an_epoch_logged_in_pieces_is_one_row(table_at, tmp_path):
+    table = table_at()
+    log(table, 0, 0.5)
+    (row,) = read_metrics(tmp_path / "metrics.csv")
+    assert row.pop("seconds") >= 0
+    assert row == {"epoch": 0, "lr": 0.1, "loss/val": 1.5, "loss/train": 0.5}
+
+
+def test_a_resumed_table_keeps_what_was_before_and_drops_what_came_after(table_at, tmp_path):
+    first = table_at()
+    for epoch in range(4):
+        log(first, epoch, epoch / 10)
+    resumed = table_at()
+    log(resumed, 2, 9.0)
+    found = [(row["epoch"], row["loss/train"]) for row in read_metrics(tmp_path / "metrics.csv")]
+    assert found == [(0, 0.0), (1, 0.1), (2, 9.0)]
+
+
+def test_an_epoch_that_is_not_complete_is_no_row(table_at, tmp_path):
+    table = table_at()
+    log(table, 0, 0.5)
+    table.log_metrics({"epoch": 1, "loss/val": 3.0}, 1)
+    assert len(read_metrics(tmp_path / "metrics.csv")) == 1
+
+
+def test_the_table_is_written_whole_or_not_at_all(table_at, tmp_path, monkeypatch):
+    table = table_at()
+    log(table, 0, 0.5)
+    before = (tmp_path / "metrics.csv").read_bytes()
+
+    def fail(self, rows):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", fail)
+    with pytest.raises(OSError, match="no space"):
+        log(table, 1, 0.4)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+
+
+def test_curves_are_drawn_at_the_end(table_at, tmp_path):
+    table = table_at()
+    log(table, 0, 0.5)
+    table.finalize("success")
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.format == "PNG"
