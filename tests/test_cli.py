@@ -436,7 +436,15 @@ def test_no_verb_is_wrong_use_and_shows_the_help(capsys):
     assert "usage: python -m animals_pl VERB" in capsys.readouterr().out
 
 
-TRAINING = ["--data.root", "--data.size", "--model.net", "--model.lr", "--trainer.max_epochs", "--ckpt_path", "--config"]
+TRAINING = [
+    "--data.root",
+    "--data.size",
+    "--model.net",
+    "--model.lr",
+    "--trainer.max_epochs",
+    "--ckpt_path",
+    "--config",
+]
 
 
 @pytest.mark.parametrize(
@@ -454,7 +462,9 @@ def test_help_of_a_verb_lists_its_options(capsys, verb, options):
     with pytest.raises(SystemExit) as stopped:
         cli(verb, "--help")
     assert stopped.value.code == 0
-    listed = {key for line in re.findall(r"^  -.*", capsys.readouterr().out, re.M) for key in re.findall(r"--[\w.]+", line)}
+    listed = {
+        key for line in re.findall(r"^  -.*", capsys.readouterr().out, re.M) for key in re.findall(r"--[\w.]+", line)
+    }
     assert set(options) - listed == set()
 
 

@@ -75,9 +75,7 @@ def whole(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def halves(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     """Runs that ended after two epochs, by their number of workers; to be copied, not changed."""
-    return {
-        workers: first_half(tiny_tree, tmp_path_factory.mktemp(f"half{workers}"), workers, 2) for workers in (0, 2)
-    }
+    return {workers: first_half(tiny_tree, tmp_path_factory.mktemp(f"half{workers}"), workers, 2) for workers in (0, 2)}
 
 
 def copy_of(run: Path, tmp_path: Path) -> Path:

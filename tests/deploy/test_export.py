@@ -1,0 +1,279 @@
+"""Checkpoint → ONNX file: what is in it, that it computes what torch computes, and when it is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+
+import animals_pl
+from animals_pl.cli import main
+from animals_pl.data.catalog import ANIMALS10
+from animals_pl.data.decode import Resize, decode
+from animals_pl.deploy import export as export_file
+from animals_pl.training.classifier import AnimalClassifier
+
+HALF = ([0.5] * 3, [0.5] * 3)
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+PLAIN = ([0.0] * 3, [1.0] * 3)
+
+
+@dataclass(frozen=True)
+class Case:
+    net: str
+    size: int
+    mean_std: tuple[list[float], list[float]]
+    options: tuple[str, ...] = ()
+
+
+CROP = ("--data.resize", "crop", "--data.crop_fraction", "0.8", "--data.interpolation", "bicubic")
+# A large step of the head makes the answers of a random backbone differ.
+FROZEN = ("--model.freeze", "true", "--model.head", "dense", "--model.lr", "1")
+
+CASES = {
+    "shallownet": Case("shallownet", 16, PLAIN),
+    "minivggnet": Case("minivggnet", 24, PLAIN, CROP),
+    "mobilenet": Case("mobilenetv3_small_050", 32, IMAGENET, FROZEN),
+    "vit": Case("test_vit", 32, HALF),
+}
+
+
+@dataclass
+class Exported:
+    case: Case
+    checkpoint: Path
+    file: Path
+    session: onnxruntime.InferenceSession
+    module: AnimalClassifier
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return self.session.get_modelmeta().custom_metadata_map
+
+    def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(self.session.run(["probabilities", "logits"], {"images": images}))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Let these tiny batches run on one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def cli(*args: object) -> int:
+    return main([str(arg) for arg in args])
+
+
+def fit(tree: Path, root: Path, case: Case) -> Path:
+    """Train and return the best checkpoint."""
+    data = ["--data.root", tree, "--data.size", case.size, "--data.batch_size", 16, "--data.num_workers", 0]
+    trainer = ["--trainer.default_root_dir", root, "--trainer.accelerator", "cpu", "--trainer.max_epochs", 2]
+    assert cli("fit", *data, "--model.net", case.net, *trainer, *case.options) == 0
+    return root / "run" / "version_0" / "best.ckpt"
+
+
+def export_case(name: str, tree: Path, folder: Path) -> Exported:
+    case = CASES[name]
+    checkpoint = fit(tree, folder, case)
+    file = folder / "exported" / "model.onnx"
+    assert cli("export", "--ckpt_path", checkpoint, "--output", file) == 0
+    module = AnimalClassifier.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True).eval()
+    return Exported(case, checkpoint, file, onnxruntime.InferenceSession(file), module)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def exported(request, tiny_tree, tmp_path_factory) -> Exported:
+    """Every kind of net, trained and exported; to be read only."""
+    return export_case(request.param, tiny_tree, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_tree, tmp_path_factory) -> Path:
+    """A checkpoint whose training photographs are there."""
+    return fit(tiny_tree, tmp_path_factory.mktemp("checkpoint"), CASES["shallownet"])
+
+
+def photographs(tree: Path, exported: Exported, count: int) -> np.ndarray:
+    """Return (count, 3, S, S) uint8 photographs, resized as the file's own metadata says."""
+    meta = exported.metadata
+    resize = Resize(meta["resize"], meta["interpolation"], json.loads(meta["crop_fraction"]))
+    files = sorted(tree.rglob("*.jpg"))[:: 57 // count][:count]
+    return np.stack([resize(decode(file), json.loads(meta["input_size"])).transpose(2, 0, 1) for file in files])
+
+
+def test_one_file_and_nothing_beside_it(exported):
+    assert [file.name for file in exported.file.parent.iterdir()] == ["model.onnx"]
+    onnx.checker.check_model(onnx.load(exported.file, load_external_data=False), full_check=True)
+
+
+def test_inputs_and_outputs(exported):
+    (images,) = exported.session.get_inputs()
+    assert (images.name, images.type, images.shape[1:]) == (
+        "images",
+        "tensor(uint8)",
+        [3, exported.case.size, exported.case.size],
+    )
+    outputs = [(output.name, output.type, output.shape[1:]) for output in exported.session.get_outputs()]
+    assert outputs == [("probabilities", "tensor(float)", [10]), ("logits", "tensor(float)", [10])]
+
+
+@pytest.mark.parametrize("count", [1, 3, 17])
+def test_any_number_of_photographs_gives_what_torch_gives(exported, tiny_tree, count):
+    images = photographs(tiny_tree, exported, count)
+    assert images.shape[0] == count
+    probabilities, logits = exported.run(images)
+    with torch.no_grad():
+        expected = exported.module(torch.from_numpy(images))
+    np.testing.assert_allclose(probabilities, expected.softmax(1).numpy(), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3, rtol=1e-3)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    np.testing.assert_allclose(probabilities, shifted / shifted.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_photographs_matter(exported, tiny_tree):
+    """A file that answers the same whatever it sees would pass the comparison with an untrained net."""
+    probabilities, _ = exported.run(photographs(tiny_tree, exported, 17))
+    assert np.ptp(probabilities, axis=0).max() > 1e-3
+
+
+def test_metadata_is_what_deployment_needs(exported):
+    meta, case = exported.metadata, exported.case
+    assert json.loads(meta["class_names"]) == list(ANIMALS10)
+    assert json.loads(meta["english_names"]) == list(ANIMALS10.values())
+    assert json.loads(meta["input_size"]) == case.size
+    assert (meta["net"], meta["animals_pl_version"]) == (case.net, animals_pl.__version__)
+    assert meta["training_run"] == "run/version_0/best.ckpt"
+    mean, std = case.mean_std
+    assert json.loads(meta["mean"]) == pytest.approx(mean)
+    assert json.loads(meta["std"]) == pytest.approx(std)
+    cropped = "--data.resize" in case.options
+    resize = (meta["resize"], meta["interpolation"], json.loads(meta["crop_fraction"]))
+    assert resize == (("crop", "bicubic", 0.8) if cropped else ("stretch", "bilinear", 1.0))
+
+
+# ---------------------------------------------------------------- what it is verified on
+
+
+def test_verified_on_the_training_photographs(checkpoint, tiny_tree, tmp_path, capsys):
+    assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx") == 0
+    printed = capsys.readouterr().out
+    assert f"verified on 16 photographs of {tiny_tree}: probabilities differ from torch by at most" in printed
+    assert "images uint8 (B, 3, 16, 16) → probabilities, logits (B, 10)" in printed
+
+
+def test_verified_on_a_folder_of_one_s_own(checkpoint, make_tree, tmp_path, capsys):
+    own = make_tree("own", {"whatever": 3})
+    assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx", "--photographs", own) == 0
+    assert f"photographs of {own}" in capsys.readouterr().out
+
+
+def test_verified_on_practice_pictures_when_the_photographs_are_gone(tiny_tree, tmp_path, capsys):
+    tree = shutil.copytree(tiny_tree, tmp_path / "copy")
+    checkpoint = fit(tree, tmp_path, CASES["shallownet"])
+    shutil.rmtree(tree)
+    assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx") == 0
+    assert "verified on 16 practice pictures" in capsys.readouterr().out
+    assert (tmp_path / "m.onnx").is_file()
+
+
+def test_verification_sees_the_net_s_own_size(checkpoint, tiny_tree, monkeypatch, tmp_path):
+    seen = []
+    verify = export_file._verify
+    monkeypatch.setattr(
+        export_file, "_verify", lambda net, images, *rest: seen.append(images) or verify(net, images, *rest)
+    )
+    assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx") == 0
+    (images,) = seen
+    assert (images.dtype, tuple(images.shape)) == (torch.uint8, (16, 3, 16, 16))
+    with Image.open(sorted(tiny_tree.rglob("*.jpg"))[0]) as picture:
+        first = np.asarray(picture.convert("RGB").resize((16, 16), Image.Resampling.BILINEAR))
+    assert np.array_equal(images[0].numpy(), first.transpose(2, 0, 1))
+
+
+# ---------------------------------------------------------------- refused
+
+
+@pytest.fixture
+def refused(capsys, checkpoint, tmp_path):
+    """Return a function that exports, proves that it was refused and the old file kept, and returns the message."""
+
+    def check(*args: object) -> str:
+        file = tmp_path / "output" / "model.onnx"
+        file.parent.mkdir()
+        file.write_text("old")
+        assert cli("export", "--ckpt_path", checkpoint, "--output", file, *args) == 2
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        assert [path.name for path in file.parent.iterdir()] == ["model.onnx"]
+        assert file.read_text() == "old"
+        return error.splitlines()[-1]
+
+    return check
+
+
+class OtherNet(torch.nn.Module):
+    """A net whose answers are the given one's, turned by one class."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        probabilities, logits = self.net(images)
+        return probabilities.roll(1, dims=1), logits.roll(1, dims=1)
+
+
+def test_a_file_that_differs_from_torch_is_refused(refused, monkeypatch):
+    write = export_file._write
+    monkeypatch.setattr(export_file, "_write", lambda net, *rest: write(OtherNet(net).eval(), *rest))
+    message = refused()
+    assert "the exported file differs from torch by" in message
+    assert "nothing was written" in message
+
+
+def test_a_file_that_gives_no_numbers_is_refused(refused, monkeypatch):
+    class NanNet(OtherNet):
+        def forward(self, images):
+            probabilities, logits = self.net(images)
+            return probabilities * float("nan"), logits
+
+    write = export_file._write
+    monkeypatch.setattr(export_file, "_write", lambda net, *rest: write(NanNet(net).eval(), *rest))
+    assert "differs from torch by nan" in refused()
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty", "file"])
+def test_a_folder_without_photographs_is_refused(refused, tmp_path, kind):
+    folder = tmp_path / "photographs"
+    if kind == "empty":
+        folder.mkdir()
+    elif kind == "file":
+        folder.write_text("text")
+    assert f"photographs='{folder}' is not a folder with photographs" in refused("--photographs", folder)
+
+
+def test_a_broken_photograph_is_named(refused, tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    (folder / "broken.jpg").touch()
+    assert "broken.jpg" in refused("--photographs", folder)
+
+
+def test_an_export_replaces_the_old_file(checkpoint, tmp_path):
+    file = tmp_path / "model.onnx"
+    file.write_text("old")
+    assert cli("export", "--ckpt_path", checkpoint, "--output", file) == 0
+    onnx.checker.check_model(str(file))
