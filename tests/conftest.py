@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from animals_pl.data.catalog import ANIMALS10
@@ -42,6 +43,15 @@ def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_tree(tmp_path: Path) -> Callable[..., Path]:
     """Return a function (name, counts, seed=0) that writes a tree of the test's own below ``tmp_path``."""
     return lambda name, counts, seed=0: write_tree(tmp_path / name, counts, seed)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Let tiny batches run on one core: beside other work, threads that wait for each other are slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

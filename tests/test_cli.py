@@ -43,15 +43,6 @@ COLUMNS = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Let these tiny batches run on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True, scope="module")
 def wide_screen() -> Iterator[None]:
     """Print on a screen that no line is too long for."""
     with pytest.MonkeyPatch.context() as patch:

@@ -12,6 +12,11 @@ from animals_pl.training.epoch_table import Row, read_metrics
 CONFIG = Path(__file__).parents[1] / "configs" / "mobilenetv3_small_frozen.yaml"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> None:
+    """Not here: batches of real photographs are worth every core."""
+
+
 def best_epoch(output: Path, root: Path, weights: Path, *options: str) -> Row:
     command = ["fit", "--config", str(CONFIG), "--data.root", str(root), "--trainer.default_root_dir", str(output)]
     command += ["--model.weights", str(weights), "--trainer.max_epochs", "15", *options]

@@ -51,7 +51,7 @@ class AnimalsDataset(Dataset[tuple[Tensor, int]]):
         """Return the image (3, S, S) uint8 and its label.
 
         A :class:`SampleKey` gives the augmented training sample that belongs to it; a plain index the
-        photograph as validation sees it (Lightning puts such samplers in for ``predict`` and ``overfit_batches``).
+        photograph as validation sees it (Lightning puts a sampler of such in for ``predict``).
         """
         index = key.index if isinstance(key, SampleKey) else key
         image = decode(self.catalog.root / self.catalog.paths[index])
@@ -121,7 +121,12 @@ class AnimalsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for key, value, least in (("size", size, 8), ("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        for key, value, least in (
+            ("size", size, 8),
+            ("batch_size", batch_size, 1),
+            ("seed", seed, 0),
+            ("num_workers", num_workers, 0),
+        ):
             if value is not None and value < least:
                 raise UsageError(f"data.{key}={value} is too small; choose {least} or more")
         self.root = Path(root)
@@ -199,6 +204,8 @@ class AnimalsDataModule(L.LightningDataModule):
     def _position(self) -> tuple[int, int]:
         """Return the epoch and the number of its batches that are done, from Lightning's own counters."""
         if self.trainer is None:
+            return 0, 0
+        if self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]  # the same batches in every epoch
             return 0, 0
         loop = self.trainer.fit_loop
         epochs_done: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]

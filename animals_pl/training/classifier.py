@@ -20,7 +20,7 @@ from animals_pl.errors import UsageError
 from animals_pl.evaluation.metrics import summarise
 from animals_pl.training.losses import ClassWeights, class_weights
 
-Schedule = Literal["constant", "cosine", "step", "plateau", "poly", "tanh"]
+Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -71,13 +71,14 @@ class AnimalClassifier(L.LightningModule):
         lr: Learning rate.
         weight_decay: Weight decay; biases and norms are spared.
         optimizer_eps: The optimizer's epsilon; null: its own default (Keras's Adam has 1e-7).
-        schedule: Learning rate over the epochs: ``constant`` or a name that timm's scheduler factory knows.
+        schedule: Learning rate as a function of the epoch: ``constant`` or one of timm's, ``cosine``, ``step``,
+            ``poly``, ``tanh``.
         warmup_epochs: Epochs in which the learning rate rises to ``lr``.
         class_names: Label order; null at ``fit``: the folders of the dataset. Belongs to the checkpoint.
         input_size: Side of the images in pixels; null at ``fit``: ``data.size``. Belongs to the checkpoint.
 
     Raises:
-        UsageError: The optimizer is unknown.
+        UsageError: The optimizer is unknown, or a number is out of its range.
     """
 
     def __init__(
@@ -101,6 +102,14 @@ class AnimalClassifier(L.LightningModule):
         super().__init__()
         self.save_hyperparameters()
         _require_optimizer(optimizer)
+        for key, value, fits, range_ in (
+            ("dropout", dropout, 0 <= dropout < 1, "[0, 1)"),
+            ("lr", lr, lr > 0, "above 0"),
+            ("weight_decay", weight_decay, weight_decay >= 0, "0 or above"),
+            ("warmup_epochs", warmup_epochs, warmup_epochs >= 0, "0 or above"),
+        ):
+            if not fits:
+                raise UsageError(f"model.{key}={value} is out of range; choose a value {range_}")
         self._restored = False
         self.net: Any = None  # built in configure_model, when classes and size are known
         self.register_buffer("loss_factors", torch.ones(1), persistent=False)
@@ -262,15 +271,13 @@ class AnimalClassifier(L.LightningModule):
             num_epochs=epochs,
             warmup_epochs=warmup_epochs,
             decay_epochs=max(1, epochs // 3),
-            plateau_mode="min",
             **options,
         )
-        plateau = {"monitor": "loss/val", "reduce_on_plateau": True} if schedule == "plateau" else {}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, **plateau}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Tell timm's scheduler which epoch comes next."""
-        scheduler.step(epoch=self.current_epoch + 1, metric=metric)
+        scheduler.step(epoch=self.current_epoch + 1)
 
 
 def _require_optimizer(name: str) -> None:

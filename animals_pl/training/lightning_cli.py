@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -27,6 +28,7 @@ from animals_pl.training.allocator import keep_freed_memory
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.predictions import PredictionCSV
+from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_summary import EpochBar, RunSummary, print_best
 from animals_pl.training.callbacks.tensorboard_pictures import RunTensorBoard, TensorBoardPictures
 from animals_pl.training.checkpoint import load_checkpoint
@@ -88,7 +90,7 @@ class AnimalsCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
-            parser.add_argument("--top_k", type=int, default=3, help="How many classes to name per photograph.")
+            parser.add_argument("--top_k", type=PositiveInt, default=3, help="How many classes to name per photograph.")
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -98,7 +100,11 @@ class AnimalsCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except argparse.ArgumentError as error:
             known = list(self._subcommand_parsers[verb].get_defaults().keys())
-            raise UsageError(explain_argument_error(error, known)) from error
+            message = explain_argument_error(error, known)
+            for flag in ("--config", "-c"):  # the YAML parser does not know which file it was reading
+                if flag in args[:-1]:
+                    message = message.replace("<unicode string>", args[args.index(flag) + 1])
+            raise UsageError(message) from error
         ckpt_path = self.config[verb].ckpt_path
         if ckpt_path is None:
             if verb != "fit":
@@ -142,7 +148,10 @@ class AnimalsCLI(LightningCLI):
             callbacks.append(EpochBar())
         else:
             options["enable_progress_bar"] = False
-        return super().instantiate_trainer(**{**kwargs, **options, "callbacks": callbacks})
+        try:
+            return super().instantiate_trainer(**{**kwargs, **options, "callbacks": callbacks})
+        except ValueError as error:  # an accelerator, a strategy or a precision that Lightning does not know
+            raise UsageError(str(error)) from error
 
     def _remove_fruitless_run(self) -> None:
         """Remove the folder of a new run that ended before its first epoch was complete."""
@@ -170,16 +179,8 @@ class AnimalsCLI(LightningCLI):
         table = EpochTable(self.run_folder, config.max_epochs, self.console)
         callbacks += [TensorBoardPictures(), LearningRateMonitor("epoch")]
         if config.enable_checkpointing is not False:
-            callbacks.append(
-                ModelCheckpoint(
-                    self.run_folder,
-                    filename="best",
-                    monitor=monitor,
-                    mode=monitor_mode(monitor),
-                    save_last=True,
-                    enable_version_counter=False,
-                )
-            )
+            best = RunCheckpoint(self.run_folder, "best", monitor, monitor_mode(monitor))
+            callbacks += [best, RunCheckpoint(self.run_folder, "last")]
         more = config.logger if isinstance(config.logger, list) else [config.logger]
         loggers = [board, table, *(logger for logger in more if not isinstance(logger, bool | None))]
         return {"default_root_dir": str(self.run_folder), "logger": loggers, "callbacks": callbacks}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,15 +22,6 @@ from animals_pl.training.classifier import AnimalClassifier
 
 NAMES = list(ANIMALS10)
 SIZE = 16
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Let these tiny batches run on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def make(root: Path | str, stage: str = "", rank: int = 0, world: int = 1, **options) -> AnimalsDataModule:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,15 +60,6 @@ class Exported:
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return tuple(self.session.run(["probabilities", "logits"], {"images": images}))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Let these tiny batches run on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def cli(*args: object) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,15 +33,6 @@ from animals_pl.training.epoch_table import EpochTable, read_metrics
 RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
 TRAIN, VAL = 43, 14
 """Photographs of the tiny tree's folds."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Let these tiny batches run on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def fit(tree: Path, root: Path, *args: object, size: int = 32, workers: int = 0, epochs: int = 3) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,6 @@ from animals_pl.training.classifier import AnimalClassifier
 
 SIZE = 16
 DATA_KEYS = {"sampling", "augment", "seed", "batch_size", "size", "num_workers"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Let these tiny batches run on one core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Recorder(L.Callback):
@@ -236,30 +226,29 @@ def test_a_frozen_backbone_is_left_out_of_the_optimizer(tiny_tree):
 # ---------------------------------------------------------------- schedule
 
 EPOCHS = 14
-LR = 1e-6  # too small for the loss to fall, so that a plateau is found
+LR = 0.1
 
 
-def timm_rates(sched: str, losses: list[float], warmup: int, **options: Any) -> list[float]:
+def timm_rates(sched: str, warmup: int) -> list[float]:
     """Return the rate of every epoch as timm's own scheduler gives it."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
     scheduler, _ = create_scheduler_v2(
-        optimizer, sched, num_epochs=EPOCHS, warmup_epochs=warmup, decay_epochs=EPOCHS // 3, **options
+        optimizer, sched, num_epochs=EPOCHS, warmup_epochs=warmup, decay_epochs=EPOCHS // 3
     )
     rates = []
-    for epoch, loss in enumerate(losses):
+    for epoch in range(EPOCHS):
         rates.append(optimizer.param_groups[0]["lr"])
-        scheduler.step(epoch + 1, metric=loss)
+        scheduler.step(epoch + 1)
     return rates
 
 
 @pytest.mark.parametrize("warmup", [0, 3])
-@pytest.mark.parametrize("schedule", ["cosine", "step", "plateau", "poly", "tanh"])
+@pytest.mark.parametrize("schedule", ["cosine", "step", "poly", "tanh"])
 def test_schedules_are_timm_s(tiny_tree, schedule, warmup):
     limits = {"limit_train_batches": 1, "limit_val_batches": 1}
     options = {"schedule": schedule, "warmup_epochs": warmup, "lr": LR, "optimizer": "sgd"}
     _, _, recorder = train(tiny_tree, EPOCHS, limits, **options)
-    more = {"plateau_mode": "min"} if schedule == "plateau" else {}
-    expected = timm_rates(schedule, recorder.val_losses, warmup, **more)
+    expected = timm_rates(schedule, warmup)
     assert recorder.rates == pytest.approx(expected, rel=1e-6)
     assert len(set(recorder.rates)) > 1
 

@@ -28,7 +28,7 @@ class ProgressiveResizing(L.Callback):
 
     def __init__(self, sizes: list[int], fractions: list[float] | None = None) -> None:
         self.sizes = sizes
-        self.fractions = fractions or [1 / len(sizes)] * max(1, len(sizes))
+        self.fractions = fractions or [1 / max(1, len(sizes))] * len(sizes)
         if not sizes or min(sizes) < 1 or len(self.fractions) != len(sizes):
             raise UsageError(
                 f"ProgressiveResizing: sizes={sizes} and fractions={fractions} do not fit; "

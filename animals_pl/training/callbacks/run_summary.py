@@ -70,6 +70,8 @@ def _summary(trainer: Any, module: Any) -> Table:
     kind = "" if total == trainable else f", {hparams['head']} head on a frozen backbone"
     start = hparams["weights"] or "random weights"
     table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
     for key, value in {
         "data": f"{data.root}: {sum(folds.values()):,} photographs, {len(data.class_names)} classes",
         "split": "  ".join(f"{fold} {count:,}" for fold, count in folds.items() if count)
