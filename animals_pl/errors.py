@@ -18,6 +18,7 @@ _UNKNOWN_KEY = re.compile(
     r"unrecognized arguments: --([\w.+]+)|does not accept option '([\w.]+)'|[Kk]ey ['\"]?([\w.]+)['\"]? is not expected"
 )
 _WRONG_VALUE = re.compile(r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)')
+_WRONG_NUMBER = re.compile(r'Parser key "([\w.]+)": Not of type \w+: (\S+) does not conform to restriction v(.+)')
 _MISSING = re.compile(r"the following arguments are required: (.+)")
 
 
@@ -38,6 +39,9 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
         expected = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", expected)
         expected = re.sub(r"<class '(\w+)'>", r"\1", expected)
         return f"{key}={value} does not fit; expected {expected}"
+    if found := _WRONG_NUMBER.search(message):
+        key, value, restriction = found.groups()
+        return f"{key}={value} is out of range; choose a value {restriction}"
     if found := _MISSING.search(message):
         return f"--{found.group(1)} is missing; see --help"
     return message

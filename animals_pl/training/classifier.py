@@ -104,7 +104,7 @@ class AnimalClassifier(L.LightningModule):
         _require_optimizer(optimizer)
         for key, value, fits, range_ in (
             ("dropout", dropout, 0 <= dropout < 1, "[0, 1)"),
-            ("lr", lr, lr > 0, "above 0"),
+            ("lr", lr, lr >= 0, "0 or above"),
             ("weight_decay", weight_decay, weight_decay >= 0, "0 or above"),
             ("warmup_epochs", warmup_epochs, warmup_epochs >= 0, "0 or above"),
         ):
@@ -242,8 +242,12 @@ class AnimalClassifier(L.LightningModule):
         self.test_metrics.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``."""
-        self._log_epoch(self.train_metrics, "train")
+        """Log ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``.
+
+        Resumed from a checkpoint of its validation, an epoch ends without a batch: there is nothing to log.
+        """
+        if self.train_metrics.loss.update_called:
+            self._log_epoch(self.train_metrics, "train")
 
     def on_validation_epoch_end(self) -> None:
         """Log the same of the validation photographs."""

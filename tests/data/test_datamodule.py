@@ -32,6 +32,7 @@ def make(root: Path | str, stage: str = "", rank: int = 0, world: int = 1, **opt
         progress = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
         progress.epoch_loop = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
         data.trainer = SimpleNamespace(
+            overfit_batches=0,
             global_rank=rank,
             world_size=world,
             lightning_module=None,
