@@ -143,6 +143,7 @@ class AnimalsDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Draw the practice set where it is meant and absent."""
         if self.root == Path(PRACTICE_ROOT) and not self.root.exists():
+            print(f"drawing the practice set to {self.root}, which takes half a minute")
             draw_practice_set(self.root)
 
     def setup(self, stage: str) -> None:
