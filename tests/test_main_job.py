@@ -27,6 +27,7 @@ def best_epoch(output: Path, root: Path, weights: Path, *options: str) -> Row:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_class_weights_find_the_rare_animals(tmp_path: Path, animals10_root: Path, weights_folder: Path) -> None:
     weights = weights_folder / "tf_mobilenetv3_small_100.safetensors"
     weighted = best_epoch(tmp_path / "weighted", animals10_root, weights)
