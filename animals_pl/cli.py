@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 
-from animals_pl.errors import UsageError, explain_argument_error
+from animals_pl.errors import UsageError, did_you_mean, explain_argument_error
 
 LIGHTNING = "animals_pl.training.lightning_cli:run"
 
@@ -57,9 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
     verb = args[0]
     try:
         if verb not in VERBS:
-            close = difflib.get_close_matches(verb, VERBS, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UsageError(f"unknown verb {verb!r}; {hint}choose one of {', '.join(VERBS)}")
+            raise UsageError(f"unknown verb {verb!r}; {did_you_mean(verb, VERBS)}choose one of {', '.join(VERBS)}")
         module, _, name = VERBS[verb][1].partition(":")
         function = getattr(importlib.import_module(module), name)
         if VERBS[verb][1] == LIGHTNING:

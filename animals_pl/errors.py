@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class UsageError(ValueError):
@@ -12,6 +12,18 @@ class UsageError(ValueError):
     line prints it without a traceback and exits with code 2; every other exception is a
     defect of the program and keeps its traceback.
     """
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Return ``"did you mean 'nearest'? "`` for a misspelt name, or nothing where none is near.
+
+    Args:
+        name: What was written.
+        known: What could have been meant.
+        cutoff: Least similarity of a hint, in 0…1.
+    """
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"did you mean {close[0]!r}? " if close else ""
 
 
 _UNKNOWN_KEY = re.compile(
@@ -32,8 +44,7 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
     message = " ".join(str(error).split())
     if found := _UNKNOWN_KEY.search(message):
         wrong = next(filter(None, found.groups()))
-        close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
-        return f"unknown key {wrong!r}; " + (f"did you mean {close[0]!r}?" if close else "see --help")
+        return f"unknown key {wrong!r}; " + (did_you_mean(wrong, known, cutoff=0.5).strip() or "see --help")
     if found := _WRONG_VALUE.search(message):
         key, expected, value = found.groups()
         expected = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", expected)

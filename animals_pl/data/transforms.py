@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ import cv2
 import numpy as np
 
 from animals_pl.data.decode import Resize
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, did_you_mean
 
 
 def _zoom_and_translate() -> A.Affine:
@@ -119,10 +118,8 @@ class Augmentation:
 
 def _unknown(policy: str) -> str:
     known = ["none", *POLICIES]
-    close = difflib.get_close_matches(policy, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
     return (
-        f"data.augment={policy!r} is unknown; {hint}choose one of {', '.join(known)}, "
+        f"data.augment={policy!r} is unknown; {did_you_mean(policy, known)}choose one of {', '.join(known)}, "
         "or a .yaml or .json file saved by albumentations"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +10,7 @@ import torch
 from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.models.layers import Normalize, keras_init
 
 Head = Literal["linear", "dense"]
@@ -159,10 +158,7 @@ def _build_head(head: Head, num_features: int, num_classes: int, dropout: float)
 def _require_known(name: str) -> None:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        close = difflib.get_close_matches(
-            architecture.lower(), ["shallownet", "lenet", "minivggnet", *timm.list_models()], n=1
-        )
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = did_you_mean(architecture.lower(), ["shallownet", "lenet", "minivggnet", *timm.list_models()])
         raise UsageError(
             f"model.net={name!r} is unknown; {hint}choose shallownet, lenet, minivggnet or a timm model "
             "(see timm.list_models())"

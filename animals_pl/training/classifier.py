@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any, Literal
 
 import lightning as L
@@ -16,7 +15,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from animals_pl import models
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.evaluation.metrics import summarise
 from animals_pl.training.losses import ClassWeights, class_weights
 
@@ -287,6 +286,5 @@ class AnimalClassifier(L.LightningModule):
 def _require_optimizer(name: str) -> None:
     known = list_optimizers()
     if name.lower() not in known:
-        close = difflib.get_close_matches(name.lower(), known, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
+        hint = did_you_mean(name.lower(), known)
         raise UsageError(f"model.optimizer={name!r} is unknown; {hint}timm.optim.list_optimizers() names them all")
