@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 
@@ -16,7 +17,11 @@ VERBS = {
     "validate": ("judge a checkpoint on the validation photographs of its run", LIGHTNING),
     "test": ("judge a checkpoint on test photographs, or on another folder", LIGHTNING),
     "predict": ("name the animals in photographs, as a CSV file", LIGHTNING),
-    "prepare": ("get photographs to train on: draw the built-in practice set", "animals_pl.data.prepare:prepare"),
+    "prepare": (
+        "get and check photographs: Animals-10, an archive, a folder, drawn ones",
+        "animals_pl.data.prepare:prepare",
+    ),
+    "analyze": ("report what is in a dataset and what is wrong with it", "animals_pl.analysis.analyze:analyze"),
     "export": ("turn a checkpoint into a verified ONNX file", "animals_pl.deploy.export:export"),
 }
 """Verb → what it does, and the function that does it, which is imported when its verb runs."""
@@ -72,13 +77,19 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _call(function: Callable[..., None], args: Sequence[str]) -> None:
-    """Call a function with its parameters taken from ``--name value`` options."""
+    """Call a function with its parameters taken from ``--name value`` options.
+
+    A first argument without dashes is the value of the first parameter.
+    """
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(prog=f"python -m animals_pl {args[0]}", exit_on_error=False)
     parser.add_function_arguments(function)
+    options_given = list(args[1:])
+    if options_given and not options_given[0].startswith("-"):
+        options_given.insert(0, f"--{next(iter(inspect.signature(function).parameters))}")
     try:
-        options = parser.parse_args(list(args[1:]))
+        options = parser.parse_args(options_given)
     except argparse.ArgumentError as error:
         raise UsageError(explain_argument_error(error, list(parser.get_defaults().keys()))) from error
     function(**options)

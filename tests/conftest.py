@@ -55,6 +55,12 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what tests compute out of the user's cache; the tests of one process share it."""
+    monkeypatch.setenv("ANIMALS_PL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing reach another machine: a test that tries fails at once."""
     connect = socket.socket.connect

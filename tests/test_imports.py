@@ -15,12 +15,13 @@ PACKAGE = PROJECT / "animals_pl"
 HEAVY = {"torch", "torchvision", "lightning", "timm", "cv2", "albumentations", "onnx", "onnxruntime", "matplotlib"}
 
 FORBIDDEN = {
-    "data": {"models", "evaluation", "training", "deploy", "cli"},
-    "models": {"data", "evaluation", "training", "deploy", "cli"},
-    "evaluation": {"data", "models", "training", "deploy", "cli"},
-    "training": {"deploy", "cli"},
-    "deploy": {"cli"},
-    "errors": {"data", "models", "evaluation", "training", "deploy", "cli"},
+    "data": {"models", "evaluation", "training", "analysis", "deploy", "cli"},
+    "models": {"data", "evaluation", "training", "analysis", "deploy", "cli"},
+    "evaluation": {"data", "models", "training", "analysis", "deploy", "cli"},
+    "training": {"analysis", "deploy", "cli"},
+    "analysis": {"deploy", "cli"},
+    "deploy": {"analysis", "cli"},
+    "errors": {"data", "models", "evaluation", "training", "analysis", "deploy", "cli"},
 }
 
 
@@ -89,6 +90,8 @@ def test_imports_have_no_cycle():
         "animals_pl.data",
         "animals_pl.data.catalog",
         "animals_pl.data.decode",
+        "animals_pl.data.inspection",
+        "animals_pl.data.manifest",
         "animals_pl.data.splits",
         "animals_pl.evaluation",
         "animals_pl.evaluation.metrics",

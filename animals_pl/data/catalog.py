@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,9 @@ ANIMALS10_COUNTS = {
 }
 """Photographs per class in the full dataset (26,179 in all)."""
 
+RAW = "raw-img"
+"""The folder in which Animals-10 keeps its class folders."""
+
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
@@ -62,12 +65,23 @@ class Catalog:
         class_names: Label order; ``labels`` index into it.
         paths: POSIX paths relative to ``root``, sorted.
         labels: int64 array (N,), one class index per path.
+        contents: N content hashes, by which a photograph is known again; empty where none were computed.
+        groups: int64 array (N,), the number of the group that a photograph may not be parted from, or -1.
     """
 
     root: Path
     class_names: list[str]
     paths: list[str]
     labels: np.ndarray
+    contents: list[str] = field(default_factory=list)
+    groups: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        """Let a catalog without hashes or groups have empty ones."""
+        if not self.contents:
+            object.__setattr__(self, "contents", [""] * len(self.paths))
+        if not len(self.groups):
+            object.__setattr__(self, "groups", np.full(len(self.paths), -1, dtype=np.int64))
 
     def counts(self) -> dict[str, int]:
         """Return the number of photographs of every class, in label order."""
@@ -76,20 +90,45 @@ class Catalog:
 
     def select(self, paths: Sequence[str]) -> Catalog:
         """Return the catalog of these of its paths, in the order given."""
-        label_of = dict(zip(self.paths, self.labels.tolist(), strict=True))
-        labels = np.array([label_of[path] for path in paths], dtype=np.int64)
-        return Catalog(self.root, self.class_names, list(paths), labels)
+        index_of = {path: index for index, path in enumerate(self.paths)}
+        chosen = np.array([index_of[path] for path in paths], dtype=np.int64)
+        contents = [self.contents[index] for index in chosen]
+        return Catalog(self.root, self.class_names, list(paths), self.labels[chosen], contents, self.groups[chosen])
 
 
 def find_images(folder: Path) -> list[Path]:
     """Return the image files at any depth below a folder, sorted; hidden ones are passed over."""
-    return sorted(
+    return sorted(_images(folder))
+
+
+def _images(folder: Path) -> Iterator[Path]:
+    return (
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in IMAGE_SUFFIXES
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         and path.is_file()
     )
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+
+
+def find_root(folder: Path) -> Path:
+    """Return the folder whose folders are the classes.
+
+    That is ``folder`` itself, unless there is a ``raw-img`` in it, as in Animals-10, or only one folder, in which
+    (or deeper, by the same rule) two or more folders hold photographs.
+    """
+    folders = _folders(folder) if folder.is_dir() else []
+    if folder / RAW in folders:
+        return folder / RAW
+    if len(folders) == 1:
+        inner = find_root(folders[0])
+        if inner != folders[0] or sum(any(_images(found)) for found in _folders(inner)) > 1:
+            return inner
+    return folder
 
 
 def class_folders(root: Path, argument: str = "data.root") -> list[Path]:
@@ -105,7 +144,7 @@ def class_folders(root: Path, argument: str = "data.root") -> list[Path]:
     remedy = f"run 'python -m animals_pl prepare --source practice' or pass --{argument} DIR"
     if not root.is_dir():
         raise UsageError(f"{argument}={str(root)!r} is not a folder; {remedy}")
-    folders = sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    folders = _folders(root)
     if not folders:
         raise UsageError(
             f"{argument}={str(root)!r} has no class folders (one folder of photographs per class); {remedy}"
@@ -139,7 +178,7 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
     """List the photographs of a folder-per-class dataset.
 
     Args:
-        root: A folder with one folder of photographs per class.
+        root: A folder with one folder of photographs per class, or one around it (see :func:`find_root`).
         class_names: The label order of a trained model: folders are matched to it by name
             (Italian or English) and classes may be missing. ``None``: the folders, sorted, are the classes.
         argument: The name of the option that ``root`` came from, for messages.
@@ -147,7 +186,7 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
     Raises:
         UsageError: The folder cannot be used, a class is empty, or a folder's class is unknown.
     """
-    root = Path(root)
+    root = find_root(Path(root))
     folders = class_folders(root, argument)
     if class_names is None:
         class_names = [folder.name for folder in folders]

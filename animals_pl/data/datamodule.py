@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from animals_pl.data.catalog import IMAGE_SUFFIXES, Catalog, find_images, scan_folder
-from animals_pl.data.decode import Interpolation, Resize, ResizeRule, decode
+from animals_pl.data.decode import Interpolation, Resize, ResizeRule, decode, decodes
+from animals_pl.data.grouping import group_by, join_groups
+from animals_pl.data.manifest import inspect_all, scan
 from animals_pl.data.practice import PRACTICE_ROOT, draw_practice_set
 from animals_pl.data.sampling import KeyBatchSampler, SampleKey, Sampling
-from animals_pl.data.splits import load_split, stratified_split
+from animals_pl.data.splits import FOLDS, load_split, stratified_split
+from animals_pl.data.tables import read_rows
 from animals_pl.data.transforms import Augmentation
 from animals_pl.errors import UsageError
 
@@ -93,6 +98,11 @@ class AnimalsDataModule(L.LightningDataModule):
         test_fraction: Part of the photographs for test, in [0, 1).
         seed: Seed of the split, the order and the augmentation.
         split: A ``split.csv`` to reuse instead of drawing a split.
+        group_duplicates: Keep copies of one picture (resized, encoded anew, slightly cut, mirrored) in one fold, so
+            that no validation or test photograph has been learnt by heart.
+        group_by: Keep photographs that belong together in one fold: a regular expression over their paths, such as
+            ``camera[0-9]+``, or ``TABLE.csv:COLUMN`` with a column ``path``.
+        exclude: A CSV file with a column ``path`` of photographs to leave out, such as analyze writes.
         test_root: Another folder-per-class dataset, which ``test`` evaluates whole.
         predict_paths: Photographs and folders of photographs for ``predict``.
         num_workers: Loader processes; null: one per core, at most 8.
@@ -115,6 +125,9 @@ class AnimalsDataModule(L.LightningDataModule):
         test_fraction: float = 0.0,
         seed: int = 42,
         split: str | None = None,
+        group_duplicates: bool = True,
+        group_by: str | None = None,
+        exclude: str | None = None,
         test_root: str | None = None,
         predict_paths: list[str] | None = None,
         num_workers: int | None = None,
@@ -138,6 +151,11 @@ class AnimalsDataModule(L.LightningDataModule):
         """Epoch → image side of training batches; replaced by ``ProgressiveResizing``."""
         self.class_names: list[str] = []
         self.folds: dict[str, Catalog] = {}
+        self.broken: dict[str, str] = {}
+        """Path of each photograph that cannot be decoded whole → the reason. None of them is in a fold, but that
+        ``predict`` looks at what is left of one that was cut short."""
+        self.excluded: set[str] = set()
+        """Paths that ``exclude`` names."""
         self.datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
 
     def prepare_data(self) -> None:
@@ -159,7 +177,8 @@ class AnimalsDataModule(L.LightningDataModule):
         if stage == "predict":
             self.folds["predict"] = self._predict_catalog()
         elif stage == "test" and self.hparams["test_root"]:
-            self.folds["test"] = scan_folder(self.hparams["test_root"], known, "data.test_root")
+            catalog = self._inspected(scan_folder(self.hparams["test_root"], known, "data.test_root"))
+            self.folds["test"] = catalog.select([path for path in catalog.paths if path not in self.broken])
         elif "train" not in self.folds:
             self._split(scan_folder(self.root, known))
         if stage == "test" and not self.folds["test"].paths:
@@ -173,21 +192,58 @@ class AnimalsDataModule(L.LightningDataModule):
 
     def _split(self, catalog: Catalog) -> None:
         hparams = self.hparams
+        self.catalog = self._grouped(self._inspected(catalog))
+        self.excluded = self._read_exclude(catalog)
+        left_out = self.broken.keys() | self.excluded
+        usable = self.catalog.select([path for path in catalog.paths if path not in left_out])
+        for label in np.setdiff1d(catalog.labels, usable.labels):
+            raise UsageError(
+                f"{str(catalog.root)!r}: every photograph of the class {catalog.class_names[label]!r} is broken or "
+                "excluded; mend some, or remove the folder"
+            )
         if hparams["split"]:
-            split = load_split(hparams["split"], catalog)
+            self.split = load_split(hparams["split"], usable, left_out)
         else:
-            split = stratified_split(catalog, hparams["val_fraction"], hparams["test_fraction"], hparams["seed"])
+            self.split = stratified_split(usable, hparams["val_fraction"], hparams["test_fraction"], hparams["seed"])
         self.class_names = catalog.class_names
-        self.catalog = catalog
-        self.split = split
-        self.folds |= {"train": catalog.select(split.train), "val": catalog.select(split.val)}
-        self.folds["test"] = catalog.select(split.test)
+        self.folds |= {fold: usable.select(getattr(self.split, fold)) for fold in FOLDS}
+
+    def _inspected(self, catalog: Catalog) -> Catalog:
+        """Note which photographs are broken, and return the catalog with content hashes and groups of duplicates."""
+        manifest = scan(catalog).manifest
+        problems = zip(catalog.paths, manifest["problem"], strict=True)
+        self.broken = {path: problem for path, problem in problems if problem}
+        return replace(catalog, contents=manifest["sha256"].tolist(), groups=manifest["duplicate_group"].to_numpy())
+
+    def _grouped(self, catalog: Catalog) -> Catalog:
+        """Return the catalog with the groups that a split may not divide."""
+        groups = catalog.groups if self.hparams["group_duplicates"] else np.full_like(catalog.groups, -1)
+        if self.hparams["group_by"]:
+            groups = join_groups(groups, group_by(self.hparams["group_by"], catalog))
+        return replace(catalog, groups=groups)
+
+    def _read_exclude(self, catalog: Catalog) -> set[str]:
+        file = self.hparams["exclude"]
+        if not file:
+            return set()
+        rows = read_rows(Path(file), "data.exclude")
+        if rows and "path" not in rows[0]:
+            raise UsageError(f"data.exclude={file!r} has no column 'path'; its first line must name the columns")
+        named = {row["path"] for row in rows}
+        unknown = sorted(named - set(catalog.paths))
+        if unknown:
+            rank_zero_warn(
+                f"data.exclude={file!r} names {len(unknown)} photographs that are not in {str(catalog.root)!r} "
+                f"(first: {unknown[0]})"
+            )
+        return named & set(catalog.paths)
 
     def _save_split(self) -> None:
         assert self.trainer is not None
-        folder = Path(self.trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.split.save(folder / "split.csv", self.catalog)
+        file = Path(self.trainer.default_root_dir) / "split.csv"
+        if file.resolve() != Path(self.hparams["split"] or "").resolve():  # a resumed run reads its own
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.split.save(file, self.catalog)
 
     def _predict_catalog(self) -> Catalog:
         given = [Path(path) for path in self.hparams["predict_paths"] or []]
@@ -199,6 +255,9 @@ class AnimalsDataModule(L.LightningDataModule):
         if not paths:
             where = f" in {', '.join(map(str, given))} ({', '.join(sorted(IMAGE_SUFFIXES))})" if given else ""
             raise UsageError(f"there are no photographs to predict{where}; {remedy}")
+        problems = [inspection.problem for inspection in inspect_all(paths)]
+        self.broken = {str(path): problem for path, problem in zip(paths, problems, strict=True) if problem}
+        paths = [path for path in paths if str(path) not in self.broken or decodes(path)]
         unknown = np.full(len(paths), -1, dtype=np.int64)
         return Catalog(Path(), self.class_names, [str(path) for path in paths], unknown)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,9 +18,6 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps
 
 from animals_pl.errors import UsageError
-
-# A photograph cut short (a broken download) still shows its animal: decode what is there, as browsers do.
-ImageFile.LOAD_TRUNCATED_IMAGES = True
 
 ResizeRule = Literal["stretch", "crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
@@ -79,6 +78,36 @@ class Resize:
         return (left, top, left + side, top + side)
 
 
+ABSURD_EXPANSION = 200
+"""A picture above Pillow's size limit is refused if it unpacks to this many times its file's bytes; a large
+photograph unpacks to about 30 times."""
+
+
+@contextmanager
+def open_image(content: bytes, *, strict: bool) -> Iterator[Image.Image]:
+    """Open the bytes of an image file, quietly and safely.
+
+    Args:
+        content: What the file holds.
+        strict: Whether decoding a file that was cut short raises, or decodes what is there, as browsers do.
+
+    Raises:
+        Image.DecompressionBombError: It claims more pixels than is sane for its size.
+    """
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = not strict
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF and on images near its size limit
+            with Image.open(io.BytesIO(content)) as picture:
+                pixels = picture.width * picture.height
+                if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > ABSURD_EXPANSION * len(content):
+                    raise Image.DecompressionBombError(f"{pixels:,} pixels in a file of {len(content):,} bytes")
+                yield picture
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
 def decode(source: str | Path | bytes) -> np.ndarray:
     """Decode an image file or its bytes to an (H, W, 3) uint8 RGB array.
 
@@ -86,22 +115,29 @@ def decode(source: str | Path | bytes) -> np.ndarray:
     and CMYK become RGB. A file cut short is decoded as far as it goes.
 
     Raises:
-        UsageError: The file cannot be read as an image, or claims more pixels than is sane
-            (Pillow's limit against decompression bombs).
+        UsageError: The file cannot be read as an image, or is a decompression bomb.
     """
     name = "<bytes>" if isinstance(source, bytes) else str(source)
-    stream = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF and on images near its size limit
-            with Image.open(stream) as picture:
-                return np.array(_to_rgb(ImageOps.exif_transpose(picture)))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with open_image(content, strict=False) as picture:
+            return np.array(to_rgb(ImageOps.exif_transpose(picture)))
+    except Exception as error:  # decoders of damaged files raise what they like
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot decode the photograph {name}: {reason}; mend or remove the file") from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def decodes(source: str | Path | bytes) -> bool:
+    """Return whether :func:`decode` makes a picture of a file, be it of a part."""
+    try:
+        decode(source)
+    except UsageError:
+        return False
+    return True
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB: 16-bit grey is scaled, transparency laid over white."""
     if picture.mode.startswith("I"):  # 16 or 32 bits of grey; convert() would clip at 255
         grey = np.asarray(picture, dtype=np.float64)
         return Image.fromarray((grey / 257).clip(0, 255).astype(np.uint8)).convert("RGB")

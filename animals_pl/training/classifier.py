@@ -284,7 +284,7 @@ class AnimalClassifier(L.LightningModule):
 
 
 def _require_optimizer(name: str) -> None:
-    known = list_optimizers()
+    known = [str(optimizer) for optimizer in list_optimizers()]
     if name.lower() not in known:
         hint = did_you_mean(name.lower(), known)
         raise UsageError(f"model.optimizer={name!r} is unknown; {hint}timm.optim.list_optimizers() names them all")

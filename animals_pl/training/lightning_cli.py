@@ -29,11 +29,12 @@ from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.predictions import PredictionCSV
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
-from animals_pl.training.callbacks.run_summary import EpochBar, RunSummary, print_best
+from animals_pl.training.callbacks.run_summary import EpochBar, RunSummary, print_best, print_left_out
 from animals_pl.training.callbacks.tensorboard_pictures import RunTensorBoard, TensorBoardPictures
 from animals_pl.training.checkpoint import load_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.epoch_table import EpochTable, monitor_mode
+from animals_pl.training.run_folder import new_run_folder
 
 PREPROCESSING = ("size", "resize", "interpolation", "crop_fraction")
 """Datamodule settings that belong to a trained model as much as its weights do."""
@@ -117,8 +118,9 @@ class AnimalsCLI(LightningCLI):
             **{f"model.{key}": value for key, value in model.items() if not key.startswith("_")},
             **{f"data.{key}": value for key, value in data.items() if not key.startswith("_")},
             "data.test_root": None,
-            "data.split": str(split) if split.is_file() else data["split"],
         }
+        if split.is_file():  # it tells what was grouped and excluded
+            defaults |= {"data.split": str(split), "data.group_by": None, "data.exclude": None}
         self._subcommand_parsers[verb].set_defaults(defaults)
         self.config = parser.parse_args(args)
         belongs = [f"model.{key}" for key in model if not key.startswith("_")]
@@ -212,6 +214,7 @@ class AnimalsCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Predict and say where the result is."""
         self.trainer.predict(**{**kwargs, "return_predictions": False})
+        print_left_out(self.datamodule, self.console)
         count = len(self.datamodule.folds["predict"].paths)
         self.console.print(f"{count} predictions written to {self._get(self.config, 'output')}", highlight=False)
 
@@ -230,33 +233,9 @@ class AnimalsCLI(LightningCLI):
                 name = display_name(self.model.class_names[label])
                 table.add_row(name, str(matrix[label].sum()), f"{recall:.4f}", mistaken)
         self.console.print(table)
+        print_left_out(self.datamodule, self.console)
         for key, value in self.trainer.callback_metrics.items():
             self.console.print(f"{key:<18} {float(value):.4f}", highlight=False)
-
-
-def new_run_folder(parent: Path) -> Path:
-    """Create and return ``parent/version_N`` with the first free N.
-
-    Other processes of the same run take the folder that the first one has made.
-    """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        taken = [int(p.name.removeprefix("version_")) for p in parent.glob("version_*") if p.name[8:].isdigit()]
-        version = max(taken, default=-1) + 1
-        if getattr(rank_zero_only, "rank", 0):
-            return parent / f"version_{version - 1}"
-        while True:
-            folder = parent / f"version_{version}"
-            try:
-                folder.mkdir()
-            except FileExistsError:  # another run was quicker
-                version += 1
-            else:
-                return folder
-    except OSError as error:
-        raise UsageError(
-            f"no run can be written below {str(parent)!r} ({error.strerror}); pass --trainer.default_root_dir DIR"
-        ) from error
 
 
 def run(args: Sequence[str]) -> None:

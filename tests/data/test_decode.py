@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
-from animals_pl.data.decode import Resize, decode
+from animals_pl.data.decode import ABSURD_EXPANSION, Resize, decode, open_image, to_rgb
 from animals_pl.errors import UsageError
 
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
@@ -367,3 +367,116 @@ def test_wrong_settings_are_refused_with_a_remedy(arguments, named, remedy):
         Resize(**arguments)
     assert named in str(caught.value)
     assert remedy in str(caught.value)
+
+
+def noise(height=64, width=80):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_strict_opening_refuses_a_file_cut_short_and_lenient_opening_takes_it(kind):
+    whole = encoded(Image.fromarray(noise()), kind)
+    cut = whole[: len(whole) * 6 // 10]
+    with open_image(cut, strict=False) as picture:
+        assert np.array_equal(np.asarray(picture)[:16], decode(whole)[:16])
+    with pytest.raises(OSError, match="truncated"), open_image(cut, strict=True) as picture:
+        picture.load()
+    with open_image(whole, strict=True) as picture:
+        assert np.array_equal(np.asarray(picture), decode(whole))
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("strict", [True, False])
+def test_pillows_own_setting_holds_inside_and_returns_after_any_end(monkeypatch, before, strict):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", before)
+    with open_image(encoded(Image.fromarray(noise()), "PNG"), strict=strict):
+        assert ImageFile.LOAD_TRUNCATED_IMAGES is not strict
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is before
+    with pytest.raises(ZeroDivisionError), open_image(encoded(Image.fromarray(noise()), "PNG"), strict=strict):
+        1 / 0  # noqa: B018
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is before
+    with pytest.raises(Image.UnidentifiedImageError), open_image(b"text", strict=strict):
+        pass
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is before
+
+
+def black_png(side):
+    """Return a PNG of black pixels, of one bit each, without holding them."""
+    packer, row = zlib.compressobj(9), bytes(1 + side // 8)
+    body = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [20_000, 10_000], ids=["above Pillow's bound", "above its warning"])
+def test_real_decompression_bomb_is_refused_before_it_is_unpacked(side, monkeypatch, recwarn):
+    content = black_png(side)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda picture: pytest.fail("the bomb was unpacked"))
+    with pytest.raises(UsageError, match="DecompressionBomb"):
+        decode(content)
+    assert not recwarn.list
+
+
+SIDE = 120
+LARGEST_BOMB = 3 * SIDE * SIDE // ABSURD_EXPANSION
+"""Bytes of a file that unpacks to exactly so many times its size: 216."""
+
+
+@pytest.mark.parametrize(
+    ("limit", "size", "refused"),
+    [
+        (SIDE * SIDE - 1, LARGEST_BOMB - 1, True),
+        (SIDE * SIDE - 1, LARGEST_BOMB, False),
+        (SIDE * SIDE, LARGEST_BOMB - 1, False),
+        (None, LARGEST_BOMB - 1, False),
+        (SIDE * SIDE // 2, LARGEST_BOMB - 1, True),
+        (SIDE * SIDE // 2, LARGEST_BOMB, False),
+        (SIDE * SIDE // 2 - 1, 100 * LARGEST_BOMB, True),
+    ],
+    ids=["absurd", "just sane", "small", "no limit", "absurd and twice", "just sane and twice", "above Pillow's bound"],
+)
+def test_bomb_is_above_the_limit_and_absurdly_packed(monkeypatch, limit, size, refused):
+    content = black_png(SIDE)
+    assert len(content) < LARGEST_BOMB - 1
+    content += bytes(size - len(content))  # what follows a PNG's end is passed over
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+    if refused:
+        with pytest.raises(Image.DecompressionBombError), open_image(content, strict=True):
+            pass
+    else:
+        with open_image(content, strict=True) as picture:
+            assert np.asarray(picture).shape == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize(
+    "mode", ["RGB", "L", "P", "1", "CMYK", "YCbCr", "HSV", "RGBA", "LA", "PA", "I", "I;16", "RGBX"]
+)
+def test_every_mode_becomes_rgb_of_the_same_look(mode):
+    grey = np.tile(np.uint8([0, 60, 120, 255]), (6, 1))
+    if mode.startswith("I"):
+        picture = Image.fromarray((grey * 257.0).astype(np.int32 if mode == "I" else np.uint16))
+    elif mode in ("P", "PA"):
+        picture = Image.fromarray(grey).convert("P").convert(mode)
+    else:
+        picture = Image.fromarray(np.stack([grey] * 3, axis=-1)).convert(mode, dither=Image.Dither.NONE)
+    assert picture.mode == mode
+    result = to_rgb(picture)
+    assert (result.mode, result.size) == ("RGB", (4, 6))
+    expected = np.where(grey < 128, 0, 255) if mode == "1" else grey
+    assert distance(np.asarray(result), np.stack([expected] * 3, axis=-1)) <= 1
+
+
+@pytest.mark.parametrize("values", [[-5, 0, 70_000, 65_535]])
+def test_32_bit_grey_outside_16_bits_is_clipped(values):
+    result = np.asarray(to_rgb(Image.fromarray(np.array([values], np.int32))))
+    assert result[0, :, 0].tolist() == [0, 0, 255, 255]
+
+
+def test_fully_transparent_picture_is_white_whatever_it_hides():
+    picture = Image.fromarray(np.dstack([noise(), np.zeros((64, 80), np.uint8)]))
+    assert np.array_equal(np.asarray(to_rgb(picture)), np.full((64, 80, 3), 255))
+
+
+def test_opaque_picture_keeps_every_pixel():
+    picture = Image.fromarray(np.dstack([noise(), np.full((64, 80), 255, np.uint8)]))
+    assert np.array_equal(np.asarray(to_rgb(picture)), noise())

@@ -171,10 +171,10 @@ def test_saved_file_names_path_class_and_fold_of_every_photograph(tiny_tree, tmp
     split = stratified_split(catalog, 0.3, 0.2)
     split.save(tmp_path / "split.csv", catalog)
     rows = list(csv.reader((tmp_path / "split.csv").open(newline="", encoding="utf-8")))
-    assert rows[0] == ["path", "label", "split"]
-    assert [path for path, _, _ in rows[1:]] == catalog.paths
-    assert all(path.split("/")[0] == label for path, label, _ in rows[1:])
-    assert all(path in getattr(split, fold) for path, _, fold in rows[1:])
+    assert rows[0] == ["path", "label", "split", "sha256", "group"]
+    assert [row[0] for row in rows[1:]] == catalog.paths
+    assert all(path.split("/")[0] == label for path, label, *_ in rows[1:])
+    assert all(path in getattr(split, fold) for path, _, fold, *_ in rows[1:])
     assert [file.name for file in tmp_path.iterdir()] == ["split.csv"]
 
 

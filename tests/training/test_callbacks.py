@@ -119,6 +119,7 @@ def test_sizes_go_on_after_a_resume(tiny_tree, tmp_path, seen):
 
 def plain_fit(tree: Path, *callbacks: L.Callback, ckpt_path: Path | None = None, workers: int = 0) -> None:
     trainer = L.Trainer(
+        default_root_dir=tree.parent,
         accelerator="cpu",
         max_epochs=4,
         logger=False,

@@ -54,6 +54,7 @@ def train(tree: Path, epochs: int = 1, trainer: dict[str, Any] | None = None, **
     model = {"net": "shallownet"} | {key: value for key, value in options.items() if key not in DATA_KEYS}
     lightning = L.Trainer(
         **{"accelerator": "cpu", "max_epochs": epochs, "use_distributed_sampler": False, **(trainer or {})},
+        default_root_dir=tree.parent,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -170,6 +170,7 @@ def train(tree: Path, workers: int, epochs: int, *callbacks: L.Callback, ckpt_pa
     L.seed_everything(1, verbose=False)
     recorder = Recorder()
     trainer = L.Trainer(
+        default_root_dir=tree.parent,
         accelerator="cpu",
         max_epochs=epochs,
         logger=False,

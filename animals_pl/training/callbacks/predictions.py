@@ -14,9 +14,10 @@ from animals_pl.data.catalog import english_name
 
 
 class PredictionCSV(BasePredictionWriter):
-    """Writes one row per photograph: path, class, English name, probability, and the top k.
+    """Writes one row per photograph: path, class, English name, probability, the top k, and what is wrong with it.
 
-    Rows appear as batches are done, in a file beside the target, which takes its place at the end.
+    A broken photograph has a problem in place of a class; one that was cut short may have both. Rows appear as
+    batches are done, in a file beside the target, which takes its place at the end.
 
     Args:
         file: The CSV file to write.
@@ -35,7 +36,11 @@ class PredictionCSV(BasePredictionWriter):
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         ranks = range(1, self.top_k + 1)
         header = [column for k in ranks for column in (f"class_{k}", f"probability_{k}")]
-        self._append([["path", "class", "english", "probability", *header]], mode="w")
+        self._append([["path", "class", "english", "probability", *header, "problem"]], mode="w")
+        predicted = set(trainer.datamodule.folds["predict"].paths)
+        broken = trainer.datamodule.broken.items()
+        blank = [""] * (3 + len(header))
+        self._append([[path, *blank, problem] for path, problem in broken if path not in predicted])
 
     def write_on_batch_end(
         self,
@@ -50,14 +55,15 @@ class PredictionCSV(BasePredictionWriter):
         """Append a batch of probabilities (B, C)."""
         paths = trainer.datamodule.folds["predict"].paths
         names = pl_module.class_names
+        problems = trainer.datamodule.broken
         top = prediction.topk(self.top_k, dim=1)
         rows = []
         for index, values, labels in zip(batch_indices or [], top.values.tolist(), top.indices.tolist(), strict=True):
             best = [(names[label], f"{value:.6f}") for label, value in zip(labels, values, strict=True)]
             name, probability = best[0]
-            rows.append(
-                [paths[index], name, english_name(name), probability, *(cell for pair in best for cell in pair)]
-            )
+            cells = [cell for pair in best for cell in pair]
+            path = paths[index]
+            rows.append([path, name, english_name(name), probability, *cells, problems.get(path, "")])
         self._append(rows)
 
     def on_predict_end(self, trainer: Any, pl_module: Any) -> None:

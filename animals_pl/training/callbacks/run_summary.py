@@ -29,6 +29,7 @@ class RunSummary(L.Callback):
         if trainer.is_global_zero:
             self.console.print(_summary(trainer, pl_module))
             self.console.print(_class_table(trainer, pl_module))
+            print_left_out(trainer.datamodule, self.console)
 
 
 class EpochBar(RichProgressBar):
@@ -37,6 +38,23 @@ class EpochBar(RichProgressBar):
     def get_metrics(self, *args: Any) -> dict[str, Any]:
         """Return what stands beside the bar: the loss of the batch."""
         return {key: value for key, value in super().get_metrics(*args).items() if key != "v_num"}
+
+
+MOST_NAMES = 10
+"""How many broken photographs are named before the rest is only counted."""
+
+
+def print_left_out(data: Any, console: Console) -> None:
+    """Name the photographs that are broken, with the reason, and count those that were excluded."""
+    if data.broken:
+        console.print(f"{len(data.broken)} broken photographs are left out:", highlight=False)
+        for path, problem in list(data.broken.items())[:MOST_NAMES]:
+            console.print(f"  {path}: {problem}", highlight=False, markup=False, soft_wrap=True)
+        if len(data.broken) > MOST_NAMES:
+            more = len(data.broken) - MOST_NAMES
+            console.print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists them all", highlight=False)
+    if data.excluded:
+        console.print(f"{len(data.excluded)} photographs are excluded by {data.hparams.exclude}", highlight=False)
 
 
 def print_best(trainer: Any, console: Console) -> None:

@@ -1,0 +1,159 @@
+"""The verb ``analyze``: inspect a dataset and write a page, tables, figures and TensorBoard events of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from animals_pl.analysis import findings
+from animals_pl.analysis.figures import all_figures
+from animals_pl.analysis.report import Findings, Report, suspicion
+from animals_pl.analysis.thumbnails import png_uri
+from animals_pl.data.catalog import Catalog
+from animals_pl.data.manifest import catalog_of, scan, write_manifest
+from animals_pl.data.tables import read_rows, write_table
+from animals_pl.errors import UsageError
+from animals_pl.training.run_folder import new_run_folder
+
+
+def analyze(
+    source: str,
+    output: str | None = None,
+    split: str | None = None,
+    ckpt_path: str | None = None,
+    model: str | None = None,
+) -> None:
+    """Say what is in a dataset and what is wrong with it.
+
+    Args:
+        source: A folder with one folder of photographs per class, or a manifest.csv of prepare.
+        output: New folder for the report; null: the next checkpoints/analysis/version_N.
+        split: The split.csv of a run, to find duplicates that are in two folds.
+        ckpt_path: A run's best.ckpt: label errors are sought in what its backbone sees. A frozen backbone has not
+            learnt the errors; a fine-tuned one may have.
+        model: The same with a file that export wrote.
+    """
+    if ckpt_path and model:
+        raise UsageError("ckpt_path and model both say where features come from; pass one of them")
+    console = Console(highlight=False, soft_wrap=True)
+    catalog = catalog_of(source, "source")
+    fold_of = {row["path"]: row.get("split") or "" for row in read_rows(Path(split), "split")} if split else {}
+    folder = _output_folder(output)
+    scanned = scan(catalog)
+    console.print(str(scanned))
+    manifest = scanned.manifest
+    if findings.sound(manifest).empty:
+        folder.rmdir()
+        raise UsageError(f"source={source!r}: none of its {len(manifest)} photographs can be decoded; mend some")
+    found = Findings(
+        root=catalog.root,
+        manifest=manifest,
+        classes=findings.class_table(manifest),
+        odd=findings.odd_table(manifest),
+        broken=findings.broken_table(manifest),
+        duplicates=findings.duplicate_table(manifest, fold_of),
+        label_errors=_label_errors(catalog, manifest, ckpt_path, model) if ckpt_path or model else None,
+    )
+    pictures = _write_figures(all_figures(manifest, catalog.root), folder)
+    files = [*_write_tables(found, folder), *(f"figures/{name}.png" for name in pictures)]
+    report = Report(found, folder).write(pictures, files)
+    _print_summary(found, console)
+    console.print(f"\nreport: {report}\nleave photographs out: edit {folder / 'exclude.csv'}, then fit --data.exclude")
+
+
+def _output_folder(output: str | None) -> Path:
+    """Return an empty folder that did not exist before, or was empty."""
+    if output is None:
+        return new_run_folder(Path("checkpoints") / "analysis")
+    folder = Path(output)
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(f"output={output!r} exists and is not an empty folder; choose another, or leave it out")
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"output={output!r} cannot be written ({error.strerror}); choose another folder") from error
+    return folder
+
+
+def _label_errors(catalog: Catalog, manifest: pd.DataFrame, ckpt_path: str | None, model: str | None) -> pd.DataFrame:
+    from animals_pl.analysis import label_errors  # the only part that needs a net
+
+    usable = findings.sound(manifest)
+    photographs = catalog.select(usable["path"].tolist())
+    if ckpt_path:
+        features = label_errors.checkpoint_features(ckpt_path, photographs)
+    else:
+        features = label_errors.onnx_features(str(model), photographs)
+    return label_errors.label_error_table(usable, features)
+
+
+def _write_figures(figures: dict[str, Figure], folder: Path) -> dict[str, str]:
+    """Write the figures as PNG files and TensorBoard events, and return them as data URIs."""
+    (folder / "figures").mkdir()
+    uris = {}
+    with SummaryWriter(str(folder)) as board:
+        for name, figure in figures.items():
+            file = folder / "figures" / f"{name}.png"
+            figure.savefig(file, dpi=110)
+            board.add_figure(f"dataset/{name}", figure, close=False)
+            uris[name] = png_uri(file)
+    return uris
+
+
+def _write_tables(found: Findings, folder: Path) -> Iterable[str]:
+    """Write every table as CSV, the list of photographs to leave out, and the manifest; return their names."""
+    tables = {
+        "classes": found.classes,
+        "sizes": findings.size_table(found.manifest, 50),
+        "odd": found.odd,
+        "broken": found.broken,
+        "duplicates": found.duplicates,
+        **({} if found.label_errors is None else {"label_errors": found.label_errors}),
+    }
+    (folder / "tables").mkdir()
+    for name, table in tables.items():
+        write_table(table, folder / "tables" / f"{name}.csv")
+    write_table(_exclude_table(found), folder / "exclude.csv")
+    write_manifest(found.manifest, found.root, folder / "manifest.csv")
+    return ["exclude.csv", "manifest.csv", *(f"tables/{name}.csv" for name in tables)]
+
+
+def _exclude_table(found: Findings) -> pd.DataFrame:
+    """Return the photographs whose label is in doubt: suspects, and copies of one file under two labels."""
+    contested = found.duplicates[(found.duplicates["labels"] > 1) & (found.duplicates["kind"] == "exact")]
+    labels_of = contested.groupby("group")["label"].agg(lambda names: " and ".join(sorted(set(names))))
+    reasons = [f"one file under the labels {labels_of[group]}" for group in contested["group"]]
+    rows = dict(zip(contested["path"], reasons, strict=True))
+    if found.label_errors is not None:
+        rows |= dict(zip(found.label_errors["path"], suspicion(found.label_errors), strict=True))
+    return pd.DataFrame(list(rows.items()), columns=["path", "reason"])
+
+
+def _print_summary(found: Findings, console: Console) -> None:
+    counts = found.classes["photographs"]
+    groups = found.duplicates.drop_duplicates("group")
+    kinds = groups["kind"].value_counts()
+    sizes, _ = findings.suggest_sizes(found.manifest)
+    imbalance = f"{counts.max() / counts.min():.2f} : 1"
+    lines = {
+        "photographs": f"{len(found.manifest):,} in {len(counts)} classes, imbalance {imbalance}",
+        "broken": f"{len(found.broken):,}",
+        "copies": f"{kinds.get('exact', 0):,} groups",
+        "near-duplicates": f"{kinds.get('near', 0):,} groups, the largest of {groups['copies'].max()}"
+        if len(groups)
+        else "none",
+        "under two labels": f"{np.count_nonzero(groups['labels'] > 1):,} groups",
+        "in two folds": f"{np.count_nonzero(groups['folds'] > 1):,} groups",
+        "suspected labels": "not sought (pass --ckpt_path or --model)"
+        if found.label_errors is None
+        else f"{len(found.label_errors):,}",
+        "sizes to train at": " → ".join(map(str, sizes)) + " px",
+    }
+    for name, value in lines.items():
+        console.print(f"{name:<18} {value}")

@@ -1,0 +1,34 @@
+"""Where a run is written: a folder of its own, numbered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from animals_pl.errors import UsageError
+
+
+def new_run_folder(parent: Path) -> Path:
+    """Create and return ``parent/version_N`` with the first free N.
+
+    Other processes of the same run take the folder that the first one has made.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        taken = [int(p.name.removeprefix("version_")) for p in parent.glob("version_*") if p.name[8:].isdigit()]
+        version = max(taken, default=-1) + 1
+        if getattr(rank_zero_only, "rank", 0):
+            return parent / f"version_{version - 1}"
+        while True:
+            folder = parent / f"version_{version}"
+            try:
+                folder.mkdir()
+            except FileExistsError:  # another run was quicker
+                version += 1
+            else:
+                return folder
+    except OSError as error:
+        raise UsageError(
+            f"no run can be written below {str(parent)!r} ({error.strerror}); pass --trainer.default_root_dir DIR"
+        ) from error

@@ -1,0 +1,181 @@
+"""scripts/measure_duplicates.py: its two tables and its contact sheet, on a tiny tree."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from animals_pl.data.catalog import ANIMALS10, scan_folder
+from animals_pl.data.decode import decode
+from animals_pl.data.duplicates import NEAR, near_pairs
+from animals_pl.data.inspection import inspect
+from animals_pl.data.practice import draw_animal
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("measure_duplicates", PROJECT / "scripts" / "measure_duplicates.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["measure_duplicates"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten drawings, each with a copy that was cut, some of these in another class, and two pictures without a hash."""
+    root = tmp_path_factory.mktemp("drawn")
+    names = list(ANIMALS10)
+    for number, (name, neighbour) in enumerate(zip(names, names[1:] + names[:1], strict=True)):
+        picture = draw_animal(name, np.random.default_rng(number))
+        for folder in (name, neighbour):
+            (root / folder).mkdir(exist_ok=True)
+        picture.save(root / name / f"{name}.jpg")
+        share = 0.012 * number
+        box = (round(share * picture.width), 0, picture.width, picture.height)
+        picture.crop(box).save(root / (neighbour if number % 3 == 0 else name) / f"copy of {name}.png")
+    Image.new("RGB", (30, 30), "white").save(root / "cane" / "a flat one.png")
+    (root / "cane" / "empty.jpg").touch()
+    return root
+
+
+def rows(printed: str) -> dict[str, list[float]]:
+    """Return the numbers of every row of the tables."""
+    found = {}
+    for line in printed.splitlines():
+        if match := re.fullmatch(r" ?(\D.*?)((?: +[\d.,]+%?){6}) *", line):
+            found[match[1].strip()] = [float(cell.strip("%").replace(",", "")) for cell in match[2].split()]
+    return found
+
+
+def pairs_of(root: Path, distance: int) -> list[tuple[str, str, int]]:
+    paths = scan_folder(root).paths
+    found = {path: inspect(root / path) for path in paths}
+    paths = [path for path in paths if found[path].perceptual_hash]
+    hashes = [[getattr(found[path], key) for path in paths] for key in ("perceptual_hash", "centre_hash")]
+    return [(paths[i], paths[j], bits) for i, j, bits in near_pairs(*hashes, distance).tolist()]
+
+
+def test_tables_say_what_is_found(
+    script: ModuleType, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    script.main(["--root", str(drawn), "--output", str(tmp_path / "new" / "folder"), "--sample", "8"])
+    printed = capsys.readouterr().out
+    found = rows(printed)
+    assert found.pop("within … of 256 bits") == list(script.LIMITS)
+    assert NEAR in script.LIMITS
+    assert list(found) == [*script.COPIES, "all pairs", "across two labels"]
+    for kind in script.COPIES:
+        assert found[kind] == sorted(found[kind])
+        assert {share * 8 % 100 for share in found[kind]} == {0}
+    for kind in ("half size", "JPEG quality 30", "mirrored", "cut by 5 % at each side"):
+        assert found[kind] == [100] * 6
+    assert found["cut by 8 % at one side"][0] < 100
+
+    pairs = pairs_of(drawn, script.SHOWN[1])
+    across = [pair for pair in pairs if Path(pair[0]).parent != Path(pair[1]).parent]
+    assert found["all pairs"] == [sum(bits <= limit for *_, bits in pairs) for limit in script.LIMITS]
+    assert found["across two labels"] == [sum(bits <= limit for *_, bits in across) for limit in script.LIMITS]
+    assert found["all pairs"][-1] > found["across two labels"][-1] > 0
+    shown = [pair for pair in pairs if pair[2] >= script.SHOWN[0]]
+    assert len(shown) > 1
+    assert f"{len(shown)} pairs of 56 to 84 bits: {tmp_path / 'new' / 'folder' / 'pairs.png'}" in printed
+
+
+def test_same_seed_gives_the_same_numbers(
+    script: ModuleType, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(script, "LIMITS", range(20, 50, 2))  # within which some of the copies are found and some not
+    printed = {}
+    for run, seed in (("first", 1), ("again", 1), ("other", 2)):
+        script.main(["--root", str(drawn), "--output", str(tmp_path), "--sample", "8", "--seed", str(seed)])
+        printed[run] = capsys.readouterr().out
+    assert printed["first"] == printed["again"] != printed["other"]
+
+
+def test_sheet_shows_both_photographs_of_every_pair(script: ModuleType, drawn: Path) -> None:
+    catalog = scan_folder(drawn)
+    pairs = np.array([[5, 6, 60], [7, 9, 80], [6, 12, 70], [8, 10, 84]])
+    sheet = np.asarray(script.contact_sheet(catalog, pairs))
+    for i, j, _ in pairs.tolist():
+        for index in (i, j):
+            picture = ImageOps.contain(Image.fromarray(decode(drawn / catalog.paths[index])), script.FRAME, 1)
+            assert script.FRAME[0] == picture.width or script.FRAME[1] == picture.height
+            assert places(sheet, np.asarray(picture))
+
+
+def places(sheet: np.ndarray, picture: np.ndarray) -> list[tuple[int, int]]:
+    """Return where a picture lies in a sheet, pixel by pixel."""
+    height, width = picture.shape[:2]
+    starts = (sheet[: 1 - height, : 1 - width] == picture[0, 0]).all(axis=-1)
+    corners = np.argwhere(starts & (sheet[height - 1 :, width - 1 :] == picture[-1, -1]).all(axis=-1)).tolist()
+    return [(y, x) for y, x in corners if np.array_equal(sheet[y : y + height, x : x + width], picture)]
+
+
+def test_sheet_grows_by_rows_and_marks_what_is_near(script: ModuleType, drawn: Path) -> None:
+    catalog = scan_folder(drawn)
+    for count, rows_needed in ((1, 1), (3, 1), (4, 2), (7, 3)):
+        pairs = np.array([[5, 6, NEAR + 1]] * count)
+        height = script.contact_sheet(catalog, pairs).height
+        one_row = script.contact_sheet(catalog, pairs[:1]).height
+        assert height - script.GAP == rows_needed * (one_row - script.GAP)
+    near, far = (script.contact_sheet(catalog, np.array([[5, 6, bits]])) for bits in (NEAR, NEAR + 1))
+    green, orange = (26, 127, 55), (179, 89, 0)
+    for sheet, colour, other in ((near, green, orange), (far, orange, green)):
+        colours = set(map(tuple, np.asarray(sheet)[: script.GAP * 3].reshape(-1, 3).tolist()))
+        assert colour in colours and other not in colours
+
+
+def test_many_pairs_are_thinned_out_from_near_to_far(
+    script: ModuleType, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    monkeypatch.setattr(script, "contact_sheet", lambda catalog, pairs: shown.append(pairs) or Image.new("L", (1, 1)))
+    for most in (100, 3):
+        monkeypatch.setattr(script, "MOST", most)
+        monkeypatch.setattr(script, "SHOWN", (1, 120))
+        script.main(["--root", str(drawn), "--output", str(tmp_path), "--sample", "1"])
+    whole, thinned = (pairs[:, 2].tolist() for pairs in shown)
+    assert len(whole) > 6 and whole == sorted(whole)
+    assert 1 < len(thinned) <= 3
+    assert thinned == whole[:: -(-len(whole) // 3)]
+
+
+def test_folder_without_near_pairs(
+    script: ModuleType, tiny_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    script.main(["--root", str(tiny_tree), "--output", str(tmp_path), "--sample", "2"])
+    assert rows(capsys.readouterr().out)["all pairs"] == [0] * 6
+    with Image.open(tmp_path / "pairs.png") as sheet:
+        assert sheet.height == script.GAP
+
+
+@pytest.mark.parametrize("wrong", ["no root", "no photograph", "sample"])
+def test_wrong_use_ends_in_one_line(
+    script: ModuleType, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture, wrong: str
+) -> None:
+    root, sample = drawn, "1"
+    if wrong == "no root":
+        root = tmp_path / "nowhere"
+    elif wrong == "no photograph":
+        root = tmp_path / "flat"
+        (root / "cane").mkdir(parents=True)
+        Image.new("RGB", (30, 30)).save(root / "cane" / "flat.png")
+    else:
+        sample = "0"
+    with pytest.raises(SystemExit) as caught:
+        script.main(["--root", str(root), "--output", str(tmp_path / "out"), "--sample", sample])
+    assert caught.value.code == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert (f"--sample={sample}" if wrong == "sample" else f"root={str(root)!r}") in message
+    assert "pass" in message
+    assert not (tmp_path / "out").exists()
