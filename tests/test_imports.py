@@ -91,7 +91,6 @@ def test_imports_have_no_cycle():
         "animals_pl.data.catalog",
         "animals_pl.data.decode",
         "animals_pl.data.inspection",
-        "animals_pl.data.manifest",
         "animals_pl.data.splits",
         "animals_pl.evaluation",
         "animals_pl.evaluation.metrics",

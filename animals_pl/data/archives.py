@@ -115,7 +115,7 @@ class _Entry:
         """
         left = self.size
         with _reading(self.archive), self.open() as stream:
-            while chunk := stream.read(min(left + 1, _CHUNK)):
+            while chunk := stream.read(_CHUNK):
                 left -= len(chunk)
                 if left < 0:
                     break

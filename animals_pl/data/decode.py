@@ -108,6 +108,37 @@ def open_image(content: bytes, *, strict: bool) -> Iterator[Image.Image]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
+_ORIENTATION = 0x0112
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what turns a picture upright."""
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) to 8; from 5 on width and height are exchanged."""
+    orientation = picture.getexif().get(_ORIENTATION, 1)
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def upright_square(picture: Image.Image, side: int) -> Image.Image:
+    """Return a picture just opened as ``side`` × ``side`` pixels RGB, upright, the aspect ratio not kept.
+
+    A JPEG is decoded at a fraction of its size, which is several times quicker.
+    """
+    orientation = orientation_of(picture)
+    picture.draft("RGB", (2 * side, 2 * side))
+    small = to_rgb(picture).resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3)
+    return small.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else small
+
+
 def decode(source: str | Path | bytes) -> np.ndarray:
     """Decode an image file or its bytes to an (H, W, 3) uint8 RGB array.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
@@ -10,10 +11,14 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 
-from animals_pl.data.inspection import HASH_SIDE
+from animals_pl.data.inspection import COLOUR_SIDE, HASH_SIDE
 
 NEAR = 68
-"""Bits of 256 in which the hashes of near-duplicates differ at most: ``scripts/measure_duplicates.py`` shows why."""
+"""Bits of 256 in which the structures of copies differ at most; ``scripts/measure_duplicates.py`` shows why."""
+
+SAME_COLOURS = 6.0
+"""Colours agree up to this root mean square difference over 4 × 4 fields, in levels of 255, brightness and contrast
+made equal: a resized or re-encoded copy, or a frame of the same burst."""
 
 LARGE = 10
 """Near-duplicates chained to a group of more than this many are taken apart until each is near to each other."""
@@ -21,54 +26,83 @@ LARGE = 10
 _CHUNK = 512
 
 
-def _signs(hashes: Sequence[str]) -> np.ndarray:
-    """Return the bits of hexadecimal hashes as -1 and 1: (N, 256) float32."""
-    packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(len(hashes), -1)
-    return np.unpackbits(packed, axis=1).astype(np.float32) * 2 - 1
+class _Pictures(NamedTuple):
+    """Hashes unpacked.
 
-
-def _mirrored(signs: np.ndarray) -> np.ndarray:
-    """Return the hashes of the mirrored pictures: every odd column of coefficients changes its sign."""
-    mirrored = signs.reshape(-1, HASH_SIDE, HASH_SIDE).copy()
-    mirrored[:, :, 1::2] *= -1
-    return mirrored.reshape(signs.shape)
-
-
-def _distance_rows(whole: np.ndarray, centre: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (start, bits in which pictures start… differ at least from pictures start…), a chunk of rows at a time.
-
-    Two pictures are compared as they are, as mirror images, and each with the middle of the other. For signs,
-    a matrix product counts the bits that agree less those that differ.
+    Attributes:
+        structure: (N, 256) float32, each bit as -1 or 1.
+        colours: (N, 4, 4, 3) float32, in 0…255.
     """
-    bits = whole.shape[1]
-    for start in range(0, len(whole), _CHUNK):
-        rows = slice(start, start + _CHUNK)
-        agreement = np.full((len(whole[rows]), len(whole) - start), -bits, dtype=np.float32)
-        for mine, others in ((whole, whole), (whole, centre), (centre, whole)):
-            for view in (mine[rows], _mirrored(mine[rows])):
-                np.maximum(agreement, view @ others[start:].T, out=agreement)
-        yield start, (bits - agreement) / 2
+
+    structure: np.ndarray
+    colours: np.ndarray
+
+    @classmethod
+    def of(cls, hashes: Sequence[str]) -> _Pictures:
+        """Unpack perceptual hashes."""
+        packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(len(hashes), -1)
+        bits, colours = np.split(packed, [HASH_SIDE * HASH_SIDE // 8], axis=1)
+        fields = colours.reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 3)
+        return cls(np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1, fields.astype(np.float32))
+
+    def mirrored(self) -> _Pictures:
+        """Return the hashes of the mirror images: every odd column of coefficients changes its sign."""
+        structure = self.structure.reshape(-1, HASH_SIDE, HASH_SIDE).copy()
+        structure[:, :, 1::2] *= -1
+        return _Pictures(structure.reshape(self.structure.shape), self.colours[:, :, ::-1])
 
 
-def near_pairs(hashes: Sequence[str], centre_hashes: Sequence[str], distance: int = NEAR) -> np.ndarray:
+def near_pairs(
+    hashes: Sequence[str], centre_hashes: Sequence[str], same_picture: Callable[[int, int], bool], distance: int = NEAR
+) -> np.ndarray:
     """Return the pairs of pictures that are copies of each other, resized, encoded anew, slightly cut or mirrored.
 
+    Two pictures are compared as they are, as mirror images, and each with the middle of the other.
+
     Args:
-        hashes: N hashes of 256 bits, hexadecimal.
+        hashes: N perceptual hashes (:func:`~animals_pl.data.inspection.perceptual_hash`).
         centre_hashes: N hashes of the middles of the same pictures.
-        distance: Bits that may differ.
+        same_picture: Is asked of two pictures of near structure whose colours do not agree, by their indices.
+        distance: Bits in which their structures may differ.
 
     Returns:
         (P, 3) int64: indices i < j and the bits in which they differ, sorted.
     """
-    if not hashes:
-        return np.empty((0, 3), dtype=np.int64)
-    found = []
-    for start, rows in _distance_rows(_signs(hashes), _signs(centre_hashes)):
-        i, j = np.nonzero(rows <= distance)
-        pairs = np.stack([i + start, j + start, rows[i, j].astype(np.int64)], axis=1)
-        found.append(pairs[pairs[:, 0] < pairs[:, 1]])
-    return np.concatenate(found)
+    whole, centre = _Pictures.of(hashes), _Pictures.of(centre_hashes)
+    found = [np.empty((0, 4))]
+    for first, second in ((whole, whole), (whole, centre), (centre, whole)):
+        for view in (first, first.mirrored()):
+            found += _near(view, second, distance)
+    candidates = np.concatenate(found)
+    candidates = candidates[
+        np.lexsort(candidates.T[[3, 1, 0]])
+    ]  # of each pair, the view with the nearest colours first
+    _, nearest = np.unique(candidates[:, :2], axis=0, return_index=True)
+    same = [
+        colours <= SAME_COLOURS or same_picture(int(i), int(j)) for i, j, _, colours in candidates[nearest].tolist()
+    ]
+    return candidates[nearest][np.array(same, dtype=bool), :3].astype(np.int64)
+
+
+def _near(first: _Pictures, second: _Pictures, distance: int) -> Iterator[np.ndarray]:
+    """Yield pairs of near structure (P, 4), some rows at a time: indices i < j, and how bits and colours differ."""
+    bits = first.structure.shape[1]
+    for start in range(0, len(first.structure), _CHUNK):
+        # Of signs, a product counts the bits that agree less those that differ.
+        agreement = first.structure[start : start + _CHUNK] @ second.structure[start:].T
+        i, j = np.nonzero(agreement >= bits - 2 * distance)
+        i, j = i[i < j], j[i < j]
+        colours = _colour_difference(first.colours[i + start], second.colours[j + start])
+        yield np.stack([i + start, j + start, (bits - agreement[i, j]) / 2, colours], axis=1)
+
+
+def _colour_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the root mean square difference (P,) of fields (P, 4, 4, 3) made equally bright and rich in contrast."""
+    fields = (1, 2, 3)
+    first = first - first.mean(fields, keepdims=True)
+    second = second - second.mean(fields, keepdims=True)
+    spread = first.std(fields) * second.std(fields)
+    return np.sqrt(np.maximum(0, 2 * (spread - (first * second).mean(fields))))
 
 
 def components(count: int, pairs: np.ndarray) -> np.ndarray:
@@ -83,7 +117,12 @@ def components(count: int, pairs: np.ndarray) -> np.ndarray:
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
-def duplicate_groups(contents: Sequence[str], hashes: Sequence[str], centre_hashes: Sequence[str]) -> np.ndarray:
+def duplicate_groups(
+    contents: Sequence[str],
+    hashes: Sequence[str],
+    centre_hashes: Sequence[str],
+    same_picture: Callable[[int, int], bool],
+) -> np.ndarray:
     """Return a group number (N,) for every photograph that has a duplicate, and -1 for the others.
 
     Photographs with the same content always share a group; near-duplicates do where a chain of them connects
@@ -94,18 +133,23 @@ def duplicate_groups(contents: Sequence[str], hashes: Sequence[str], centre_hash
         contents: N content hashes; an empty one belongs to a file that could not be read.
         hashes: N perceptual hashes; an empty one has no near-duplicates.
         centre_hashes: N perceptual hashes of the middles.
+        same_picture: See :func:`near_pairs`; takes indices of photographs.
     """
     texts = [text or f"unread {index}" for index, text in enumerate(contents)]
     _, first, picture_of = np.unique(texts, return_index=True, return_inverse=True)
     hashed = [index for index in first if hashes[index]]
-    wholes, centres = [hashes[i] for i in hashed], [centre_hashes[i] for i in hashed]
-    pairs = near_pairs(wholes, centres)
+    pairs = near_pairs(
+        [hashes[i] for i in hashed],
+        [centre_hashes[i] for i in hashed],
+        lambda i, j: same_picture(hashed[i], hashed[j]),
+    )
     chain = components(len(hashed), pairs[:, :2])
     numbers, sizes = np.unique(chain, return_counts=True)
     for number in numbers[sizes > LARGE]:
         members = np.flatnonzero(chain == number)
-        parts = _compact_parts([wholes[i] for i in members], [centres[i] for i in members])
-        chain[members] = chain.max() + parts
+        inside = pairs[chain[pairs[:, 0]] == number]
+        inside[:, :2] = np.searchsorted(members, inside[:, :2])
+        chain[members] = chain.max() + _compact_parts(len(members), inside)
     group_of_picture = -1 - np.arange(len(first))  # a group of its own for what has no hash
     group_of_picture[picture_of[hashed]] = chain
     groups = group_of_picture[picture_of]
@@ -116,10 +160,15 @@ def duplicate_groups(contents: Sequence[str], hashes: Sequence[str], centre_hash
     return result
 
 
-def _compact_parts(hashes: Sequence[str], centre_hashes: Sequence[str]) -> np.ndarray:
-    """Return part numbers from 1 for pictures, in each of which every two are near."""
-    upper = np.zeros((len(hashes), len(hashes)))
-    for start, rows in _distance_rows(_signs(hashes), _signs(centre_hashes)):
-        upper[start : start + len(rows), start:] = rows
-    upper = np.triu(upper, 1)
-    return fcluster(linkage(squareform(upper + upper.T), "complete"), NEAR, "distance")
+def _compact_parts(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Return part numbers (count,) from 1, in each of which every two pictures are near.
+
+    Args:
+        count: Number of pictures.
+        pairs: (P, 3) which are near, and by how many bits they differ.
+    """
+    distances = np.full((count, count), float(HASH_SIDE * HASH_SIDE))
+    np.fill_diagonal(distances, 0)
+    i, j, differing = pairs.T
+    distances[i, j] = distances[j, i] = differing
+    return fcluster(linkage(squareform(distances), "complete"), NEAR, "distance")

@@ -13,38 +13,25 @@ import numpy as np
 from PIL import Image
 from scipy.fft import dct
 
-from animals_pl.data.decode import open_image, to_rgb
+from animals_pl.data.decode import open_image, orientation_of, upright_square
 
 THUMBNAIL = 32
-"""Side in pixels of the grey thumbnail that hashes and contrast are computed from."""
+"""Side in pixels of the thumbnail that hashes and contrast are computed from."""
 
 HASH_SIDE = 16
-"""A perceptual hash has this many bits squared."""
+"""A perceptual hash has this many bits of structure squared."""
 
 _COSINES = dct(np.eye(THUMBNAIL, dtype=np.float32), axis=0)[:HASH_SIDE]
 """The lowest rows of the cosine transform: two small products are ten times quicker than a transform each."""
 
-CENTRE = 0.9
-"""Part of each side that the second hash looks at: it meets the first hash of a copy that was cut by about as much."""
+CENTRE_BOX = (1.6, 1.6, 30.4, 30.4)
+"""The middle 90 % of each side of a thumbnail: its hash is near to the whole hash of a copy that was cut so."""
+
+COLOUR_SIDE = 4
+"""A perceptual hash has the mean colours of this many fields squared."""
 
 FLATTEST = 1.0
 """Standard deviation, in grey levels, below which a picture has no structure to hash."""
-
-ORIENTATION = 0x0112
-"""EXIF's tag for how the camera was held."""
-
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation → what turns the picture upright."""
-
-QUARTER_TURNS = (5, 6, 7, 8)
 
 
 class Inspection(NamedTuple):
@@ -52,7 +39,7 @@ class Inspection(NamedTuple):
 
     Attributes:
         sha256: Content hash, hexadecimal; empty if the file cannot be read.
-        perceptual_hash: 256 bits, hexadecimal (see :func:`perceptual_hash`); empty if broken or a flat surface.
+        perceptual_hash: See :func:`perceptual_hash`; empty if broken or a flat surface.
         centre_hash: The same of the middle 90 % of each side.
         width: In pixels, upright as a person sees it.
         height: In pixels, upright.
@@ -98,8 +85,8 @@ def inspect(file: str | Path) -> Inspection:
     try:
         with open_image(content, strict=True) as picture:
             found = found._replace(width=picture.width, height=picture.height, mode=picture.mode)
-            orientation = picture.getexif().get(ORIENTATION, 1)
-            thumbnail = _thumbnail(picture, orientation)
+            orientation = orientation_of(picture)
+            thumbnail = upright_square(picture, THUMBNAIL)
     except Image.DecompressionBombError as error:
         return found._replace(problem=f"decompression bomb: {error}")
     except Image.UnidentifiedImageError:
@@ -107,45 +94,45 @@ def inspect(file: str | Path) -> Inspection:
     except Exception as error:  # decoders of damaged files raise what they like
         kind = "cut short" if "truncated" in str(error).lower() else "damaged"
         return found._replace(problem=f"{kind}: {error or type(error).__name__}")
-    if orientation in QUARTER_TURNS:
+    if orientation >= 5:  # a quarter turn
         found = found._replace(width=found.height, height=found.width)
-    contrast = float(thumbnail.std())
-    first, second = _hashes(thumbnail) if contrast >= FLATTEST else ("", "")
+    grey = np.asarray(thumbnail.convert("L"), dtype=np.float32)
+    contrast = float(grey.std())
+    hashes = ("", "")
+    if contrast >= FLATTEST:
+        centre = thumbnail.resize(thumbnail.size, Image.Resampling.BILINEAR, CENTRE_BOX)
+        hashes = perceptual_hash(thumbnail), perceptual_hash(centre)
     return found._replace(
-        orientation=orientation if orientation in UPRIGHT else 1,
-        perceptual_hash=first,
-        centre_hash=second,
-        brightness=round(float(thumbnail.mean()), 2),
+        orientation=orientation,
+        perceptual_hash=hashes[0],
+        centre_hash=hashes[1],
+        brightness=round(float(grey.mean()), 2),
         contrast=round(contrast, 2),
-        detail=round(float(np.abs(thumbnail[1:] - thumbnail[:-1]).mean()), 2),
+        detail=round(float(np.abs(grey[1:] - grey[:-1]).mean()), 2),
     )
 
 
-def _thumbnail(picture: Image.Image, orientation: int) -> np.ndarray:
-    """Return the upright (32, 32) float32 grey levels, the aspect ratio not kept."""
-    picture.draft("L", (2 * THUMBNAIL, 2 * THUMBNAIL))  # JPEG alone can decode small; others come whole
-    grey = (picture if picture.mode == "L" else to_rgb(picture)).convert("L")
-    small = grey.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=3)
-    if orientation in UPRIGHT:
-        small = small.transpose(UPRIGHT[orientation])
-    return np.asarray(small, dtype=np.float32)
+def perceptual_hash(thumbnail: Image.Image) -> str:
+    """Return what two copies of a picture have in common: its structure and its colours, in hexadecimal.
+
+    Args:
+        thumbnail: 32 × 32 pixels RGB.
+
+    Returns:
+        64 digits, the bits of :func:`structure`, and 96, the mean red, green and blue (0…255) of 4 × 4 fields, row
+        by row.
+    """
+    fields = thumbnail.resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BOX)
+    return structure(np.asarray(thumbnail.convert("L"), dtype=np.float32)).tobytes().hex() + fields.tobytes().hex()
 
 
-def _hashes(thumbnail: np.ndarray) -> tuple[str, str]:
-    margin = THUMBNAIL * (1 - CENTRE) / 2
-    box = (margin, margin, THUMBNAIL - margin, THUMBNAIL - margin)
-    centre = Image.fromarray(thumbnail).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR, box)
-    return perceptual_hash(thumbnail), perceptual_hash(np.asarray(centre))
+def structure(grey: np.ndarray) -> np.ndarray:
+    """Return the signs of the lowest 16 × 16 cosine coefficients, row by row: (32,) uint8, eight bits each.
 
-
-def perceptual_hash(thumbnail: np.ndarray) -> str:
-    """Return the signs of the lowest 16 × 16 cosine coefficients as 64 hexadecimal digits, row by row.
-
-    This is pHash (Zauner 2010) with 256 bits, cut at zero instead of the median: the mirrored picture's hash is
+    This is pHash (Zauner 2010) with 256 bits, cut at zero instead of the median: the mirrored picture's bits are
     then known without the picture, because mirroring changes the sign of every odd column.
 
     Args:
-        thumbnail: (32, 32) grey levels.
+        grey: (32, 32) float32 grey levels.
     """
-    low = _COSINES @ thumbnail @ _COSINES.T
-    return np.packbits(low > 0).tobytes().hex()
+    return np.packbits(_COSINES @ grey @ _COSINES.T > 0)

@@ -18,6 +18,7 @@ import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from animals_pl.data.alignment import same_picture
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.duplicates import duplicate_groups
 from animals_pl.data.inspection import Inspection, inspect
@@ -31,7 +32,7 @@ that the photograph belongs to, or -1."""
 _FACTS = get_type_hints(Inspection)
 _TYPES = {"path": object, "label": object, **_FACTS, "duplicate_group": int}
 
-_FORMAT = 1
+_FORMAT = 3
 """To be raised when an inspection finds something else in the same file: older caches are then left alone."""
 
 _WORTH_PROCESSES = 256
@@ -90,7 +91,10 @@ def scan(catalog: Catalog) -> Scan:
         table["duplicate_group"] = before["duplicate_group"]
     else:
         table["duplicate_group"] = duplicate_groups(
-            table["sha256"].tolist(), table["perceptual_hash"].tolist(), table["centre_hash"].tolist()
+            table["sha256"].where(table["problem"] == "", "").tolist(),  # broken files are broken, not duplicates
+            table["perceptual_hash"].tolist(),
+            table["centre_hash"].tolist(),
+            lambda i, j: same_picture(files[i], files[j]),
         )
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_table(table, cache)
@@ -118,8 +122,9 @@ def _inspections(files: Sequence[Path]) -> Iterator[Inspection]:
     if len(files) < _WORTH_PROCESSES:
         yield from map(inspect, files)
         return
-    # A fork of a process in which torch has started its threads can hang.
-    with ProcessPoolExecutor(mp_context=multiprocessing.get_context("spawn")) as pool:
+    # As torch's loaders do: a fork starts at once, and runs from a script that does not guard its main part.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    with ProcessPoolExecutor(mp_context=context) as pool:
         yield from pool.map(inspect, files, chunksize=32)
 
 

@@ -264,7 +264,7 @@ def test_exact_copies_do_not_make_a_chain_longer():
     assert grouped(chain(LARGE) * 3).tolist() == [0] * (3 * LARGE)
 
 
-@pytest.mark.parametrize(("length", "step"), [(LARGE + 1, 20), (12, 20), (60, 4), (40, 6), (LARGE + 1, 1)])
+@pytest.mark.parametrize(("length", "step"), [(LARGE + 1, 20), (12, 20), (60, 4), (40, 6), (LARGE + 1, 6)])
 def test_longer_chain_is_taken_apart_until_every_two_of_a_group_are_near(length, step):
     files = chain(length, step)
     assert joined(length, [pair[:2] for pair in all_near([file[1:] for file in files])]) == {frozenset(range(length))}
@@ -273,8 +273,19 @@ def test_longer_chain_is_taken_apart_until_every_two_of_a_group_are_near(length,
     for group in groups_of(numbers):
         assert all(bits_apart(copies[i][1:], copies[j][1:]) <= NEAR for i, j in itertools.combinations(group, 2))
     assert numbers[length:].tolist() == numbers[:length:3].tolist()
-    near_each_other = step * (length - 1) <= NEAR
-    assert (len(groups_of(numbers)) == 1) == near_each_other
+    assert (len(groups_of(numbers)) == 1) == (step * (length - 1) <= NEAR)
+
+
+@pytest.mark.parametrize(("length", "step"), [(30, 10), (60, 4)])
+@pytest.mark.parametrize("chunk", [1, 7, 512])
+def test_no_two_parts_of_a_long_chain_could_have_stayed_together(monkeypatch, chunk, length, step):
+    monkeypatch.setattr(duplicates, "_CHUNK", chunk)
+    files = chain(length, step)
+    parts = groups_of(grouped(files))
+    for one, other in itertools.combinations(parts, 2):
+        assert max(bits_apart(files[i][1:], files[j][1:]) for i in one for j in other) > NEAR
+    for part in parts:
+        assert all(bits_apart(files[i][1:], files[j][1:]) <= NEAR for i, j in itertools.combinations(part, 2))
 
 
 def test_only_the_long_chain_is_taken_apart():

@@ -194,6 +194,15 @@ def test_unreadable_photograph_is_tried_again(root, read_files):
     assert (result.manifest["problem"] == "").all()
 
 
+def test_photograph_that_vanished_since_it_was_listed_is_not_taken_as_known(root):
+    catalog = scan_folder(root)
+    scan(catalog)
+    (root / "cane" / "cane_0.jpg").unlink()
+    found = scan(catalog).manifest.set_index("path")["problem"]
+    assert found["cane/cane_0.jpg"].startswith("cannot be read")
+    assert (found.drop("cane/cane_0.jpg") == "").all()
+
+
 def test_part_of_a_catalog_is_scanned_as_such(root):
     catalog = scan_folder(root)
     part = catalog.select(catalog.paths[1::2])
@@ -217,9 +226,15 @@ def test_order_of_the_file_system_does_not_matter(root, monkeypatch):
 def test_more_processes_find_the_same(root, monkeypatch):
     (root / "cane" / "broken.jpg").write_bytes(b"text")
     files = [root / path for path in scan_folder(root).paths]
+    started, pool = [], manifest_module.ProcessPoolExecutor
+    monkeypatch.setattr(
+        manifest_module, "ProcessPoolExecutor", lambda **options: started.append(options) or pool(**options)
+    )
     serial = inspect_all(files)
-    monkeypatch.setattr(manifest_module, "_WORTH_PROCESSES", 1)
+    assert not started
+    monkeypatch.setattr(manifest_module, "_WORTH_PROCESSES", len(files))
     assert inspect_all(files) == serial == [inspect(file) for file in files]
+    assert len(started) == 1
 
 
 # The cache
@@ -446,6 +461,7 @@ def test_label_of_the_manifest_overrides_the_folders_name(root):
     found = catalog_of(root / "manifest.csv")
     assert found.class_names == ["cane", "gatto", "ragno", "wolf"]
     assert found.class_names[found.labels[found.paths.index("cane/cane_0.jpg")]] == "wolf"
+    assert scan(found).manifest["label"].tolist() == table["label"].tolist()
 
 
 def test_folder_is_scanned_as_ever(root):

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import sys
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -168,6 +169,16 @@ def test_english_names_in_an_archive(own_folder, tmp_path, make_tree, prepared):
     out = prepared("--source", zipped(tree, tmp_path / "x.zip", "animals10/"))
     assert same_photographs(own_folder / "datasets/animals10/manifest.csv", tree)
     assert table(out)["dog"] == ["2", "4,863", "-4,861"]
+
+
+@pytest.mark.parametrize("name", ["X.ZIP", "x.tgz", "x.tar.gz", "x.tar"])
+def test_archives_are_known_by_their_names(own_folder, tmp_path, tiny_tree, prepared, name):
+    if name.endswith("ZIP"):
+        zipped(tiny_tree, tmp_path / name)
+    else:
+        with tarfile.open(tmp_path / name, "w" if name.endswith("tar") else "w:gz") as archive:
+            archive.add(tiny_tree, "raw-img")
+    assert prepared("--source", tmp_path / name).startswith("57 photographs unpacked\n")
 
 
 def test_a_second_run_reads_and_writes_no_photograph(own_folder, tmp_path, tiny_tree, prepared):
@@ -351,9 +362,12 @@ def test_broken_photographs_and_copies_are_reported(make_tree, prepared):
     (tree / "zebra/also.jpg").write_bytes((tree / "zebra/zebra_0.jpg").read_bytes())
     with Image.open(tree / "zebra/zebra_1.jpg") as picture:
         picture.save(tree / "zebra/near.png")
-    (tree / "lion/empty.jpg").write_bytes(b"")
+    for broken in ("lion/empty.jpg", "zebra/empty.jpg"):  # no copies of a photograph
+        (tree / broken).write_bytes(b"")
     out = prepared("--source", tree)
-    assert re.search(r"^broken +1 photograph\n  lion/empty.jpg: empty file", out, re.M)
+    assert re.search(
+        r"^broken +2 photographs\n  lion/empty.jpg: empty file.*\n  zebra/empty.jpg: empty file", out, re.M
+    )
     assert re.search(r"^exact duplicates +5 photographs in 2 groups; groups across classes: 1$", out, re.M)
     assert re.search(r"^near duplicates +2 photographs in 1 group; groups across classes: none$", out, re.M)
     assert " are alike" not in out
