@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -68,6 +69,8 @@ def main(args: Sequence[str] | None = None) -> int:
             function(args)
         else:
             _call(function, args)
+    except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UsageError as error:
         # An error in a loader process carries that process's traceback in front of the message.
         message = str(error).rstrip().rpartition("UsageError: ")[2]

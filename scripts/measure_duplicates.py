@@ -1,4 +1,4 @@
-"""Show why ``duplicates.NEAR`` is what it is: which copies are found within a distance, and what else is.
+"""Show why ``duplicates.NEAR`` is what it is: which copies are found within a distance, and which other pairs are near.
 
 python scripts/measure_duplicates.py --root DIR --output DIR [--sample N] [--seed N]
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from animals_pl.data.alignment import same_picture
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.duplicates import NEAR, near_pairs
@@ -24,11 +26,11 @@ from animals_pl.data.inspection import Inspection
 from animals_pl.data.manifest import inspect_all
 from animals_pl.errors import UsageError
 
-LIMITS = (52, 60, 64, 68, 72, 76)
+LIMITS = (52, 60, 64, 68, 72, 76, 84)
 """Distances, in bits of 256, that the tables compare."""
 
 SHOWN = (56, 84)
-"""Nearest and farthest pair of the contact sheet, in bits: nearer, all are copies; farther, none."""
+"""Nearest and farthest pair of the contact sheet, in bits: nearer, nearly all are copies; farther, nearly none."""
 
 MOST = 120
 """Pairs on the sheet at most; of more, some are shown, evenly spread."""
@@ -64,12 +66,26 @@ COPIES: dict[str, tuple[Edit, int]] = {
 """Each kind of copy: what is done to the photograph, and the JPEG quality that it is saved with."""
 
 
-def hashed_pairs(found: Sequence[Inspection], distance: int) -> np.ndarray:
-    """Return the near pairs (P, 3) of inspected files; those without a hash are in none."""
+def hashed_pairs(
+    found: Sequence[Inspection], distance: int, same: Callable[[int, int], bool] = lambda i, j: True
+) -> np.ndarray:
+    """Return the near pairs (P, 3) of inspected files; those without a hash are in none.
+
+    Args:
+        found: What their inspection found.
+        distance: Bits in which their structures may differ.
+        same: Is asked of pairs whose colours do not agree; without it they count too.
+    """
     index = np.array([place for place, one in enumerate(found) if one.perceptual_hash], dtype=np.int64)
     kept = [found[place] for place in index]
-    pairs = near_pairs([one.perceptual_hash for one in kept], [one.centre_hash for one in kept], distance)
+    hashes, centres = [one.perceptual_hash for one in kept], [one.centre_hash for one in kept]
+    pairs = near_pairs(hashes, centres, lambda i, j: same(index[i], index[j]), distance)
     return np.column_stack([index[pairs[:, :2]], pairs[:, 2]])
+
+
+def checker(files: Sequence[Path]) -> Callable[[int, int], bool]:
+    """Return the question whether two of these files, by their indices, are one picture."""
+    return cache(lambda i, j: same_picture(files[i], files[j]))
 
 
 def recall(files: Sequence[Path], found: Sequence[Inspection], rng: np.random.Generator) -> dict[str, list[float]]:
@@ -88,18 +104,19 @@ def recall(files: Sequence[Path], found: Sequence[Inspection], rng: np.random.Ge
                 copies.append(Path(folder) / f"{len(copies)}.jpg")
                 edit(picture, rng).save(copies[-1], quality=quality)
         copied = inspect_all(copies)
-    shares = {}
-    for number, kind in enumerate(COPIES):
-        pairs = hashed_pairs([*found, *copied[number :: len(COPIES)]], LIMITS[-1])
-        bits = pairs[pairs[:, 1] - pairs[:, 0] == len(files), 2]
-        shares[kind] = [float((bits <= limit).sum()) / len(files) for limit in LIMITS]
+        shares = {}
+        for number, kind in enumerate(COPIES):
+            same = checker([*files, *copies[number :: len(COPIES)]])
+            both = [*found, *copied[number :: len(COPIES)]]
+            pairs = [hashed_pairs(both, limit, same) for limit in LIMITS]
+            shares[kind] = [float((each[:, 1] - each[:, 0] == len(files)).sum()) / len(files) for each in pairs]
     return shares
 
 
 def table(title: str, rows: dict[str, list[str]]) -> Table:
     """Lay out one row of cells per name, a column for each of the limits."""
     result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    result.add_column("within … of 256 bits")
+    result.add_column("within … of 256 bits", no_wrap=True)
     for limit in LIMITS:
         result.add_column(f"{limit}", justify="right", style="bold" if limit == NEAR else "")
     for name, cells in rows.items():
@@ -107,8 +124,14 @@ def table(title: str, rows: dict[str, list[str]]) -> Table:
     return result
 
 
-def contact_sheet(catalog: Catalog, pairs: np.ndarray) -> Image.Image:
-    """Draw pairs (P, 3) of a catalog's photographs beside each other, each with its distance and labels."""
+def contact_sheet(catalog: Catalog, pairs: np.ndarray, same: np.ndarray) -> Image.Image:
+    """Draw pairs (P, 3) of a catalog's photographs beside each other, each with its distance, verdict and labels.
+
+    Args:
+        catalog: The photographs.
+        pairs: Indices of two, and the bits in which they differ.
+        same: (P,) whether they were found to be one picture.
+    """
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     bold, plain = (
         ImageFont.truetype(str(fonts / f"DejaVuSans{kind}.ttf"), size) for kind, size in (("-Bold", 15), ("", 13))
@@ -116,10 +139,11 @@ def contact_sheet(catalog: Catalog, pairs: np.ndarray) -> Image.Image:
     width, height = 2 * FRAME[0] + 3 * GAP, FRAME[1] + 3 * GAP + 20
     sheet = Image.new("RGB", (COLUMNS * width + GAP, -(-len(pairs) // COLUMNS) * height + GAP), "#f4f4f2")
     draw = ImageDraw.Draw(sheet)
-    for number, (i, j, bits) in enumerate(pairs.tolist()):
+    for number, ((i, j, bits), one) in enumerate(zip(pairs.tolist(), same.tolist(), strict=True)):
         left, top = GAP + number % COLUMNS * width, GAP + number // COLUMNS * height
         draw.rounded_rectangle((left, top, left + width - GAP, top + height - GAP), GAP // 2, "white", "#d8d8d4")
-        draw.text((left + GAP, top + GAP // 2), f"{bits} bits", "#1a7f37" if bits <= NEAR else "#b35900", bold)
+        verdict = f"{bits} bits, " + ("one picture" if one else "two pictures")
+        draw.text((left + GAP, top + GAP // 2), verdict, "#1a7f37" if one and bits <= NEAR else "#b35900", bold)
         labels = dict.fromkeys(catalog.class_names[catalog.labels[k]] for k in (i, j))
         draw.text((left + width - 2 * GAP, top + GAP // 2), " · ".join(labels), "#555555", plain, "ra")
         for place, index in enumerate((i, j)):
@@ -153,22 +177,28 @@ def main(args: Sequence[str] | None = None) -> None:
         parser.error(f"--root={str(options.root)!r} has no photograph that shows anything; pass another folder")
     sample = sorted(rng.permutation(usable)[: options.sample].tolist())
     shares = recall([files[index] for index in sample], [found[index] for index in sample], rng)
-    cells = {kind: [f"{share:.1%}" for share in row] for kind, row in shares.items()}
-    console.print(table(f"Copies of {len(sample):,} photographs that are found", cells))
+    cells = {kind: [f"{100 * share:.1f}".removesuffix(".0") for share in row] for kind, row in shares.items()}
+    console.print(table(f"Copies of {len(sample):,} photographs that are found, in %", cells))
 
     pairs = hashed_pairs(found, SHOWN[1])
+    copies = {(i, j) for i, j, _ in hashed_pairs(found, SHOWN[1], checker(files)).tolist()}
+    same = np.array([(i, j) in copies for i, j, _ in pairs.tolist()], dtype=bool)
     across = catalog.labels[pairs[:, 0]] != catalog.labels[pairs[:, 1]]
-    kinds = {"all pairs": pairs, "across two labels": pairs[across]}
-    counts = {name: [f"{(kind[:, 2] <= limit).sum():,}" for limit in LIMITS] for name, kind in kinds.items()}
+    kinds = {
+        "near in structure": np.full_like(same, True),
+        "found to be copies": same,
+        "of these, across two labels": same & across,
+    }
+    counts = {name: [f"{(pairs[kind, 2] <= limit).sum():,}" for limit in LIMITS] for name, kind in kinds.items()}
     console.print(table(f"Pairs among the {len(files):,} photographs themselves", counts))
 
-    shown = pairs[pairs[:, 2] >= SHOWN[0]]
-    shown = shown[np.argsort(shown[:, 2], kind="stable")][:: -(-len(shown) // MOST) or 1]
+    shown = np.flatnonzero(pairs[:, 2] >= SHOWN[0])
+    shown = shown[np.argsort(pairs[shown, 2], kind="stable")][:: -(-len(shown) // MOST) or 1]
     console.print(
         f"{len(shown)} pairs of {SHOWN[0]} to {SHOWN[1]} bits: {options.output / 'pairs.png'}", soft_wrap=True
     )
     options.output.mkdir(parents=True, exist_ok=True)
-    contact_sheet(catalog, shown).save(options.output / "pairs.png")
+    contact_sheet(catalog, pairs[shown], same[shown]).save(options.output / "pairs.png")
 
 
 if __name__ == "__main__":

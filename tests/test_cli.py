@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,6 +236,60 @@ def test_a_narrow_screen_cuts_no_path(tiny_tree, tmp_path, capsys, monkeypatch):
     assert f"data{tiny_tree}:57photographs" in summary
 
 
+# ---------------------------------------------------------------- broken and excluded photographs
+
+
+def test_fit_validate_and_test_leave_broken_photographs_out_and_say_so(make_tree, tmp_path, capsys):
+    tree = make_tree("tree", {"cane": 10, "gatto": 10})
+    broken = tree / "cane" / "cane_3.jpg"
+    broken.write_bytes(broken.read_bytes()[:300])
+    line = f"{broken.relative_to(tree)}: cut short"
+    assert fit(tree, tmp_path, "--data.test_fraction", 0.2) == 0
+    told = capsys.readouterr().out
+    assert "1 broken photographs are left out" in told and line in told
+    run = tmp_path / "run" / "version_0"
+    split = {row["path"]: row["split"] for row in rows(run / "split.csv")}
+    assert split.pop("cane/cane_3.jpg") == "left out"
+    assert set(split.values()) == {"train", "val", "test"}
+    for verb, fold in (("validate", "val"), ("test", "test")):
+        assert cli(verb, "--ckpt_path", run / "best.ckpt") == 0
+        told = capsys.readouterr().out
+        assert line in told
+        counts = re.findall(r"^ *(?:cane|gatto) .*?\) +(\d+)", told, re.M)
+        assert sum(map(int, counts)) == list(split.values()).count(fold)
+    assert cli("test", "--ckpt_path", run / "best.ckpt", "--data.test_root", tree) == 0
+    told = capsys.readouterr().out
+    assert line in told
+    assert sum(map(int, re.findall(r"^ *(?:cane|gatto) .*?\) +(\d+)", told, re.M))) == 19
+
+
+def test_fit_takes_a_list_of_photographs_to_leave_out(make_tree, tmp_path, capsys):
+    tree = make_tree("tree", {"cane": 10, "gatto": 10})
+    exclude = tmp_path / "exclude.csv"
+    exclude.write_text("reason,path\nodd,cane/cane_1.jpg\n,gatto/gatto_7.jpg\n")
+    assert fit(tree, tmp_path, "--data.exclude", exclude) == 0
+    assert f"2 photographs are excluded by {exclude}" in capsys.readouterr().out
+    run = tmp_path / "run" / "version_0"
+    split = {row["path"]: row["split"] for row in rows(run / "split.csv")}
+    assert [path for path, fold in split.items() if fold == "left out"] == ["cane/cane_1.jpg", "gatto/gatto_7.jpg"]
+    exclude.unlink()  # the run's split tells what it left out
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*photographs.*")
+        assert cli("validate", "--ckpt_path", run / "best.ckpt") == 0
+
+
+def test_an_exclude_file_that_fits_another_folder_is_noticed(make_tree, tmp_path, refused):
+    tree = make_tree("tree", {"cane": 10, "gatto": 10})
+    exclude = tmp_path / "exclude.csv"
+    exclude.write_text("path\nnowhere/1.jpg\n")
+    with pytest.warns(UserWarning, match=r"names 1 photographs that are not in .*tree.* \(first: nowhere/1\.jpg\)"):
+        assert fit(tree, tmp_path, "--data.exclude", exclude) == 0
+    exclude.write_text("file\ncane/cane_1.jpg\n")
+    options = ["--data.root", tree, "--data.exclude", exclude, "--trainer.default_root_dir", tmp_path]
+    assert "has no column 'path'" in refused("fit", *options)
+    assert "is not a file" in refused("fit", *options[:3], tmp_path / "absent.csv", *options[4:])
+
+
 # ---------------------------------------------------------------- predict
 
 
@@ -244,7 +299,7 @@ def test_predict_names_every_photograph_in_order(run, predictions):
 
 def test_predict_columns(predictions):
     ranks = [column for k in range(1, 11) for column in (f"class_{k}", f"probability_{k}")]
-    assert list(predictions[0]) == ["path", "class", "english", "probability", *ranks]
+    assert list(predictions[0]) == ["path", "class", "english", "probability", *ranks, "problem"]
 
 
 def test_predict_rows_hold_together(predictions):
@@ -275,7 +330,7 @@ def test_predict_names_top_k_classes(run, tmp_path, top_k, named):
     photograph = run.tree / "gatto" / "gatto_0.jpg"
     assert cli("predict", photograph, "--ckpt_path", run.best, "--output", file, "--top_k", top_k) == 0
     (row,) = rows(file)
-    assert len(row) == 4 + 2 * named
+    assert len(row) == 5 + 2 * named
 
 
 def test_predict_takes_relative_files_and_folders(run, predictions, tmp_path, monkeypatch, capsys):
@@ -302,14 +357,45 @@ def test_predict_needs_no_training_photographs(tiny_tree, tmp_path):
 
 
 def test_predict_that_wrong_use_ends_leaves_the_old_file(run, make_tree, tmp_path, capsys):
-    tree = make_tree("photographs", {"cane": 4})
-    (tree / "zzz.jpg").touch()
+    tree = make_tree("photographs", {"cane": 2})
+    for file in tree.rglob("*.jpg"):
+        file.write_bytes(b"")
     file = tmp_path / "out.csv"
     file.write_text("old")
-    options = ["--ckpt_path", run.best, "--output", file, "--data.batch_size", 2, "--data.num_workers", 0]
-    assert cli("predict", tree, *options) == 2
-    assert "zzz.jpg" in capsys.readouterr().err.splitlines()[-1]
+    assert cli("predict", tree, "--ckpt_path", run.best, "--output", file) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "none of the 2 photographs can be decoded" in message
+    assert "cane_0.jpg" in message and "empty file" in message
     assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_predict_lists_broken_photographs_and_names_the_others(run, make_tree, tmp_path, capsys, workers):
+    tree = make_tree("photographs", {"cane": 4, "ragno": 4})
+    whole = {path: path.read_bytes() for path in sorted(tree.rglob("*.jpg"))}
+    empty, text, cut = tree / "cane" / "cane_0.jpg", tree / "cane" / "cane_2.jpg", tree / "ragno" / "ragno_3.jpg"
+    options = ["--ckpt_path", run.best, "--data.batch_size", 3, "--data.num_workers", workers]
+    assert cli("predict", tree, *options, "--output", tmp_path / "whole.csv") == 0
+    empty.write_bytes(b"")
+    text.write_text("no photograph")
+    cut.write_bytes(whole[cut][: len(whole[cut]) * 8 // 10])
+    capsys.readouterr()
+    assert cli("predict", tree, *options, "--output", tmp_path / "out.csv") == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "3 broken photographs" in told
+    before = {row["path"]: row for row in rows(tmp_path / "whole.csv")}
+    after = {row["path"]: row for row in rows(tmp_path / "out.csv")}
+    assert after.keys() == before.keys() == set(map(str, whole))
+    for path in (empty, text):
+        row = after[str(path)]
+        assert {value for key, value in row.items() if key not in ("path", "problem")} == {""}
+        assert f"{path}: {row['problem']}" in told
+    assert after[str(empty)]["problem"] == "empty file (0 bytes)"
+    assert "not an image" in after[str(text)]["problem"]
+    assert after[str(cut)]["problem"].startswith("cut short")
+    assert after[str(cut)]["class"] in ANIMALS10
+    sound = set(map(str, whole)) - {str(empty), str(text), str(cut)}
+    assert {path: after[path] for path in sound} == {path: before[path] for path in sound}
 
 
 def test_interrupted_predict_leaves_no_file(run, tmp_path, monkeypatch):
@@ -408,7 +494,7 @@ def test_weights_are_where_the_net_begins(tiny_tree, tmp_path):
 def test_prepare_draws_a_set_to_train_on(tmp_path, capsys):
     assert cli("prepare", "--output", tmp_path / "practice", "--count", 60) == 0
     assert "60 pictures in ten classes" in capsys.readouterr().out
-    assert sorted(folder.name for folder in (tmp_path / "practice").iterdir()) == list(ANIMALS10)
+    assert sorted(path.name for path in (tmp_path / "practice").iterdir()) == sorted([*ANIMALS10, "manifest.csv"])
     assert fit(tmp_path / "practice", tmp_path / "runs") == 0
 
 
@@ -618,14 +704,13 @@ def test_fit_refuses_a_tree_without_photographs(refused, make_tree, tmp_path, co
     assert [part for part in [str(tree), *named] if part not in message] == [], message
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_fit_names_the_broken_photograph(refused, make_tree, tmp_path, workers):
+def test_fit_refuses_a_class_that_is_all_broken(refused, make_tree, tmp_path):
     tree = make_tree("tree", {"cane": 5, "gatto": 5})
-    for file in tree.rglob("*.jpg"):  # all, so that one of them comes first
+    for file in (tree / "gatto").iterdir():
         file.write_bytes(b"")
-    options = ["--data.root", tree, "--data.num_workers", workers, "--data.size", SIZE, "--model.net", "shallownet"]
+    options = ["--data.root", tree, "--data.size", SIZE, "--model.net", "shallownet"]
     message = refused("fit", *options, "--trainer.default_root_dir", tmp_path / "runs", "--trainer.max_epochs", 1)
-    assert re.search(r"cannot decode the photograph \S+/(cane|gatto)_\d\.jpg: .*mend or remove the file", message)
+    assert "every photograph of the class 'gatto' is broken or excluded" in message
 
 
 def test_unknown_verb(refused):
@@ -698,7 +783,7 @@ def test_test_on_a_folder_with_an_unknown_class_is_refused(refused, run, make_tr
         ([], "there are no photographs to predict"),
         (["nowhere.jpg"], "'nowhere.jpg' does not exist"),
         ([PROJECT / "configs"], "there are no photographs to predict in"),
-        ([PROJECT / "setup.cfg"], "cannot decode the photograph"),
+        ([PROJECT / "setup.cfg"], "not an image in a format that is known"),
     ],
 )
 def test_predict_refuses(refused, run, tmp_path, args, named):
@@ -716,7 +801,7 @@ def test_predict_refuses_to_name_no_class(refused, run, tmp_path, top_k):
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        (["--source", "kagle"], ["source=kagle"]),
+        (["--source", "kagle"], ["source='kagle'", "did you mean 'kaggle'?"]),
         (["--count", "many"], ["count=many"]),
         (["--outptu", "x"], ["unknown key 'outptu'", "did you mean 'output'?"]),
     ],

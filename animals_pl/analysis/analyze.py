@@ -45,13 +45,27 @@ def analyze(
     catalog = catalog_of(source, "source")
     fold_of = {row["path"]: row.get("split") or "" for row in read_rows(Path(split), "split")} if split else {}
     folder = _output_folder(output)
+    try:
+        found = _find(catalog, fold_of, ckpt_path, model, console)
+    except UsageError:
+        folder.rmdir()
+        raise
+    pictures = _write_figures(all_figures(found.manifest, catalog.root), folder)
+    files = [*_write_tables(found, folder), *(f"figures/{name}.png" for name in pictures)]
+    report = Report(found, folder).write(pictures, files)
+    _print_summary(found, console)
+    console.print(f"\nreport: {report}\nleave photographs out: edit {folder / 'exclude.csv'}, then fit --data.exclude")
+
+
+def _find(
+    catalog: Catalog, fold_of: dict[str, str], ckpt_path: str | None, model: str | None, console: Console
+) -> Findings:
     scanned = scan(catalog)
     console.print(str(scanned))
     manifest = scanned.manifest
     if findings.sound(manifest).empty:
-        folder.rmdir()
-        raise UsageError(f"source={source!r}: none of its {len(manifest)} photographs can be decoded; mend some")
-    found = Findings(
+        raise UsageError(f"source={str(catalog.root)!r}: none of its photographs can be decoded; mend some")
+    return Findings(
         root=catalog.root,
         manifest=manifest,
         classes=findings.class_table(manifest),
@@ -60,11 +74,6 @@ def analyze(
         duplicates=findings.duplicate_table(manifest, fold_of),
         label_errors=_label_errors(catalog, manifest, ckpt_path, model) if ckpt_path or model else None,
     )
-    pictures = _write_figures(all_figures(manifest, catalog.root), folder)
-    files = [*_write_tables(found, folder), *(f"figures/{name}.png" for name in pictures)]
-    report = Report(found, folder).write(pictures, files)
-    _print_summary(found, console)
-    console.print(f"\nreport: {report}\nleave photographs out: edit {folder / 'exclude.csv'}, then fit --data.exclude")
 
 
 def _output_folder(output: str | None) -> Path:

@@ -257,7 +257,11 @@ class AnimalsDataModule(L.LightningDataModule):
             raise UsageError(f"there are no photographs to predict{where}; {remedy}")
         problems = [inspection.problem for inspection in inspect_all(paths)]
         self.broken = {str(path): problem for path, problem in zip(paths, problems, strict=True) if problem}
-        paths = [path for path in paths if str(path) not in self.broken or decodes(path)]
+        found, paths = paths, [path for path in paths if str(path) not in self.broken or decodes(path)]
+        if not paths:
+            raise UsageError(
+                f"none of the {len(found)} photographs can be decoded (first: {found[0]}: {problems[0]}); {remedy}"
+            )
         unknown = np.full(len(paths), -1, dtype=np.int64)
         return Catalog(Path(), self.class_names, [str(path) for path in paths], unknown)
 

@@ -17,7 +17,15 @@ from PIL import Image, ImageFile
 from scipy.fft import dctn
 
 from animals_pl.data.decode import decode
-from animals_pl.data.inspection import CENTRE, HASH_SIDE, THUMBNAIL, Inspection, inspect, perceptual_hash
+from animals_pl.data.inspection import (
+    COLOUR_SIDE,
+    HASH_SIDE,
+    THUMBNAIL,
+    Inspection,
+    inspect,
+    perceptual_hash,
+    structure,
+)
 
 
 def scene(height=120, width=160, seed=0):
@@ -49,17 +57,39 @@ def written(folder, content, name="photo.jpg"):
     return folder / name
 
 
+DIGITS = HASH_SIDE * HASH_SIDE // 4
+"""Hexadecimal digits of a perceptual hash's structure; its colours follow."""
+
+
 def bits(text):
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text[:DIGITS]), np.uint8))
 
 
 def differing(one, other):
+    """Return the bits in which the structures of two hashes differ."""
     return int((bits(one) != bits(other)).sum())
 
 
+def colours(text):
+    """Return the (4, 4, 3) mean colours that a hash ends in."""
+    return np.frombuffer(bytes.fromhex(text[DIGITS:]), np.uint8).reshape(COLOUR_SIDE, COLOUR_SIDE, 3).astype(int)
+
+
+def field_means(pixels):
+    """Return the mean colour of each of 4 × 4 equal fields of a thumbnail, across and then down."""
+    side = THUMBNAIL // COLOUR_SIDE
+    across = rounded(pixels.reshape(THUMBNAIL, COLOUR_SIDE, side, 3).mean(axis=2))
+    return rounded(across.reshape(COLOUR_SIDE, side, COLOUR_SIDE, 3).mean(axis=1)).astype(int)
+
+
 def grey_levels(pixels):
-    """Return the luma of ITU-R BT.601, rounded, of an (H, W, 3) image."""
-    return np.rint(pixels.astype(np.float64) @ [0.299, 0.587, 0.114])
+    """Return the luma of ITU-R BT.601, rounded, of an (H, W, 3) image, in 16-bit integers as Pillow has it."""
+    return ((pixels.astype(np.int64) @ [19595, 38470, 7471] + 32768) >> 16).astype(np.float64)
+
+
+def rounded(values):
+    """Round halves up, as Pillow does after each direction of a resize."""
+    return np.floor(values + 0.5)
 
 
 def lanczos(length, size):
@@ -73,6 +103,14 @@ def lanczos(length, size):
 def signs_of_transform(thumbnail):
     low = dctn(np.asarray(thumbnail, np.float64))[:HASH_SIDE, :HASH_SIDE]
     return np.packbits(low > 0).tobytes().hex()
+
+
+def middle_of(grey):
+    """Return the middle 90 % of each side of a thumbnail at its whole size, interpolated linearly."""
+    pixel = np.arange(THUMBNAIL)
+    places = THUMBNAIL * 0.05 + (pixel + 0.5) * 0.9 - 0.5
+    rows = np.stack([np.interp(places, pixel, row) for row in grey])
+    return np.stack([np.interp(places, pixel, column) for column in rows.T], axis=1)
 
 
 # What is known about a file
@@ -124,7 +162,9 @@ def test_healthy_file_of_every_kind_has_no_problem(tmp_path, kind, mode, options
     assert found.problem == ""
     assert (found.width, found.height, found.orientation) == (140, 90, 1)
     plain = inspect(written(tmp_path, encoded(pixels, "PNG"), "plain.png"))
-    assert len(found.perceptual_hash) == len(found.centre_hash) == 64
+    assert len(found.perceptual_hash) == len(found.centre_hash) == DIGITS + 6 * COLOUR_SIDE**2
+    if mode not in ("1", "L", "LA", "I;16", "P"):
+        assert np.abs(colours(found.perceptual_hash) - colours(plain.perceptual_hash)).max() <= 6
     assert differing(found.perceptual_hash, plain.perceptual_hash) <= (60 if mode == "1" else 12)
     assert found.brightness == pytest.approx(plain.brightness, abs=2)
 
@@ -158,7 +198,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-@pytest.mark.parametrize(("kind", "few"), [("JPEG", 12), ("PNG", 2), ("WEBP", 12)])
+@pytest.mark.parametrize(("kind", "few"), [("JPEG", 12), ("PNG", 6), ("WEBP", 12)])
 def test_exif_orientation_is_applied(tmp_path, orientation, kind, few):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -168,6 +208,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation, kind, few):
     assert (found.width, found.height) == (upright.width, upright.height)
     assert differing(found.perceptual_hash, upright.perceptual_hash) <= few
     assert differing(found.centre_hash, upright.centre_hash) <= few
+    assert np.abs(colours(found.perceptual_hash) - colours(upright.perceptual_hash)).max() <= 3
     assert found.detail == pytest.approx(upright.detail, abs=0.3)
 
 
@@ -198,7 +239,7 @@ def test_light_of_a_picture_of_the_thumbnails_size_is_exact(tmp_path, seed):
     assert found.brightness == round(grey.mean(), 2)
     assert found.contrast == round(grey.std(), 2)
     assert found.detail == round(np.abs(np.diff(grey, axis=0)).mean(), 2)
-    assert found.perceptual_hash == signs_of_transform(grey)
+    assert found.perceptual_hash[:DIGITS] == signs_of_transform(grey)
 
 
 @pytest.mark.parametrize("shape", [(90, 64), (32, 95), (20, 24), (77, 33)])
@@ -239,28 +280,53 @@ def test_flat_is_below_one_grey_level_of_deviation(tmp_path, step, hashed):
 # Hashes
 
 
+def grey_thumbnail(seed):
+    return grey_levels(scene(THUMBNAIL, THUMBNAIL, seed)).astype(np.uint8)
+
+
 @pytest.mark.parametrize("seed", range(40))
-def test_hash_is_the_signs_of_the_cosine_transform(seed):
-    rng = np.random.default_rng(seed)
-    thumbnail = rng.integers(0, 256, (THUMBNAIL, THUMBNAIL))
-    assert perceptual_hash(thumbnail.astype(np.float32)) == signs_of_transform(thumbnail)
+def test_structure_is_the_signs_of_the_cosine_transform(seed):
+    grey = np.random.default_rng(seed).integers(0, 256, (THUMBNAIL, THUMBNAIL))
+    found = structure(grey.astype(np.float32))
+    assert (found.shape, found.dtype) == ((HASH_SIDE * HASH_SIDE // 8,), np.uint8)
+    assert found.tobytes().hex() == signs_of_transform(grey)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_hash_is_imagehashs_cut_at_zero(seed, monkeypatch):
-    picture = Image.fromarray(grey_levels(scene(THUMBNAIL, THUMBNAIL, seed)).astype(np.uint8))
+def test_structure_is_imagehashs_cut_at_zero(seed, monkeypatch):
+    grey = grey_thumbnail(seed)
     monkeypatch.setattr(imagehash.numpy, "median", lambda coefficients: 0.0)
-    expected = imagehash.phash(picture, hash_size=HASH_SIDE, highfreq_factor=THUMBNAIL // HASH_SIDE)
-    assert perceptual_hash(np.asarray(picture, np.float32)) == str(expected)
+    expected = imagehash.phash(Image.fromarray(grey), hash_size=HASH_SIDE, highfreq_factor=THUMBNAIL // HASH_SIDE)
+    assert structure(grey.astype(np.float32)).tobytes().hex() == str(expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hash_is_the_structure_and_the_colours_of_the_fields(tmp_path, seed):
+    pixels = scene(THUMBNAIL, THUMBNAIL, seed)
+    found = perceptual_hash(Image.fromarray(pixels))
+    assert found == inspect(written(tmp_path, encoded(pixels, "PNG"))).perceptual_hash
+    assert found[:DIGITS] == signs_of_transform(grey_levels(pixels))
+    assert colours(found).tolist() == field_means(pixels).tolist()
+
+
+@pytest.mark.parametrize("field", range(COLOUR_SIDE**2))
+def test_colours_stand_row_by_row_red_green_blue(field):
+    pixels = np.zeros((THUMBNAIL, THUMBNAIL, 3), np.uint8)
+    row, column = divmod(field, COLOUR_SIDE)
+    side = THUMBNAIL // COLOUR_SIDE
+    pixels[row * side : (row + 1) * side, column * side : (column + 1) * side] = (200, 100, 50)
+    expected = np.zeros((COLOUR_SIDE**2, 3), int)
+    expected[field] = (200, 100, 50)
+    assert colours(perceptual_hash(Image.fromarray(pixels))).reshape(-1, 3).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_second_hash_is_that_of_the_middle(tmp_path, seed):
-    grey, pixel = grey_levels(scene(THUMBNAIL, THUMBNAIL, seed)).astype(np.uint8), np.arange(THUMBNAIL)
-    places = THUMBNAIL * (1 - CENTRE) / 2 + (pixel + 0.5) * CENTRE - 0.5
-    rows = np.stack([np.interp(places, pixel, row) for row in grey])
-    middle = np.stack([np.interp(places, pixel, column) for column in rows.T], axis=1)
-    assert inspect(written(tmp_path, encoded(grey, "PNG"))).centre_hash == signs_of_transform(middle)
+    grey = grey_thumbnail(seed)
+    found = inspect(written(tmp_path, encoded(grey, "PNG"))).centre_hash
+    middle = middle_of(grey)
+    assert differing(found, signs_of_transform(middle)) <= 6  # rounding turns the signs of coefficients next to zero
+    assert np.abs(colours(found) - field_means(np.stack([middle] * 3, axis=-1))).max() <= 1
 
 
 # Problems

@@ -165,10 +165,10 @@ def test_an_archive_is_unpacked_where_the_configurations_look(own_folder, tmp_pa
 
 
 def test_english_names_in_an_archive(own_folder, tmp_path, make_tree, prepared):
-    tree = make_tree("english", dict.fromkeys(ENGLISH, 2))
+    tree = make_tree("english", dict.fromkeys(map(str.title, ENGLISH), 2))
     out = prepared("--source", zipped(tree, tmp_path / "x.zip", "animals10/"))
     assert same_photographs(own_folder / "datasets/animals10/manifest.csv", tree)
-    assert table(out)["dog"] == ["2", "4,863", "-4,861"]
+    assert table(out)["Dog"] == ["2", "4,863", "-4,861"]
 
 
 @pytest.mark.parametrize("name", ["X.ZIP", "x.tgz", "x.tar.gz", "x.tar"])
