@@ -180,25 +180,24 @@ def main(args: Sequence[str] | None = None) -> None:
     cells = {kind: [f"{100 * share:.1f}".removesuffix(".0") for share in row] for kind, row in shares.items()}
     console.print(table(f"Copies of {len(sample):,} photographs that are found, in %", cells))
 
-    pairs = hashed_pairs(found, SHOWN[1])
-    copies = {(i, j) for i, j, _ in hashed_pairs(found, SHOWN[1], checker(files)).tolist()}
-    same = np.array([(i, j) in copies for i, j, _ in pairs.tolist()], dtype=bool)
-    across = catalog.labels[pairs[:, 0]] != catalog.labels[pairs[:, 1]]
-    kinds = {
-        "near in structure": np.full_like(same, True),
-        "found to be copies": same,
-        "of these, across two labels": same & across,
-    }
-    counts = {name: [f"{(pairs[kind, 2] <= limit).sum():,}" for limit in LIMITS] for name, kind in kinds.items()}
+    same = checker(files)
+    near = [hashed_pairs(found, limit) for limit in LIMITS]
+    copies = [hashed_pairs(found, limit, same) for limit in LIMITS]
+    across = [each[catalog.labels[each[:, 0]] != catalog.labels[each[:, 1]]] for each in copies]
+    kinds = {"near in structure": near, "found to be copies": copies, "of these, across two labels": across}
+    counts = {name: [f"{len(each):,}" for each in kind] for name, kind in kinds.items()}
     console.print(table(f"Pairs among the {len(files):,} photographs themselves", counts))
 
+    pairs = hashed_pairs(found, SHOWN[1])
+    found_too = set(map(tuple, hashed_pairs(found, SHOWN[1], same)[:, :2].tolist()))
+    one = np.array([(i, j) in found_too for i, j, _ in pairs.tolist()], dtype=bool)
     shown = np.flatnonzero(pairs[:, 2] >= SHOWN[0])
     shown = shown[np.argsort(pairs[shown, 2], kind="stable")][:: -(-len(shown) // MOST) or 1]
     console.print(
         f"{len(shown)} pairs of {SHOWN[0]} to {SHOWN[1]} bits: {options.output / 'pairs.png'}", soft_wrap=True
     )
     options.output.mkdir(parents=True, exist_ok=True)
-    contact_sheet(catalog, pairs[shown], same[shown]).save(options.output / "pairs.png")
+    contact_sheet(catalog, pairs[shown], one[shown]).save(options.output / "pairs.png")
 
 
 if __name__ == "__main__":

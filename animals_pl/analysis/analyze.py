@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from animals_pl.analysis import findings
 from animals_pl.analysis.figures import all_figures
@@ -105,14 +108,22 @@ def _label_errors(catalog: Catalog, manifest: pd.DataFrame, ckpt_path: str | Non
 def _write_figures(figures: dict[str, Figure], folder: Path) -> dict[str, str]:
     """Write the figures as PNG files and TensorBoard events, and return them as data URIs."""
     (folder / "figures").mkdir()
-    uris = {}
-    with SummaryWriter(str(folder)) as board:
-        for name, figure in figures.items():
-            file = folder / "figures" / f"{name}.png"
-            figure.savefig(file, dpi=110)
-            board.add_figure(f"dataset/{name}", figure, close=False)
-            uris[name] = png_uri(file)
-    return uris
+    files = {name: folder / "figures" / f"{name}.png" for name in figures}
+    for name, figure in figures.items():
+        figure.savefig(files[name], dpi=110)
+    _write_events(files, folder)
+    return {name: png_uri(file) for name, file in files.items()}
+
+
+def _write_events(files: dict[str, Path], folder: Path) -> None:
+    """Write PNG files as images for TensorBoard; torch's writer would do it at the price of loading torch."""
+    images = [
+        Summary.Value(tag=f"dataset/{name}", image=Summary.Image(encoded_image_string=file.read_bytes()))
+        for name, file in files.items()
+    ]
+    writer = EventFileWriter(str(folder))
+    writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=images)))
+    writer.close()
 
 
 def _write_tables(found: Findings, folder: Path) -> Iterable[str]:

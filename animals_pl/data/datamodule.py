@@ -159,10 +159,12 @@ class AnimalsDataModule(L.LightningDataModule):
         self.datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
 
     def prepare_data(self) -> None:
-        """Draw the practice set where it is meant and absent."""
+        """Draw the practice set where it is meant and absent; scan before several processes do."""
         if self.root == Path(PRACTICE_ROOT) and not self.root.exists():
             print(f"drawing the practice set to {self.root}, which takes half a minute")
             draw_practice_set(self.root)
+        if self.trainer is not None and self.trainer.world_size > 1 and self.trainer.state.fn == "fit":
+            scan(scan_folder(self.root))
 
     def setup(self, stage: str) -> None:
         """Scan the folders that a stage needs and split them.

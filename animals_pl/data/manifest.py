@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -96,8 +97,7 @@ def scan(catalog: Catalog) -> Scan:
             table["centre_hash"].tolist(),
             lambda i, j: same_picture(files[i], files[j]),
         )
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_table(table, cache)
+        _keep(table, cache)
     return Scan(table, len(stale), seconds)
 
 
@@ -141,6 +141,18 @@ def _cache_file(root: Path) -> Path:
     return cache_folder() / "manifests" / f"{root.resolve().name}-{place}-{_FORMAT}.csv"
 
 
+def _keep(table: pd.DataFrame, cache: Path) -> None:
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_table(table, cache)
+    except OSError as error:  # the next scan reads everything again, which is no reason to stop
+        warnings.warn(
+            f"what was read cannot be kept in {str(cache.parent)!r} ({error.strerror}); "
+            "set ANIMALS_PL_CACHE to a folder that can be written",
+            stacklevel=3,
+        )
+
+
 def _read_cache(file: Path) -> pd.DataFrame:
     """Return the table of the last scan, or an empty one if there was none or its file is damaged."""
     try:
@@ -177,8 +189,9 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
     try:
         table = _read(source).sort_values("path")
     except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
         raise UsageError(
-            f"{argument}={str(source)!r} is no manifest ({error}); pass the manifest.csv of prepare, or a folder"
+            f"{argument}={str(source)!r} is no manifest ({reason}); pass the manifest.csv of prepare, or a folder"
         ) from error
     gone = [path for path in table["path"] if not (source.parent / path).exists()]
     if gone:

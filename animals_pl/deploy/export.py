@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import animals_pl
 from animals_pl.data.catalog import ANIMALS10, english_name, find_images
-from animals_pl.data.decode import Resize, decode
+from animals_pl.data.decode import Resize, decode, decodes
 from animals_pl.data.practice import draw_animal
 from animals_pl.errors import UsageError
 from animals_pl.training.checkpoint import load_checkpoint
@@ -84,10 +84,12 @@ def _verification_images(photographs: str | None, root: str, resize: Resize, siz
     paths = find_images(folder) if folder.is_dir() else []
     if photographs and not paths:
         raise UsageError(f"photographs={photographs!r} is not a folder with photographs; pass one, or leave it out")
-    if paths:
-        chosen = [paths[index] for index in np.linspace(0, len(paths) - 1, NUM_PHOTOGRAPHS).astype(int)]
-        arrays, source = [decode(path) for path in chosen], f"photographs of {folder}"
-    else:
+    chosen = [paths[index] for index in np.linspace(0, max(0, len(paths) - 1), NUM_PHOTOGRAPHS).astype(int) if paths]
+    arrays = [decode(path) for path in chosen if decodes(path)]
+    source = f"photographs of {folder}"
+    if photographs and not arrays:
+        raise UsageError(f"photographs={photographs!r}: none can be decoded (such as {chosen[0]}); mend or remove them")
+    if not arrays:
         names = list(ANIMALS10)
         drawings = [draw_animal(names[i % len(names)], np.random.default_rng(i)) for i in range(NUM_PHOTOGRAPHS)]
         arrays, source = [np.asarray(drawing) for drawing in drawings], "practice pictures"

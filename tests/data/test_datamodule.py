@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
+import warnings
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,12 +13,12 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from animals_pl.data import datamodule as datamodule_file
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.datamodule import AnimalsDataModule
-from animals_pl.data.practice import PRACTICE_ROOT
+from animals_pl.data.practice import PRACTICE_ROOT, draw_animal
 from animals_pl.errors import UsageError
 from animals_pl.training.classifier import AnimalClassifier
 
@@ -313,3 +315,229 @@ def test_a_used_split_may_not_name_photographs_that_are_gone(tiny_tree, tmp_path
 def test_values_out_of_range_are_refused(key, value):
     with pytest.raises(UsageError, match=f"data.{key}={value} is too small"):
         AnimalsDataModule(**{key: value})
+
+
+# ---------------------------------------------------------------- duplicates and other groups
+
+
+def copy_picture(source: Path, target: Path, kind: str) -> Path:
+    """Write an exact, a small or a mirror copy."""
+    if kind == "exact":
+        shutil.copy(source, target)
+        return target
+    with Image.open(source) as picture:
+        small = picture.resize((picture.width // 2, picture.height // 2))
+        (small if kind == "small" else ImageOps.mirror(picture)).save(target, quality=80)
+    return target
+
+
+@pytest.fixture(scope="module")
+def copied_tree(tmp_path_factory) -> tuple[Path, list[set[str]]]:
+    """A tree of 40 drawn photographs, and the sets of 2 or 3 of them that are one picture."""
+    root = tmp_path_factory.mktemp("copied")
+    for number, name in enumerate(("cane", "gatto")):
+        (root / name).mkdir()
+        for index in range(12):
+            picture = draw_animal(name, np.random.default_rng([number, index]))
+            picture.save(root / name / f"cam{index % 5}_{index}.jpg", quality=90)
+    sets = []
+    for name, indices, kinds in (
+        ("cane", (0, 1), ("exact",)),
+        ("cane", (2, 3), ("small",)),
+        ("cane", (4, 5), ("mirror",)),
+        ("cane", (6,), ("small", "exact")),
+        ("gatto", (0, 1, 2), ("small",)),
+        ("gatto", (3, 4, 5), ("mirror",)),
+        ("gatto", (6,), ("mirror", "small")),
+    ):
+        for index in indices:
+            original = root / name / f"cam{index % 5}_{index}.jpg"
+            copies = [copy_picture(original, original.with_stem(f"{original.stem}_{kind}"), kind) for kind in kinds]
+            sets.append({file.relative_to(root).as_posix() for file in (original, *copies)})
+    assert len(list(root.rglob("*.jpg"))) == 40
+    return root, sets
+
+
+def fold_of(data: AnimalsDataModule) -> dict[str, str]:
+    return {path: fold for fold in ("train", "val", "test") for path in data.folds[fold].paths}
+
+
+def straddling(data: AnimalsDataModule, sets: list[set[str]]) -> list[set[str]]:
+    folds = fold_of(data)
+    return [paths for paths in sets if len({folds[path] for path in paths}) > 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_copies_of_a_picture_are_in_one_fold(copied_tree, seed):
+    root, sets = copied_tree
+    data = make(root, "fit", seed=seed, test_fraction=0.2)
+    assert straddling(data, sets) == []
+    assert len(fold_of(data)) == 40
+    assert all(data.folds[fold].paths for fold in ("train", "val", "test"))
+
+
+def test_copies_are_divided_where_that_is_asked_for(copied_tree):
+    root, sets = copied_tree
+    found = [
+        straddling(make(root, "fit", seed=seed, test_fraction=0.2, group_duplicates=False), sets) for seed in (0, 1)
+    ]
+    assert all(found)
+
+
+def test_without_duplicates_the_option_changes_nothing(tiny_tree):
+    with_groups, without = (make(tiny_tree, "fit", group_duplicates=group) for group in (True, False))
+    assert fold_of(with_groups) == fold_of(without)
+
+
+@pytest.mark.parametrize("group_duplicates", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_rule_has_in_common_is_in_one_fold(copied_tree, seed, group_duplicates):
+    root, _ = copied_tree
+    data = make(root, "fit", seed=seed, group_by=r"(\w+)/cam(\d+)", group_duplicates=group_duplicates)
+    cameras: dict[str, set[str]] = {}
+    for path in fold_of(data):
+        cameras.setdefault(path.partition("_")[0], set()).add(path)
+    assert len(cameras) == 10
+    assert straddling(data, list(cameras.values())) == []
+    assert straddling(make(root, "fit", seed=seed), list(cameras.values())) != []
+
+
+def test_a_rule_and_duplicates_together_join_more_than_each(copied_tree):
+    root, sets = copied_tree
+    # The rule joins the originals; their copies, of which it says nothing, follow as duplicates.
+    joined = [set().union(*(paths for paths in sets if any(p.endswith(f"_{n}.jpg") for p in paths))) for n in "0246"]
+    assert [len(paths) for paths in joined] == [4, 4, 4, 6]
+    for seed in range(4):
+        assert straddling(make(root, "fit", seed=seed, group_by=r"_(0|2|4|6)\.jpg"), joined) == []
+    assert any(straddling(make(root, "fit", seed=seed), joined) for seed in range(4))
+
+
+def test_a_rule_that_says_nothing_ends_before_training(tiny_tree):
+    with pytest.raises(UsageError, match=r"data\.group_by='camera' says nothing of any photograph"):
+        make(tiny_tree, "fit", group_by="camera")
+
+
+# ---------------------------------------------------------------- left out
+
+
+@pytest.fixture
+def own_tree(tiny_tree, tmp_path) -> Path:
+    """A copy of the tiny tree that a test may harm."""
+    return shutil.copytree(tiny_tree, tmp_path / "own")
+
+
+def excluding(tmp_path: Path, *paths: str) -> str:
+    file = tmp_path / "exclude.csv"
+    file.write_text("\n".join(["path,reason", *(f"{path},dark" for path in paths)]) + "\n", encoding="utf-8")
+    return str(file)
+
+
+def test_excluded_photographs_are_in_no_fold_and_the_others_are(tiny_tree, tmp_path):
+    left_out = {"cane/cane_1.jpg", "gatto/gatto_0.jpg", "ragno/ragno_6.jpg"}
+    data = make(tiny_tree, "fit", exclude=excluding(tmp_path, *left_out))
+    assert data.excluded == left_out
+    assert fold_of(data).keys() == set(fold_of(make(tiny_tree, "fit"))) - left_out
+    assert data.broken == {}
+
+
+def test_excluded_photographs_that_are_not_there_are_counted_and_named(tiny_tree, tmp_path):
+    file = excluding(tmp_path, "cane/cane_1.jpg", "cane/gone.jpg", "a/b.jpg")
+    with pytest.warns(UserWarning, match=r"data\.exclude=.* names 2 photographs that are not in .*first: a/b\.jpg"):
+        data = make(tiny_tree, "fit", exclude=file)
+    assert data.excluded == {"cane/cane_1.jpg"}
+
+
+@pytest.mark.parametrize("text", ["file,reason\ncane/cane_1.jpg,dark\n", "cane/cane_1.jpg\ncane/cane_2.jpg\n"])
+def test_a_list_without_paths_is_refused(tiny_tree, tmp_path, text):
+    (tmp_path / "exclude.csv").write_text(text)
+    with pytest.raises(UsageError, match=r"data\.exclude='.*exclude\.csv' has no column 'path'"):
+        make(tiny_tree, "fit", exclude=str(tmp_path / "exclude.csv"))
+
+
+def test_broken_photographs_are_in_no_fold_and_have_a_reason(own_tree):
+    whole = (own_tree / "mucca" / "mucca_0.jpg").read_bytes()
+    (own_tree / "mucca" / "mucca_0.jpg").write_bytes(whole[: len(whole) // 2])
+    (own_tree / "cane" / "empty.jpg").touch()
+    (own_tree / "pecora" / "text.png").write_text("no picture")
+    data = make(own_tree, "fit", test_fraction=0.2)
+    assert {path: reason.partition(":")[0] for path, reason in data.broken.items()} == {
+        "mucca/mucca_0.jpg": "cut short",
+        "cane/empty.jpg": "empty file (0 bytes)",
+        "pecora/text.png": "not an image in a format that is known",
+    }
+    assert len(fold_of(data)) == 56
+    assert not data.broken.keys() & fold_of(data).keys()
+    assert len(samples(data.train_dataloader())) == len(data.folds["train"].paths)
+
+
+def test_broken_photographs_of_a_test_root_are_in_no_fold(tiny_tree, own_tree):
+    (own_tree / "cane" / "cane_0.jpg").write_bytes(b"")
+    data = make(tiny_tree, "test", test_root=str(own_tree))
+    assert "cane/cane_0.jpg" not in data.folds["test"].paths
+    assert len(data.folds["test"].paths) == 56
+    assert data.broken.keys() == {"cane/cane_0.jpg"}
+
+
+@pytest.mark.parametrize("how", ["broken", "excluded", "half of each"])
+def test_a_class_of_which_nothing_is_left_is_refused(own_tree, tmp_path, how):
+    files = sorted((own_tree / "gatto").iterdir())
+    broken = {"broken": files, "excluded": [], "half of each": files[::2]}[how]
+    for file in broken:
+        file.write_bytes(b"")
+    exclude = excluding(tmp_path, *(f"gatto/{file.name}" for file in files if file not in broken))
+    with pytest.raises(UsageError, match="every photograph of the class 'gatto' is broken or excluded"):
+        make(own_tree, "fit", exclude=exclude)
+    for file in broken[:1]:
+        shutil.copy(own_tree / "cane" / "cane_0.jpg", file)
+    if broken:
+        assert f"gatto/{files[0].name}" in fold_of(make(own_tree, "fit", exclude=exclude))
+
+
+def test_a_photograph_that_broke_later_leaves_the_split_as_it_was(own_tree, tmp_path):
+    data = make(own_tree)
+    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    lost = data.folds["train"].paths[3]
+    (own_tree / lost).write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = make(own_tree, "fit", split=str(tmp_path / "split.csv"), seed=9)
+    assert fold_of(again) == {path: fold for path, fold in fold_of(data).items() if path != lost}
+
+
+def test_the_saved_split_says_who_was_left_out(own_tree, tmp_path):
+    (own_tree / "cane" / "empty.jpg").touch()
+    data = make(own_tree, exclude=excluding(tmp_path, "gatto/gatto_0.jpg"))
+    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    with (tmp_path / "split.csv").open(newline="", encoding="utf-8") as stream:
+        rows = {row["path"]: row for row in csv.DictReader(stream)}
+    assert {path for path, row in rows.items() if row["split"] == "left out"} == {"cane/empty.jpg", "gatto/gatto_0.jpg"}
+    assert len(rows) == 58
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = make(own_tree, "fit", split=str(tmp_path / "split.csv"))  # the list is not needed again
+    assert fold_of(again) == fold_of(data)
+
+
+def test_a_photograph_that_was_changed_since_is_named_in_validation(own_tree, tmp_path):
+    data = make(own_tree)
+    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    path = data.folds["val"].paths[2]
+    with Image.open(own_tree / path) as picture:
+        ImageOps.invert(picture).save(own_tree / path)
+    with pytest.warns(UserWarning, match="have changed since this split was made") as caught:
+        again = make(own_tree, "validate", split=str(tmp_path / "split.csv"))
+    assert fold_of(again) == fold_of(data)
+    assert len(caught) == 1
+    assert "1 photographs in" in str(caught[0].message) and path in str(caught[0].message)
+
+
+def test_a_photograph_that_was_moved_since_is_validated_where_it_is(own_tree, tmp_path):
+    data = make(own_tree)
+    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    old = data.folds["val"].paths[2]
+    new = old.replace(".jpg", " moved.jpg")
+    (own_tree / old).rename(own_tree / new)
+    with pytest.warns(UserWarning, match="were moved since this split was made") as caught:
+        again = make(own_tree, "validate", split=str(tmp_path / "split.csv"))
+    assert f"{old} → {new}" in str(caught[0].message)
+    assert fold_of(again) == {new if path == old else path: fold for path, fold in fold_of(data).items()}

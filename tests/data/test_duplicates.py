@@ -65,7 +65,9 @@ def views(one, other):
 
 def bits_apart(one, other):
     """Return the least number of bits that differ in any view, bit by bit, whatever the colours."""
-    return min(bits for bits, _ in views(one, other))
+    pairs = [(one[0], other[0]), (one[0], other[1]), (one[1], other[0])]
+    differing = [int(a[:DIGITS], 16) ^ int(b[:DIGITS], 16) for a, b in pairs]
+    return min((bits ^ turned).bit_count() for bits in differing for turned in (0, ODD_COLUMNS))
 
 
 def no(i, j):
@@ -474,6 +476,20 @@ def test_only_the_long_chain_is_taken_apart():
     assert 0 not in numbers[LARGE:]
 
 
+def test_long_chains_among_each_other_are_each_taken_apart():
+    files = chain(20, 12, seed=1) + chain(30, 10, seed=2)
+    order = np.random.default_rng(0).permutation(50)
+    files = [(f"content {rank:02}", *file[1:]) for rank, file in zip(order, files, strict=True)]
+    found = groups_of(grouped(files))
+    apart = {
+        pair: bits_apart(files[pair[0]][1:], files[pair[1]][1:]) for pair in itertools.product(range(50), repeat=2)
+    }
+    for group in found:
+        assert max(apart[pair] for pair in itertools.product(group, repeat=2)) <= NEAR
+    for one, other in itertools.combinations(found, 2):
+        assert max(apart[pair] for pair in itertools.product(one, other)) > NEAR
+
+
 @settings(max_examples=25, deadline=None)
 @given(order=st.permutations(range(30)))
 def test_parts_of_a_long_chain_do_not_depend_on_the_order_of_the_files(order):
@@ -517,7 +533,8 @@ COPIES = {
     "cut by up to 3 % a side": (lambda picture, rng: cut(picture, *rng.uniform(0, 0.03, 4)), {}),
     "cut by 5 % at every side": (lambda picture, rng: cut(picture, 0.05, 0.05, 0.05, 0.05), {}),
     "mirrored": (lambda picture, rng: ImageOps.mirror(picture), {}),
-    "brighter": (lambda picture, rng: ImageEnhance.Brightness(picture).enhance(1.3), {}),
+    "brighter by 20 %": (lambda picture, rng: ImageEnhance.Brightness(picture).enhance(1.2), {}),
+    "darker by 40 %": (lambda picture, rng: ImageEnhance.Brightness(picture).enhance(0.6), {}),
     "as PNG": (lambda picture, rng: picture, {"format": "PNG"}),
 }
 

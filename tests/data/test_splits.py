@@ -2,6 +2,10 @@
 
 import csv
 import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +288,329 @@ def test_complete_file_gives_no_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert load_split(file, listing({"a": 3})).val == ["a/2.jpg"]
+
+
+# ---------------------------------------------------------------- groups
+
+
+FOLDS = ("train", "val", "test")
+PERCENT = st.tuples(st.integers(5, 60), st.integers(0, 35))
+"""Parts of a hundred for validation and for test."""
+
+
+@st.composite
+def grouped(draw, mixed: bool) -> Catalog:
+    """Return a catalog of groups of one class each, or of groups that may hold several; -1 and lone ones included."""
+    counts = draw(st.dictionaries(st.sampled_from("abcde"), st.integers(1, 30), min_size=1))
+    catalog = listing(counts)
+    many = draw(st.integers(1, 12))
+    groups = np.array(draw(st.lists(st.integers(-1, many), min_size=len(catalog.paths), max_size=len(catalog.paths))))
+    if not mixed:
+        groups = np.where(groups < 0, -1, groups + 100 * catalog.labels)
+    return replace(catalog, groups=groups)
+
+
+def divided(catalog: Catalog, split: Split) -> list[int]:
+    """Return the numbers of the groups that are in more than one fold."""
+    folds: dict[int, set[str]] = {}
+    for path, group in zip(catalog.paths, catalog.groups.tolist(), strict=True):
+        if group >= 0:
+            folds.setdefault(group, set()).update(fold for fold in FOLDS if path in getattr(split, fold))
+    return [group for group, found in folds.items() if len(found) > 1]
+
+
+def exact_quotas(count: int, parts: Sequence[Fraction]) -> list[int] | None:
+    """Divide by largest remainder in whole numbers; None where two remainders tie for the last photograph."""
+    whole = [count * part // 1 for part in parts]
+    remainders = [count * part % 1 for part in parts]
+    missing = count - sum(whole)
+    ranked = sorted(remainders, reverse=True)
+    if 0 < missing < len(parts) and ranked[missing - 1] == ranked[missing]:
+        return None
+    return [int(w) + (missing > 0 and r >= ranked[missing - 1]) for w, r in zip(whole, remainders, strict=True)]
+
+
+def largest_groups(catalog: Catalog) -> list[int]:
+    """Return the size of the largest group of each class; a photograph without one counts as a group of one."""
+    sizes = Counter(zip(catalog.labels.tolist(), catalog.groups.tolist(), strict=True))
+    return [
+        max([1, *(size for (of, group), size in sizes.items() if of == label and group >= 0)])
+        for label in range(len(catalog.class_names))
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(catalog=grouped(mixed=True), percent=PERCENT, seed=st.integers(0, 2**32 - 1))
+def test_no_group_is_divided_and_every_photograph_is_in_one_fold(catalog, percent, seed):
+    try:
+        split = stratified_split(catalog, percent[0] / 100, percent[1] / 100, seed)
+    except UsageError:
+        assume(False)
+    assert divided(catalog, split) == []
+    assert sorted(split.train + split.val + split.test) == sorted(catalog.paths)
+    assert all(getattr(split, fold) == sorted(getattr(split, fold)) for fold in FOLDS)
+    assert percent[1] or not split.test
+
+
+@settings(max_examples=300, deadline=None)
+@given(catalog=grouped(mixed=False), percent=PERCENT, seed=st.integers(0, 99))
+def test_a_class_misses_its_quota_by_less_than_its_largest_group(catalog, percent, seed):
+    val, test = (Fraction(part, 100) for part in percent)
+    counts = np.bincount(catalog.labels).tolist()
+    quotas = [exact_quotas(count, (1 - val - test, val, test)) for count in counts]
+    assume(None not in quotas)
+    largest = largest_groups(catalog)
+    try:
+        split = stratified_split(catalog, float(val), float(test), seed)
+    except UsageError:
+        # Rightly refused only where training or validation may be left without a photograph of any class.
+        assert any(all(q[fold] < most for q, most in zip(quotas, largest, strict=True)) for fold in (0, 1))
+        return
+    for fold, name in enumerate(FOLDS):
+        found = per_class(getattr(split, name))
+        for label, class_name in enumerate(catalog.class_names):
+            assert abs(found.get(class_name, 0) - quotas[label][fold]) < largest[label]
+
+
+@settings(max_examples=50, deadline=None)
+@given(counts=COUNTS, seed=st.integers(0, 99), numbers=st.randoms(use_true_random=False))
+def test_groups_of_one_leave_the_split_as_it_is_without_groups(counts, seed, numbers):
+    catalog = listing(counts)
+    assume(max(counts.values()) >= 10)
+    plain = stratified_split(catalog, 0.3, 0.2, seed)
+    alone = np.array(numbers.sample(range(10 * len(catalog.paths)), len(catalog.paths)))
+    none = np.full(len(catalog.paths), -1)
+    some = np.where(np.arange(len(catalog.paths)) % 3 == 0, -1, alone)
+    for groups in (none, alone, some):
+        assert stratified_split(replace(catalog, groups=groups), 0.3, 0.2, seed) == plain
+
+
+@settings(max_examples=100, deadline=None)
+@given(catalog=grouped(mixed=True), seed=st.integers(0, 99), chance=st.randoms(use_true_random=False))
+def test_neither_the_order_of_the_files_nor_the_numbers_of_the_groups_change_the_split(catalog, seed, chance):
+    try:
+        split = stratified_split(catalog, 0.3, 0.2, seed)
+    except UsageError:
+        assume(False)
+    order = np.array(chance.sample(range(len(catalog.paths)), len(catalog.paths)))
+    known = np.unique(catalog.groups[catalog.groups >= 0]).tolist()
+    number = {-1: -1, **dict(zip(known, chance.sample(range(1000), len(known)), strict=True))}
+    groups = np.array([number[group] for group in catalog.groups.tolist()])
+    other = replace(reordered(catalog, order), groups=groups[order])
+    assert stratified_split(other, 0.3, 0.2, seed) == split
+
+
+def test_every_seed_puts_other_groups_in_validation():
+    catalog = listing({"a": 60, "b": 60})
+    catalog = replace(catalog, groups=np.arange(120) // 3)
+    drawn = [stratified_split(catalog, 0.3, 0.2, seed) for seed in range(30)]
+    assert len({tuple(split.val) for split in drawn}) == 30
+    assert all(divided(catalog, split) == [] for split in drawn)
+
+
+def test_groups_are_drawn_by_chance_and_not_by_name():
+    catalog = replace(listing({"a": 40}), groups=np.arange(40) // 2)
+    draws = 400
+    seen = Counter(path for seed in range(draws) for path in stratified_split(catalog, 0.3, 0.0, seed).val)
+    # Five standard deviations of a binomial count.
+    assert max(abs(seen[path] - 0.3 * draws) for path in catalog.paths) < 5 * np.sqrt(draws * 0.3 * 0.7)
+
+
+def test_large_groups_are_placed_while_there_is_room_for_them():
+    catalog = listing({"a": 10})
+    for seed in range(10):
+        split = stratified_split(replace(catalog, groups=np.repeat([0, 1], [3, 7])), 0.3, 0.0, seed)
+        assert (len(split.train), len(split.val)) == (7, 3)
+
+
+def test_no_group_goes_to_a_fold_that_is_not_wanted():
+    # Of the last group, training has too many of one class already, and validation of the other.
+    groups = np.r_[np.zeros(15), 1, 2, -np.ones(3), np.ones(14), 2, -np.ones(5)].astype(np.int64)
+    catalog = replace(listing({"a": 20, "b": 20}), groups=groups)
+    for seed in range(5):
+        split = stratified_split(catalog, 0.5, 0.0, seed)
+        assert split.test == [] and len(split.train + split.val) == 40
+        assert divided(catalog, split) == []
+
+
+@pytest.mark.parametrize("counts", [{"a": 20}, {"a": 12, "b": 9}])
+def test_one_group_of_everything_is_refused_with_the_keys_that_made_it(counts):
+    catalog = listing(counts)
+    message = refusal(stratified_split, replace(catalog, groups=np.zeros(len(catalog.paths), np.int64)), 0.3)
+    assert "data.group_duplicates" in message and "data.group_by" in message
+    assert "too few for data.val_fraction=0.3" in message
+
+
+def test_too_few_photographs_without_groups_are_not_blamed_on_groups():
+    assert "group" not in refusal(stratified_split, listing({"a": 1}), 0.3)
+
+
+# ---------------------------------------------------------------- contents
+
+
+def hashed(counts: dict[str, int]) -> Catalog:
+    """Return a catalog in which every photograph has a content of its own."""
+    catalog = listing(counts)
+    return replace(catalog, contents=[f"content of {path}" for path in catalog.paths])
+
+
+def changed(catalog: Catalog, contents: dict[str, str]) -> Catalog:
+    """Return the catalog with other contents of some paths; new paths are added, those with an empty content removed.
+
+    Paths begin with the name of their class.
+    """
+    content_of = dict(zip(catalog.paths, catalog.contents, strict=True)) | contents
+    paths = sorted(path for path, content in content_of.items() if content)
+    labels = np.array([catalog.class_names.index(path.split("/")[0]) for path in paths], dtype=np.int64)
+    return Catalog(catalog.root, catalog.class_names, paths, labels, [content_of[path] for path in paths])
+
+
+def saved(tmp_path: Path, catalog: Catalog, seed: int = 42) -> tuple[Path, Split]:
+    split = stratified_split(catalog, 0.3, 0.2, seed)
+    split.save(tmp_path / "split.csv", catalog)
+    return tmp_path / "split.csv", split
+
+
+def fold_of(split: Split) -> dict[str, str]:
+    return {path: fold for fold in FOLDS for path in getattr(split, fold)}
+
+
+def quiet_load(*args) -> Split:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return load_split(*args)
+
+
+def warned_load(*args) -> tuple[Split, str]:
+    """Return the split and the only warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        split = load_split(*args)
+    assert len(caught) == 1
+    return split, str(caught[0].message)
+
+
+def test_saved_rows_hold_contents_groups_and_who_is_left_out(tmp_path):
+    catalog = replace(hashed({"a": 10, "b": 8}), groups=np.array([7, 7, *[-1] * 14, 0, 0]))
+    usable = catalog.select([path for path in catalog.paths if path not in ("a/9.jpg", "b/7.jpg")])
+    split = stratified_split(usable, 0.3, 0.2)
+    split.save(tmp_path / "split.csv", catalog)
+    with (tmp_path / "split.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["path", "label", "split", "sha256", "group"]
+    assert {row["path"]: row["sha256"] for row in rows} == {path: f"content of {path}" for path in catalog.paths}
+    assert {row["path"]: row["split"] for row in rows} == {
+        **fold_of(split),
+        "a/9.jpg": "left out",
+        "b/7.jpg": "left out",
+    }
+    assert {row["path"]: row["group"] for row in rows if row["group"]} == {
+        **dict.fromkeys(("a/0.jpg", "a/1.jpg"), "7"),
+        **dict.fromkeys(("b/6.jpg", "b/7.jpg"), "0"),
+    }
+    assert [row["label"] for row in rows] == [path[0] for path in catalog.paths]
+
+
+def test_photographs_that_were_left_out_stay_out_without_a_word(tmp_path):
+    catalog = hashed({"a": 10, "b": 8})
+    split = stratified_split(catalog.select(catalog.paths[1:-1]), 0.3, 0.2)
+    split.save(tmp_path / "split.csv", catalog)
+    assert quiet_load(tmp_path / "split.csv", catalog) == split
+    gone = changed(catalog, {catalog.paths[0]: ""})
+    assert quiet_load(tmp_path / "split.csv", gone) == split
+
+
+def test_a_changed_photograph_is_named_and_keeps_its_fold(tmp_path):
+    catalog = hashed({"a": 10, "b": 8})
+    file, split = saved(tmp_path, catalog)
+    loaded, message = warned_load(file, changed(catalog, {"a/3.jpg": "another content"}))
+    assert loaded == split
+    assert "1 photographs in photographs have changed since this split was made: a/3.jpg" in message
+
+
+@pytest.mark.parametrize("target", ["a/z.jpg", "a/deeper/0.jpg", "b/0 of another label.jpg"])
+@pytest.mark.parametrize("fold", FOLDS)
+def test_a_moved_photograph_is_followed_to_where_it_is(tmp_path, fold, target):
+    catalog = hashed({"a": 10, "b": 8})
+    file, split = saved(tmp_path, catalog)
+    source = next(path for path in getattr(split, fold) if path.startswith("a/"))
+    loaded, message = warned_load(file, changed(catalog, {source: "", target: f"content of {source}"}))
+    assert fold_of(loaded) == {target if path == source else path: name for path, name in fold_of(split).items()}
+    assert f"1 photographs in photographs were moved since this split was made: {source} → {target}" in message
+
+
+def test_two_moved_photographs_of_one_content_are_both_followed(tmp_path):
+    twins = ["a/0.jpg", "a/1.jpg"]
+    catalog = changed(hashed({"a": 10, "b": 8}), dict.fromkeys(twins, "twin"))
+    catalog = replace(catalog, groups=np.array([0, 0, *[-1] * 16]))
+    file, split = saved(tmp_path, catalog)
+    fold = fold_of(split)[twins[0]]
+    moves = {**dict.fromkeys(twins, ""), "a/x.jpg": "twin", "a/y.jpg": "twin"}
+    loaded, message = warned_load(file, changed(catalog, moves))
+    kept = {path: name for path, name in fold_of(split).items() if path not in twins}
+    assert fold_of(loaded) == {**kept, "a/x.jpg": fold, "a/y.jpg": fold}
+    assert "2 photographs" in message
+    assert "a/0.jpg → a/x.jpg" in message and "a/1.jpg → a/y.jpg" in message
+
+
+def test_a_copy_of_a_photograph_that_is_still_there_is_new_and_not_moved(tmp_path):
+    catalog = hashed({"a": 10, "b": 8})
+    file, split = saved(tmp_path, catalog)
+    loaded, message = warned_load(file, changed(catalog, {"a/copy.jpg": "content of a/0.jpg"}))
+    assert loaded == split
+    assert "1 photographs in photographs are not named in this split and are left out: a/copy.jpg" in message
+
+
+def test_a_photograph_is_not_taken_for_two_that_are_gone(tmp_path):
+    catalog = changed(hashed({"a": 10, "b": 8}), {"a/0.jpg": "twin", "a/1.jpg": "twin"})
+    file, _ = saved(tmp_path, catalog)
+    message = refusal(load_split, file, changed(catalog, {"a/0.jpg": "", "a/1.jpg": "", "a/x.jpg": "twin"}))
+    assert "names 1 photographs that are not in 'photographs' (first: a/1.jpg)" in message
+
+
+def test_added_photographs_are_named(tmp_path):
+    catalog = hashed({"a": 10, "b": 8})
+    file, split = saved(tmp_path, catalog)
+    added = {f"b/new {number}.jpg": f"new {number}" for number in range(5)}
+    loaded, message = warned_load(file, changed(catalog, added))
+    assert loaded == split
+    assert "5 photographs in photographs are not named in this split and are left out: " in message
+    assert "b/new 0.jpg, b/new 1.jpg, b/new 2.jpg, …" in message
+
+
+def test_a_missing_photograph_is_an_error_that_names_it(tmp_path):
+    catalog = hashed({"a": 10, "b": 8})
+    file, _ = saved(tmp_path, catalog)
+    message = refusal(load_split, file, changed(catalog, {"b/2.jpg": "", "a/4.jpg": ""}))
+    assert f"data.split={str(file)!r} names 2 photographs that are not in 'photographs' (first: a/4.jpg)" in message
+
+
+def test_photographs_left_out_on_purpose_are_dropped_from_their_folds(tmp_path):
+    catalog = hashed({"a": 10, "b": 8})
+    file, split = saved(tmp_path, catalog)
+    dropped = {split.train[0], split.val[0], split.test[0]}
+    loaded = quiet_load(file, changed(catalog, dict.fromkeys(dropped, "")), dropped)
+    assert fold_of(loaded) == {path: fold for path, fold in fold_of(split).items() if path not in dropped}
+
+
+def test_a_photograph_left_out_on_purpose_is_not_followed_to_its_copy(tmp_path):
+    catalog = hashed({"a": 10, "b": 8})
+    file, split = saved(tmp_path, catalog)
+    dropped = split.val[0]
+    now = changed(catalog, {dropped: "", "a/copy.jpg": f"content of {dropped}"})
+    loaded, message = warned_load(file, now, {dropped})
+    assert "a/copy.jpg" not in fold_of(loaded)
+    assert "not named in this split and are left out: a/copy.jpg" in message
+
+
+@pytest.mark.parametrize("contents", [True, False])
+def test_a_file_without_contents_still_loads(tmp_path, contents):
+    catalog = hashed({"a": 3}) if contents else listing({"a": 3})
+    assert quiet_load(written(tmp_path, HEADER + WHOLE), catalog).train == ["a/0.jpg", "a/1.jpg"]
+
+
+def test_without_contents_no_photograph_is_taken_for_another(tmp_path):
+    file = written(tmp_path, HEADER + WHOLE)
+    assert "(first: a/2.jpg)" in refusal(load_split, file, changed(hashed({"a": 3}), {"a/2.jpg": "", "a/x.jpg": "x"}))
+    paths = ["a/0.jpg", "a/1.jpg", "a/x.jpg"]
+    assert "(first: a/2.jpg)" in refusal(load_split, file, Catalog(Path("p"), ["a"], paths, np.zeros(3, np.int64)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from rich.table import Table
@@ -94,6 +95,7 @@ def _summary(trainer: Any, module: Any) -> Table:
         "data": f"{data.root}: {sum(folds.values()):,} photographs, {len(data.class_names)} classes",
         "split": "  ".join(f"{fold} {count:,}" for fold, count in folds.items() if count)
         + (f"  (from {data.hparams.split})" if data.hparams.split else f"  (seed {data.hparams.seed})"),
+        "groups": _groups(data.catalog.groups),
         "images": f"{size} px ({data.resize.rule}), batches of {data.hparams.batch_size}, "
         f"sampling {data.hparams.sampling}, augmentation {data.hparams.augment}",
         "net": f"{hparams['net']}{kind}, from {start}",
@@ -105,6 +107,13 @@ def _summary(trainer: Any, module: Any) -> Table:
     }.items():
         table.add_row(key, str(value), style=None)
     return table
+
+
+def _groups(groups: np.ndarray) -> str:
+    shared = groups[groups >= 0]
+    if not len(shared):
+        return "none"
+    return f"{len(np.unique(shared)):,} of photographs that belong together ({len(shared):,} in all), none divided"
 
 
 def _class_table(trainer: Any, module: Any) -> Table:

@@ -1,0 +1,95 @@
+"""CSV files: as people leave them, and whole or not at all."""
+
+from __future__ import annotations
+
+import os
+
+import pandas as pd
+import pytest
+
+from animals_pl.data.tables import read_rows, write_table
+from animals_pl.errors import UsageError
+
+ODD_BYTES = os.fsdecode(b"cane/\xff\xfe latin \xe9.jpg")
+"""A file name that is no UTF-8, as Python hands it out."""
+
+NAMES = ["a/com,ma.jpg", 'a/"quoted".jpg', "a/nüß 犬.jpg", "a/two\nlines.jpg", "a/ blank .jpg", ODD_BYTES]
+
+
+def refusal(file) -> str:
+    with pytest.raises(UsageError) as caught:
+        read_rows(file, "data.exclude")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_rows_are_read_with_and_without_a_byte_order_mark(tmp_path, mark, end):
+    file = tmp_path / "table.csv"
+    file.write_bytes(mark + end.join([b"path,reason", b'a.jpg,"blurred, dark"', b"b.jpg,", b""]))
+    assert read_rows(file, "x") == [
+        {"path": "a.jpg", "reason": "blurred, dark"},
+        {"path": "b.jpg", "reason": ""},
+    ]
+
+
+@pytest.mark.parametrize("content", [b"", b"path,reason\n"])
+def test_a_table_without_rows_is_empty(tmp_path, content):
+    (tmp_path / "table.csv").write_bytes(content)
+    assert read_rows(tmp_path / "table.csv", "x") == []
+
+
+@pytest.mark.parametrize("name", ["absent.csv", "."])
+def test_a_missing_file_is_named_with_its_argument(tmp_path, name):
+    message = refusal(tmp_path / name)
+    assert f"data.exclude={str(tmp_path / name)!r} is not a file" in message
+    assert "leave data.exclude out" in message
+
+
+def test_a_file_that_is_no_table_is_refused(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_bytes(b"path\n" + b"x" * 200_000)  # longer than any cell may be
+    message = refusal(file)
+    assert f"data.exclude={str(file)!r} cannot be read as CSV (" in message
+    assert "save it as UTF-8 text" in message
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_names_of_any_bytes_survive(tmp_path):
+    file = tmp_path / "table.csv"
+    write_table(pd.DataFrame({"path": NAMES, "number": range(len(NAMES))}), file)
+    assert [row["path"] for row in read_rows(file, "x")] == NAMES
+    assert [row["number"] for row in read_rows(file, "x")] == [str(number) for number in range(len(NAMES))]
+    assert os.fsencode(ODD_BYTES) in file.read_bytes()
+    assert [found.name for found in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_table_replaces_an_older_one(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("older\n" * 1000)
+    write_table(pd.DataFrame({"path": ["new.jpg"]}), file)
+    assert file.read_text() == "path\nnew.jpg\n"
+
+
+class Interrupted:
+    """A cell that cannot be written."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("old", [None, "path\nold.jpg\n"])
+def test_an_interrupted_writing_leaves_what_was_there(tmp_path, old):
+    file = tmp_path / "table.csv"
+    if old:
+        file.write_text(old)
+    table = pd.DataFrame({"path": ["first.jpg"] * 200_000 + [Interrupted()]})
+    with pytest.raises(KeyboardInterrupt):
+        write_table(table, file)
+    assert (file.read_text() if file.exists() else None) == old
