@@ -98,7 +98,7 @@ def histograms(labels: pd.Series, values: pd.Series, unit: str, bins: np.ndarray
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3 * columns, 0.6 + 1.9 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
-    for axes, name in zip(grid, names, strict=False):
+    for name, axes in zip(names, grid, strict=False):  # in this order, or one place more is taken from the grid
         _histogram(axes, values[labels == name].clip(bins[0], bins[-1]), bins)
         axes.set_title(display_name(name), fontsize=10)
     for axes in grid:  # places without a class

@@ -61,7 +61,7 @@ class Report:
     def __init__(self, findings: Findings, folder: Path) -> None:
         self.findings = findings
         self.folder = folder
-        relative = Path(os.path.relpath(findings.root.absolute(), folder.absolute())).as_posix()
+        relative = Path(os.path.relpath(findings.root.absolute(), folder.resolve())).as_posix()
         self.base = quote(os.fsencode(relative)) + "/"
 
     def write(self, figures: dict[str, str], files: Sequence[str]) -> Path:

@@ -6,9 +6,9 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
-from animals_pl.data.decode import open_image, to_rgb
+from animals_pl.data.decode import upright, use_image
 
 SIDE = 128
 """Longer side of a report's thumbnail, in pixels."""
@@ -19,12 +19,15 @@ def picture(file: Path, side: int = SIDE) -> Image.Image:
 
     A JPEG is decoded at a fraction of its size, which is several times quicker.
     """
+
+    def shrink(photograph: Image.Image) -> Image.Image:
+        photograph.draft("RGB", (side, side))
+        small = upright(photograph)
+        small.thumbnail((side, side), reducing_gap=2)
+        return small
+
     try:
-        with open_image(file.read_bytes(), strict=False) as photograph:
-            photograph.draft("RGB", (side, side))
-            small = to_rgb(ImageOps.exif_transpose(photograph))
-            small.thumbnail((side, side), reducing_gap=2)
-            return small
+        return use_image(file.read_bytes(), shrink)
     except Exception:  # decoders of damaged files raise what they like
         return _cross(side)
 

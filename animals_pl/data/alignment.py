@@ -31,7 +31,7 @@ def same_picture(first: Path, second: Path) -> bool:
 
 
 def _square(file: Path) -> np.ndarray:
-    with open_image(file.read_bytes(), strict=False) as picture:
+    with open_image(file.read_bytes()) as picture:
         return np.asarray(upright_square(picture, SIDE))
 
 

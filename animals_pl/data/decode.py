@@ -7,19 +7,22 @@ needs numpy and Pillow only.
 from __future__ import annotations
 
 import io
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
 from animals_pl.errors import UsageError
 
 ResizeRule = Literal["stretch", "crop"]
+Result = TypeVar("Result")
+
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
 _RESAMPLING = {
@@ -78,34 +81,52 @@ class Resize:
         return (left, top, left + side, top + side)
 
 
+UNKNOWN_FORMAT = "not an image in a format that is known"
+
 ABSURD_EXPANSION = 200
 """A picture above Pillow's size limit is refused if it unpacks to this many times its file's bytes; a large
 photograph unpacks to about 30 times."""
 
 
-@contextmanager
-def open_image(content: bytes, *, strict: bool) -> Iterator[Image.Image]:
-    """Open the bytes of an image file, quietly and safely.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
+"""What is tried, whatever a file's name says; some others that Pillow knows start another program."""
 
-    Args:
-        content: What the file holds.
-        strict: Whether decoding a file that was cut short raises, or decodes what is there, as browsers do.
+_TRUNCATED_ALLOWED = threading.Lock()
+"""Pillow's permission to decode what is left of a file is one for the whole process."""
+
+
+@contextmanager
+def open_image(content: bytes) -> Iterator[Image.Image]:
+    """Open the bytes of an image file, quietly and safely; decoding one that was cut short raises.
 
     Raises:
         Image.DecompressionBombError: It claims more pixels than is sane for its size.
     """
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = not strict
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF and on images near its size limit
+        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+            pixels = picture.width * picture.height
+            if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > ABSURD_EXPANSION * len(content):
+                raise Image.DecompressionBombError(f"{pixels:,} pixels in a file of {len(content):,} bytes")
+            yield picture
+
+
+def use_image(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
+    """Open the bytes of an image file and return what ``use`` makes of the picture.
+
+    Of a file that was cut short the part that is there is used, as browsers do.
+    """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF and on images near its size limit
-            with Image.open(io.BytesIO(content)) as picture:
-                pixels = picture.width * picture.height
-                if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > ABSURD_EXPANSION * len(content):
-                    raise Image.DecompressionBombError(f"{pixels:,} pixels in a file of {len(content):,} bytes")
-                yield picture
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
+        with open_image(content) as picture:
+            return use(picture)
+    except Exception:  # decoders of damaged files raise what they like
+        with _TRUNCATED_ALLOWED:
+            before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+            try:
+                with open_image(content) as picture:
+                    return use(picture)
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 _ORIENTATION = 0x0112
@@ -121,11 +142,31 @@ _UPRIGHT = {
 }
 """EXIF orientation → what turns a picture upright."""
 
+_QUARTER_TURNS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+
 
 def orientation_of(picture: Image.Image) -> int:
-    """Return the EXIF orientation, 1 (upright) to 8; from 5 on width and height are exchanged."""
+    """Return the EXIF orientation of a picture just opened, 1 (upright) to 8."""
     orientation = picture.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in _UPRIGHT else 1
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """Return what turns a picture just opened upright, if anything; TIFF is turned by Pillow."""
+    return None if picture.format == "TIFF" else _UPRIGHT.get(orientation_of(picture))
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Return width and height of a picture just opened, in pixels, as a person sees it."""
+    width, height = picture.size
+    return (height, width) if _turn(picture) in _QUARTER_TURNS else (width, height)
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """Return a picture just opened as RGB, turned as a person sees it."""
+    turn = _turn(picture)
+    rgb = to_rgb(picture)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def upright_square(picture: Image.Image, side: int) -> Image.Image:
@@ -133,10 +174,10 @@ def upright_square(picture: Image.Image, side: int) -> Image.Image:
 
     A JPEG is decoded at a fraction of its size, which is several times quicker.
     """
-    orientation = orientation_of(picture)
+    turn = _turn(picture)
     picture.draft("RGB", (2 * side, 2 * side))
     small = to_rgb(picture).resize((side, side), Image.Resampling.LANCZOS, reducing_gap=3)
-    return small.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else small
+    return small if turn is None else small.transpose(turn)
 
 
 def decode(source: str | Path | bytes) -> np.ndarray:
@@ -151,10 +192,11 @@ def decode(source: str | Path | bytes) -> np.ndarray:
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        with open_image(content, strict=False) as picture:
-            return np.array(to_rgb(ImageOps.exif_transpose(picture)))
+        return use_image(content, lambda picture: np.array(upright(picture)))
     except Exception as error:  # decoders of damaged files raise what they like
-        reason = f"{type(error).__name__}: {error}"
+        reason = (
+            UNKNOWN_FORMAT if isinstance(error, Image.UnidentifiedImageError) else f"{type(error).__name__}: {error}"
+        )
         raise UsageError(f"cannot decode the photograph {name}: {reason}; mend or remove the file") from error
 
 

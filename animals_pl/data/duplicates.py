@@ -23,6 +23,9 @@ made equal: a resized or re-encoded copy, or a frame of the same burst."""
 LARGE = 10
 """Near-duplicates chained to a group of more than this many are taken apart until each is near to each other."""
 
+STRUCTURE_BYTES = HASH_SIDE * HASH_SIDE // 8
+BYTES = STRUCTURE_BYTES + 3 * COLOUR_SIDE * COLOUR_SIDE
+
 _CHUNK = 512
 
 
@@ -40,8 +43,8 @@ class _Pictures(NamedTuple):
     @classmethod
     def of(cls, hashes: Sequence[str]) -> _Pictures:
         """Unpack perceptual hashes."""
-        packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(len(hashes), -1)
-        bits, colours = np.split(packed, [HASH_SIDE * HASH_SIDE // 8], axis=1)
+        packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8)
+        bits, colours = np.split(packed.reshape(len(hashes), BYTES), [STRUCTURE_BYTES], axis=1)
         fields = colours.reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 3)
         return cls(np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1, fields.astype(np.float32))
 
@@ -73,15 +76,16 @@ def near_pairs(
     for first, second in ((whole, whole), (whole, centre), (centre, whole)):
         for view in (first, first.mirrored()):
             found += _near(view, second, distance)
-    candidates = np.concatenate(found)
-    candidates = candidates[
-        np.lexsort(candidates.T[[3, 1, 0]])
-    ]  # of each pair, the view with the nearest colours first
-    _, nearest = np.unique(candidates[:, :2], axis=0, return_index=True)
+    views = np.concatenate(found)
+    views = views[np.lexsort(views.T[[1, 0]])]
+    pairs, starts = np.unique(views[:, :2].astype(np.int64), axis=0, return_index=True)
+    if not len(pairs):
+        return np.empty((0, 3), dtype=np.int64)
+    bits, colours = np.minimum.reduceat(views[:, 2:], starts).T
     same = [
-        colours <= SAME_COLOURS or same_picture(int(i), int(j)) for i, j, _, colours in candidates[nearest].tolist()
+        colour <= SAME_COLOURS or same_picture(i, j) for (i, j), colour in zip(pairs.tolist(), colours, strict=True)
     ]
-    return candidates[nearest][np.array(same, dtype=bool), :3].astype(np.int64)
+    return np.column_stack([pairs, bits.astype(np.int64)])[np.array(same, dtype=bool)]
 
 
 def _near(first: _Pictures, second: _Pictures, distance: int) -> Iterator[np.ndarray]:

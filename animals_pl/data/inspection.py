@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from scipy.fft import dct
 
-from animals_pl.data.decode import open_image, orientation_of, upright_square
+from animals_pl.data.decode import UNKNOWN_FORMAT, open_image, orientation_of, upright_size, upright_square
 
 THUMBNAIL = 32
 """Side in pixels of the thumbnail that hashes and contrast are computed from."""
@@ -83,19 +83,18 @@ def inspect(file: str | Path) -> Inspection:
     if not content:
         return found._replace(problem="empty file (0 bytes)")
     try:
-        with open_image(content, strict=True) as picture:
-            found = found._replace(width=picture.width, height=picture.height, mode=picture.mode)
-            orientation = orientation_of(picture)
+        with open_image(content) as picture:
+            width, height = upright_size(picture)
+            found = found._replace(width=width, height=height, mode=picture.mode)
+            found = found._replace(orientation=orientation_of(picture))
             thumbnail = upright_square(picture, THUMBNAIL)
     except Image.DecompressionBombError as error:
         return found._replace(problem=f"decompression bomb: {error}")
     except Image.UnidentifiedImageError:
-        return found._replace(problem="not an image in a format that is known")
+        return found._replace(problem=UNKNOWN_FORMAT)
     except Exception as error:  # decoders of damaged files raise what they like
         kind = "cut short" if "truncated" in str(error).lower() else "damaged"
         return found._replace(problem=f"{kind}: {error or type(error).__name__}")
-    if orientation >= 5:  # a quarter turn
-        found = found._replace(width=found.height, height=found.width)
     grey = np.asarray(thumbnail.convert("L"), dtype=np.float32)
     contrast = float(grey.std())
     hashes = ("", "")
@@ -103,7 +102,6 @@ def inspect(file: str | Path) -> Inspection:
         centre = thumbnail.resize(thumbnail.size, Image.Resampling.BILINEAR, CENTRE_BOX)
         hashes = perceptual_hash(thumbnail), perceptual_hash(centre)
     return found._replace(
-        orientation=orientation,
         perceptual_hash=hashes[0],
         centre_hash=hashes[1],
         brightness=round(float(grey.mean()), 2),

@@ -33,7 +33,7 @@ that the photograph belongs to, or -1."""
 _FACTS = get_type_hints(Inspection)
 _TYPES = {"path": object, "label": object, **_FACTS, "duplicate_group": int}
 
-_FORMAT = 3
+_FORMAT = 1
 """To be raised when an inspection finds something else in the same file: older caches are then left alone."""
 
 _WORTH_PROCESSES = 256
@@ -59,7 +59,8 @@ class Scan:
         known = len(self.manifest) - self.inspected
         unchanged = f" ({known:,} known and unchanged)" if known else ""
         speed = f" in {self.seconds:.1f} s, {self.inspected / self.seconds:,.0f}/s" if self.inspected else ""
-        return f"{self.inspected:,} photographs read{speed}{unchanged}"
+        plural = "" if self.inspected == 1 else "s"
+        return f"{self.inspected:,} photograph{plural} read{speed}{unchanged}"
 
 
 def cache_folder() -> Path:
@@ -138,7 +139,7 @@ def _changed(file: Path, row: Inspection) -> bool:
 
 def _cache_file(root: Path) -> Path:
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
-    return cache_folder() / "manifests" / f"{root.resolve().name}-{place}-{_FORMAT}.csv"
+    return cache_folder() / "manifests" / f"{root.resolve().name[:40]}-{place}-{_FORMAT}.csv"
 
 
 def _keep(table: pd.DataFrame, cache: Path) -> None:
@@ -157,7 +158,7 @@ def _read_cache(file: Path) -> pd.DataFrame:
     """Return the table of the last scan, or an empty one if there was none or its file is damaged."""
     try:
         return _read(file)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, OverflowError):
         return pd.DataFrame(columns=list(COLUMNS))
 
 
@@ -173,7 +174,7 @@ def write_manifest(manifest: pd.DataFrame, root: Path, file: Path) -> None:
         root: The folder that its paths are relative to now.
         file: The CSV file to write.
     """
-    to_root = Path(os.path.relpath(root.absolute(), file.parent.absolute()))
+    to_root = Path(os.path.relpath(root.absolute(), file.parent.resolve()))
     write_table(manifest.assign(path=[(to_root / path).as_posix() for path in manifest["path"]]), file)
 
 
@@ -188,11 +189,13 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
         return scan_folder(source, argument=argument)
     try:
         table = _read(source).sort_values("path")
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
             f"{argument}={str(source)!r} is no manifest ({reason}); pass the manifest.csv of prepare, or a folder"
         ) from error
+    if table.empty:
+        raise UsageError(f"{argument}={str(source)!r} names no photographs; pass another manifest, or a folder")
     gone = [path for path in table["path"] if not (source.parent / path).exists()]
     if gone:
         raise UsageError(

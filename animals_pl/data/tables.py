@@ -14,7 +14,8 @@ from animals_pl.errors import UsageError
 def write_table(table: pd.DataFrame, file: Path) -> None:
     """Write a table as CSV, whole or not at all; file names of any bytes survive."""
     partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    table.to_csv(partial, index=False, errors="surrogateescape")
+    # With this line end, names that hold a carriage return are quoted, too.
+    table.to_csv(partial, index=False, errors="surrogateescape", lineterminator="\r\n")
     partial.replace(file)
 
 

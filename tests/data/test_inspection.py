@@ -198,7 +198,7 @@ UPRIGHT = {
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-@pytest.mark.parametrize(("kind", "few"), [("JPEG", 12), ("PNG", 6), ("WEBP", 12)])
+@pytest.mark.parametrize(("kind", "few"), [("JPEG", 12), ("PNG", 6), ("WEBP", 12), ("TIFF", 6)])
 def test_exif_orientation_is_applied(tmp_path, orientation, kind, few):
     exif = Image.Exif()
     exif[0x0112] = orientation

@@ -334,6 +334,7 @@ ODD_NAMES = [
     b"cane/ two  spaces .png",
     b"cane/comma, 'quote' and \"quotes\".png",
     b"cane/line\nbreak.png",
+    b"cane/carriage\rreturn.png",
     b"cane/tab\tbackslash\\.png",
     b"cane/not \xff\xfe UTF-8.png",
     b"cane/#hash;semicolon|bar%.png",
