@@ -46,13 +46,10 @@ def analyze(
         raise UsageError("ckpt_path and model both say where features come from; pass one of them")
     console = Console(highlight=False, soft_wrap=True)
     catalog = catalog_of(source, "source")
-    fold_of = {row["path"]: row.get("split") or "" for row in read_rows(Path(split), "split")} if split else {}
-    folder = _output_folder(output)
-    try:
-        found = _find(catalog, fold_of, ckpt_path, model, console)
-    except UsageError:
-        folder.rmdir()
-        raise
+    fold_of = _read_folds(split, catalog) if split else {}
+    _refuse_used(output)
+    found = _find(catalog, fold_of, ckpt_path, model, console)
+    folder = _make_folder(output)
     pictures = _write_figures(all_figures(found.manifest, catalog.root), folder)
     files = [*_write_tables(found, folder), *(f"figures/{name}.png" for name in pictures)]
     report = Report(found, folder).write(pictures, files)
@@ -79,18 +76,31 @@ def _find(
     )
 
 
-def _output_folder(output: str | None) -> Path:
-    """Return an empty folder that did not exist before, or was empty."""
+def _read_folds(split: str, catalog: Catalog) -> dict[str, str]:
+    """Return path → fold of a split of these photographs."""
+    fold_of = {row["path"]: row["split"] for row in read_rows(Path(split), "split", "path", "split")}
+    if not fold_of.keys() & set(catalog.paths):
+        raise UsageError(
+            f"split={split!r} names none of the photographs in {str(catalog.root)!r}; pass one of a run on them"
+        )
+    return fold_of
+
+
+def _refuse_used(output: str | None) -> None:
+    folder = Path(output or "")
+    if output and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"output={output!r} exists and is not an empty folder; choose another, or leave it out")
+
+
+def _make_folder(output: str | None) -> Path:
+    """Return a new folder, or an empty one."""
     if output is None:
         return new_run_folder(Path("checkpoints") / "analysis")
-    folder = Path(output)
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"output={output!r} exists and is not an empty folder; choose another, or leave it out")
-        folder.mkdir(parents=True, exist_ok=True)
+        Path(output).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"output={output!r} cannot be written ({error.strerror}); choose another folder") from error
-    return folder
+    return Path(output)
 
 
 def _label_errors(catalog: Catalog, manifest: pd.DataFrame, ckpt_path: str | None, model: str | None) -> pd.DataFrame:
@@ -165,9 +175,8 @@ def _print_summary(found: Findings, console: Console) -> None:
         "photographs": f"{len(found.manifest):,} in {len(counts)} classes, imbalance {imbalance}",
         "broken": f"{len(found.broken):,}",
         "copies": f"{kinds.get('exact', 0):,} groups",
-        "near-duplicates": f"{kinds.get('near', 0):,} groups, the largest of {groups['copies'].max()}"
-        if len(groups)
-        else "none",
+        "near-duplicates": f"{kinds.get('near', 0):,} groups",
+        "largest group": f"{groups['copies'].max() if len(groups) else 0:,} photographs",
         "under two labels": f"{np.count_nonzero(groups['labels'] > 1):,} groups",
         "in two folds": f"{np.count_nonzero(groups['folds'] > 1):,} groups",
         "suspected labels": "not sought (pass --ckpt_path or --model)"

@@ -66,7 +66,9 @@ def sizes(usable: pd.DataFrame) -> Figure:
     width, height = usable["width"].to_numpy(), usable["height"].to_numpy()
     long_side = np.maximum(width, height)
     elongation = long_side / np.minimum(width, height)
-    limits = sorted({long_side.max(), np.quantile(long_side, 0.98), 1.2 * np.median(long_side)}, reverse=True)
+    limits = sorted(
+        {long_side.max(), np.quantile(long_side, 0.98), min(1.2 * np.median(long_side), long_side.max())}, reverse=True
+    )
     for axes, limit in zip(figure.subplots(1, len(limits), squeeze=False).flat, limits, strict=True):
         shown = long_side <= limit
         axes.scatter(width[shown], height[shown], s=6 * elongation[shown] ** 2, alpha=0.25, color=BLUE, linewidths=0)

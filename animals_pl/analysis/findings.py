@@ -127,8 +127,8 @@ def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
     cost = float(np.mean([(size / final) ** 2 for size in sizes]))
     reason = (
         f"Half of the photographs have a shorter side of {median:.0f} px or more. {final} px is the largest multiple "
-        f"of {STRIDE} (what most nets shrink their input by) up to that, and at most {LARGEST_SIZE}: {enlarged:.0%} of "
-        "the photographs have to be enlarged for it. "
+        f"of {STRIDE} (what most nets shrink their input by) up to that, between {STRIDE} and {LARGEST_SIZE}: "
+        f"{enlarged:.0%} of the photographs have to be enlarged for it. "
     )
     if len(sizes) > 1:
         reason += (

@@ -228,10 +228,7 @@ class AnimalsDataModule(L.LightningDataModule):
         file = self.hparams["exclude"]
         if not file:
             return set()
-        rows = read_rows(Path(file), "data.exclude")
-        if rows and "path" not in rows[0]:
-            raise UsageError(f"data.exclude={file!r} has no column 'path'; its first line must name the columns")
-        named = {row["path"] for row in rows}
+        named = {row["path"] for row in read_rows(Path(file), "data.exclude", "path")} - {""}
         unknown = sorted(named - set(catalog.paths))
         if unknown:
             rank_zero_warn(

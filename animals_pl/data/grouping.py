@@ -11,7 +11,7 @@ import numpy as np
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.duplicates import components
 from animals_pl.data.tables import read_rows
-from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.errors import UsageError
 
 
 def group_by(rule: str, catalog: Catalog) -> np.ndarray:
@@ -27,7 +27,7 @@ def group_by(rule: str, catalog: Catalog) -> np.ndarray:
         UsageError: The rule cannot be read, or says nothing of any photograph.
     """
     table, _, column = rule.rpartition(":")
-    value_of = _column(Path(table), column, rule) if table.endswith(".csv") else _matches(rule, catalog.paths)
+    value_of = _column(Path(table), column) if table.endswith(".csv") else _matches(rule, catalog.paths)
     values = np.array([value_of.get(path, "") for path in catalog.paths])
     if not values.any():
         raise UsageError(
@@ -60,18 +60,13 @@ def _matches(pattern: str, paths: Sequence[str]) -> dict[str, str]:
         raise UsageError(
             f"data.group_by={pattern!r} is no regular expression ({error}) and names no TABLE.csv:COLUMN; mend it"
         ) from error
-    return {
-        path: "/".join(part or "" for part in match.groups()) or match.group() for path, match in found.items() if match
-    }
+    return {path: _value(match) for path, match in found.items() if match}
 
 
-def _column(table: Path, column: str, rule: str) -> dict[str, str]:
-    rows = read_rows(table, "data.group_by")
-    known = list(rows[0]) if rows else []
-    for name in ("path", column):
-        if name not in known:
-            raise UsageError(
-                f"data.group_by={rule!r}: the table has no column {name!r}; {did_you_mean(name, known)}"
-                f"it has {', '.join(known) or 'none'}"
-            )
-    return {row["path"]: row[column] or "" for row in rows}
+def _value(match: re.Match[str]) -> str:
+    """Return what a pattern found: its parenthesised parts, or all of it where there are none."""
+    return "\x1f".join(part or "" for part in match.groups()) if any(match.groups()) else match.group()
+
+
+def _column(table: Path, column: str) -> dict[str, str]:
+    return {row["path"]: row[column] for row in read_rows(table, "data.group_by", "path", column)}

@@ -85,8 +85,8 @@ def inspect(file: str | Path) -> Inspection:
     try:
         with open_image(content) as picture:
             width, height = upright_size(picture)
-            found = found._replace(width=width, height=height, mode=picture.mode)
-            found = found._replace(orientation=orientation_of(picture))
+            orientation = orientation_of(picture)
+            found = found._replace(width=width, height=height, mode=picture.mode, orientation=orientation)
             thumbnail = upright_square(picture, THUMBNAIL)
     except Image.DecompressionBombError as error:
         return found._replace(problem=f"decompression bomb: {error}")

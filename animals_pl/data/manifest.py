@@ -203,4 +203,13 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
             "run prepare again, or pass the folder"
         )
     class_names, labels = np.unique(table["label"].to_numpy(dtype=str), return_inverse=True)
-    return Catalog(source.parent, class_names.tolist(), table["path"].tolist(), labels.astype(np.int64))
+    outer = _outer_folder(table)
+    paths = [path.removeprefix(outer) for path in table["path"]]
+    root = Path(os.path.normpath(source.parent.resolve() / outer))
+    return Catalog(root, class_names.tolist(), paths, labels.astype(np.int64))
+
+
+def _outer_folder(table: pd.DataFrame) -> str:
+    """Return what stands before the class folder in every path, so that paths are those that a scan would give."""
+    outer = {path.partition(f"{label}/")[0] for path, label in zip(table["path"], table["label"], strict=True)}
+    return outer.pop() if len(outer) == 1 else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import shutil
 from pathlib import Path
 
@@ -148,7 +147,8 @@ def test_what_was_found_is_said(photographs, tmp_path, capsys):
         "photographs 16 in 3 classes, imbalance 1.50 : 1",
         "broken 1",
         "copies 1 groups",
-        "near-duplicates 1 groups, the largest of 2",
+        "near-duplicates 1 groups",
+        "largest group 2 photographs",
         "under two labels 1 groups",
         "in two folds 0 groups",
         f"report: {tmp_path / 'report' / 'report.html'}",
@@ -242,9 +242,6 @@ def test_a_manifest_gives_the_tables_of_its_folder(report, photographs, tmp_path
     assert analyze(report / "manifest.csv", "--output", tmp_path / "again") == 0
     for name in TABLES:
         first, second = (pd.read_csv(folder / "tables" / f"{name}.csv") for folder in (report, tmp_path / "again"))
-        if "path" in second:  # the first are relative to the photographs, the second to the manifest
-            absolute = [os.path.normpath(report / path) for path in second["path"]]
-            second["path"] = [Path(path).relative_to(photographs).as_posix() for path in absolute]
         pd.testing.assert_frame_equal(first, second)
 
 

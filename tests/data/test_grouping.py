@@ -124,22 +124,20 @@ def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("column", "says"),
     [
-        ("plaec", "the table has no column 'plaec'; did you mean 'place'? it has note, path, place"),
-        ("", "the table has no column ''; it has note, path, place"),
+        ("plaec", "has no column 'plaec'; did you mean 'place'? it has note, path, place"),
+        ("", "has no column ''; it has note, path, place"),
     ],
 )
 def test_a_missing_column_is_named_with_the_nearest(table, column, says):
     rule = f"{table}:{column}"
-    assert refusal(rule) == f"data.group_by={rule!r}: {says}"
+    assert refusal(rule) == f"data.group_by={str(table)!r} {says}"
 
 
 def test_a_table_without_paths_is_refused(tmp_path):
     (tmp_path / "places.csv").write_text(f"paths,place\n{PATHS[0]},lake\n", encoding="utf-8")
     rule = f"{tmp_path}/places.csv:place"
-    message = refusal(rule)
-    assert (
-        message == f"data.group_by={rule!r}: the table has no column 'path'; did you mean 'paths'? it has paths, place"
-    )
+    table = str(tmp_path / "places.csv")
+    assert refusal(rule) == f"data.group_by={table!r} has no column 'path'; did you mean 'paths'? it has paths, place"
 
 
 def test_a_missing_table_is_named(tmp_path):
@@ -150,7 +148,7 @@ def test_a_missing_table_is_named(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"path,place\n"])
 def test_a_table_without_rows_is_refused(tmp_path, content):
     (tmp_path / "places.csv").write_bytes(content)
-    assert f"data.group_by={str(tmp_path / 'places.csv:place')!r}" in refusal(f"{tmp_path}/places.csv:place")
+    assert f"data.group_by='{tmp_path}/places.csv" in refusal(f"{tmp_path}/places.csv:place")
 
 
 @pytest.mark.parametrize("rows", ["other/1.jpg,lake\n", f"{PATHS[0]},\n"])
@@ -201,3 +199,13 @@ def test_numbers_of_one_grouping_are_not_those_of_the_other():
 def test_a_chain_through_both_groupings_is_one_group():
     first, second = np.array([5, 5, 9, 9, -1]), np.array([-1, 3, 3, 8, 8])
     assert together(join_groups(first, second), list("abcde")) == [list("abcde")]
+
+
+def test_parts_that_a_pattern_leaves_out_are_no_group():
+    pattern = r"(cam[0-9]+)?(loc[0-9]+)?"
+    assert (group_by(pattern, catalog(["a/x.jpg", "a/y.jpg", "cam1.jpg"])) == -1).tolist() == [True, True, False]
+
+
+def test_parts_are_not_run_together():
+    numbers = group_by(r"^(.+)_(.+)\.", catalog(["a/b_c.jpg", "a_b/c.jpg"]))
+    assert numbers[0] != numbers[1]

@@ -93,3 +93,24 @@ def test_an_interrupted_writing_leaves_what_was_there(tmp_path, old):
     with pytest.raises(KeyboardInterrupt):
         write_table(table, file)
     assert (file.read_text() if file.exists() else None) == old
+
+
+def test_rows_of_any_length_have_the_columns_of_the_first_line(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("path,reason\nshort\nlong,why,and,more\n", encoding="utf-8")
+    assert read_rows(file, "x") == [{"path": "short", "reason": ""}, {"path": "long", "reason": "why"}]
+
+
+@pytest.mark.parametrize("content", ["path\n1.jpg\n".encode("utf-16"), b"\xff\xd8\xff\xe0\x00\x10JFIF\x00"])
+def test_what_is_no_text_is_refused(tmp_path, content):
+    file = tmp_path / "table.csv"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=r"data\.x='.*table\.csv' cannot be read as CSV .* save it as UTF-8 text"):
+        read_rows(file, "data.x")
+
+
+def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
+    file = tmp_path / "table.csv"
+    file.write_text("paht,reason\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"has no column 'path'; did you mean 'paht'\? it has paht, reason"):
+        read_rows(file, "data.x", "path")
