@@ -88,6 +88,7 @@ def train(name: str, root: Path, weights_folder: Path | None, epochs: int | None
     weights = find_weights(net, weights_folder)
     options = {
         "--data.root": root,
+        "--data.group_duplicates": "false",  # as in the reference's split
         "--trainer.default_root_dir": output,
         "--trainer.max_epochs": min(epochs or sys.maxsize, REFERENCE[name].epochs),
         "--model.weights": weights or "null",
