@@ -123,6 +123,8 @@ class AnimalsCLI(LightningCLI):
             defaults |= {"data.split": str(split), "data.group_by": None, "data.exclude": None}
         self._subcommand_parsers[verb].set_defaults(defaults)
         self.config = parser.parse_args(args)
+        if split.is_file() and self.config[verb].data.split is None:  # a run's own configuration leaves it open
+            self.config[verb].data.split = str(split)
         belongs = [f"model.{key}" for key in model if not key.startswith("_")]
         for key in belongs + [f"data.{key}" for key in PREPROCESSING]:
             self._keep_from_checkpoint(self.config[verb], key, defaults[key])

@@ -30,5 +30,6 @@ def new_run_folder(parent: Path) -> Path:
                 return folder
     except OSError as error:
         raise UsageError(
-            f"no run can be written below {str(parent)!r} ({error.strerror}); pass --trainer.default_root_dir DIR"
+            f"nothing can be written below {str(parent)!r} ({error.strerror}); choose another folder with "
+            "--trainer.default_root_dir DIR (analyze: --output DIR)"
         ) from error

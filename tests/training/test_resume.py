@@ -10,6 +10,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 
 from animals_pl.cli import main
 from animals_pl.data.datamodule import AnimalsDataModule
@@ -134,6 +135,17 @@ def test_resume_without_the_configuration_file(halves, whole, tmp_path, tiny_tre
     assert fit("--ckpt_path", run / "last.ckpt", *options) == 0
     assert table(run) == table(whole)
     assert_same_state(run / "last.ckpt", whole / "last.ckpt")
+
+
+def test_a_photograph_added_between_the_halves_changes_no_fold(tiny_tree, tmp_path):
+    tree = shutil.copytree(tiny_tree, tmp_path / "photographs")
+    run = first_half(tree, tmp_path / "runs", workers=0, epochs=1)
+    split = (run / "split.csv").read_bytes()
+    Image.new("RGB", (40, 40), "red").save(tree / "gatto" / "added.jpg")
+    with pytest.warns(UserWarning, match=r"1 photographs in .* are not named in this split .* gatto/added\.jpg"):
+        assert fit("--config", run / "config.yaml", "--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 2) == 0
+    assert (run / "split.csv").read_bytes() == split
+    assert len(table(run)) == 2
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "step"])
