@@ -21,6 +21,7 @@ done. What to open next:
   $run/curves.png                        loss and accuracy over the epochs
   .venv/bin/tensorboard --logdir checkpoints    curves, photographs, confusion matrices, settings
   $run/model.onnx                        the model, for onnxruntime
+  .venv/bin/python -m animals_pl analyze datasets/practice    what is in the photographs, as a page
   .venv/bin/python -m animals_pl predict datasets/practice/gatto --ckpt_path $run/best.ckpt
   .venv/bin/python -m animals_pl fit --config configs/mobilenetv3_small_frozen.yaml --data.root YOUR_PHOTOGRAPHS
 END
