@@ -156,9 +156,10 @@ def _write_tables(found: Findings, folder: Path) -> Iterable[str]:
 
 def _exclude_table(found: Findings) -> pd.DataFrame:
     """Return the photographs whose label is in doubt: suspects, and copies of one file under two labels."""
-    contested = found.duplicates[(found.duplicates["labels"] > 1) & (found.duplicates["kind"] == "exact")]
-    labels_of = contested.groupby("group")["label"].agg(lambda names: " and ".join(sorted(set(names))))
-    reasons = [f"one file under the labels {labels_of[group]}" for group in contested["group"]]
+    copies = found.copies
+    contested = found.manifest[found.manifest["sha256"].isin(copies.index[copies["labels"] > 1])]
+    labels_of = contested.groupby("sha256")["label"].agg(lambda names: " and ".join(sorted(set(names))))
+    reasons = [f"one file under the labels {labels_of[content]}" for content in contested["sha256"]]
     rows = dict(zip(contested["path"], reasons, strict=True))
     if found.label_errors is not None:
         rows |= dict(zip(found.label_errors["path"], suspicion(found.label_errors), strict=True))
@@ -166,16 +167,14 @@ def _exclude_table(found: Findings) -> pd.DataFrame:
 
 
 def _print_summary(found: Findings, console: Console) -> None:
-    counts = found.classes["photographs"]
     groups = found.duplicates.drop_duplicates("group")
-    kinds = groups["kind"].value_counts()
     sizes, _ = findings.suggest_sizes(found.manifest)
-    imbalance = f"{counts.max() / counts.min():.2f} : 1"
+    imbalance = f"{found.imbalance:.2f} : 1"
     lines = {
-        "photographs": f"{len(found.manifest):,} in {len(counts)} classes, imbalance {imbalance}",
+        "photographs": f"{len(found.manifest):,} in {len(found.classes)} classes, imbalance {imbalance}",
         "broken": f"{len(found.broken):,}",
-        "copies": f"{kinds.get('exact', 0):,} groups",
-        "near-duplicates": f"{kinds.get('near', 0):,} groups",
+        "copies": f"{len(found.copies):,} groups",
+        "near-duplicates": f"{len(found.near_duplicates):,} groups",
         "largest group": f"{groups['copies'].max() if len(groups) else 0:,} photographs",
         "under two labels": f"{np.count_nonzero(groups['labels'] > 1):,} groups",
         "in two folds": f"{np.count_nonzero(groups['folds'] > 1):,} groups",

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from animals_pl.analysis.findings import class_table, sound
+from animals_pl.analysis.findings import class_table, elongation, sound, zoom_limits
 from animals_pl.analysis.thumbnails import picture
 from animals_pl.data.catalog import display_name
 
@@ -65,13 +65,11 @@ def sizes(usable: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(15, 5.2), layout="constrained")
     width, height = usable["width"].to_numpy(), usable["height"].to_numpy()
     long_side = np.maximum(width, height)
-    elongation = long_side / np.minimum(width, height)
-    limits = sorted(
-        {long_side.max(), np.quantile(long_side, 0.98), min(1.2 * np.median(long_side), long_side.max())}, reverse=True
-    )
+    dot_size = 6 * elongation(usable).to_numpy() ** 2
+    limits = sorted(set(zoom_limits(usable).values()), reverse=True)
     for axes, limit in zip(figure.subplots(1, len(limits), squeeze=False).flat, limits, strict=True):
         shown = long_side <= limit
-        axes.scatter(width[shown], height[shown], s=6 * elongation[shown] ** 2, alpha=0.25, color=BLUE, linewidths=0)
+        axes.scatter(width[shown], height[shown], s=dot_size[shown], alpha=0.25, color=BLUE, linewidths=0)
         axes.plot([0, limit], [0, limit], color=GREY, linewidth=0.8, linestyle=":")
         axes.set(
             title=f"up to {limit:,.0f} px: {shown.mean():.0%} of the photographs",

@@ -50,6 +50,20 @@ def class_table(manifest: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def elongation(usable: pd.DataFrame) -> pd.Series:
+    """Return how many times longer the longer side of each photograph is: 1 for a square."""
+    sides = usable[["width", "height"]]
+    return sides.max(axis=1) / sides.min(axis=1)
+
+
+def zoom_limits(usable: pd.DataFrame) -> dict[str, float]:
+    """Return, in pixels, up to where a plot of width and height shows all, nearly all and the densest part."""
+    long_side = usable[["width", "height"]].max(axis=1)
+    largest = float(long_side.max())
+    densest = min(1.2 * float(long_side.median()), largest)
+    return {"all": largest, "98 %": float(long_side.quantile(0.98)), "densest part": densest}
+
+
 def broken_table(manifest: pd.DataFrame) -> pd.DataFrame:
     """Return the photographs that cannot be used, with the reason."""
     return manifest.loc[manifest["problem"] != "", ["path", "label", "bytes", "problem"]].reset_index(drop=True)
@@ -63,12 +77,12 @@ def odd_table(manifest: pd.DataFrame, count: int = ODD_COUNT) -> pd.DataFrame:
     """
     usable = sound(manifest)
     pixels = usable["width"] * usable["height"]
-    elongation = usable[["width", "height"]].max(axis=1) / usable[["width", "height"]].min(axis=1)
+    longer = elongation(usable)
     shape = usable["width"].astype(str) + "×" + usable["height"].astype(str)
     measures = {  # name: (order, smallest first or largest, text)
         "smallest": (pixels, True, shape),
         "largest": (pixels, False, shape),
-        "most elongated": (elongation, False, elongation.map("{:.2f} : 1".format)),
+        "most elongated": (longer, False, longer.map("{:.2f} : 1".format)),
         "near-empty": (usable["detail"], True, usable["detail"].map("detail {:.1f}".format)),
         "low-contrast": (usable["contrast"], True, usable["contrast"].map("contrast {:.1f}".format)),
     }

@@ -16,9 +16,10 @@ import plotly.graph_objects as go
 
 import animals_pl
 from animals_pl.analysis.figures import spread
-from animals_pl.analysis.findings import size_table, sound, suggest_sizes
+from animals_pl.analysis.findings import elongation, size_table, sound, suggest_sizes, zoom_limits
 from animals_pl.analysis.thumbnails import absent_uri, data_uri
 from animals_pl.data.catalog import display_name
+from animals_pl.data.manifest import groups_by
 
 SHEET, GROUPS, SUSPECTS, BROKEN = 16, 60, 200, 200
 """How many photographs of a class, duplicate groups, suspected labels and broken files are shown; tables have all."""
@@ -48,6 +49,23 @@ class Findings:
     broken: pd.DataFrame
     duplicates: pd.DataFrame
     label_errors: pd.DataFrame | None
+
+    @property
+    def imbalance(self) -> float:
+        """How many times the photographs of the smallest class the largest has."""
+        counts = self.classes["photographs"]
+        return counts.max() / counts.min()
+
+    @property
+    def copies(self) -> pd.DataFrame:
+        """The files that are there more than once (see :func:`~animals_pl.data.manifest.groups_by`)."""
+        return groups_by("sha256", sound(self.manifest))
+
+    @property
+    def near_duplicates(self) -> pd.DataFrame:
+        """The groups of different files that show one picture."""
+        groups = groups_by("duplicate_group", self.manifest[self.manifest["duplicate_group"] >= 0])
+        return groups[groups["contents"] > 1]
 
 
 class Report:
@@ -90,17 +108,16 @@ class Report:
 
     def _overview(self) -> dict[str, Any]:
         found = self.findings
-        counts = found.classes["photographs"]
-        imbalance = f"{counts.max() / counts.min():.2f}"
-        kinds = found.duplicates.drop_duplicates("group")["kind"].value_counts()
+        imbalance = f"{found.imbalance:.2f}"
+        copies, near = len(found.copies), len(found.near_duplicates)
         errors = "?" if found.label_errors is None else f"{len(found.label_errors):,}"
         cards = [
             ("photographs", f"{len(found.manifest):,}", "classes", False),
-            ("classes", f"{len(counts):,}", "classes", False),
-            ("imbalance", f"{imbalance} : 1", "classes", counts.max() / counts.min() > 2),
+            ("classes", f"{len(found.classes):,}", "classes", False),
+            ("imbalance", f"{imbalance} : 1", "classes", found.imbalance > 2),
             ("broken", f"{len(found.broken):,}", "broken", len(found.broken) > 0),
-            ("groups of copies", f"{kinds.get('exact', 0):,}", "duplicates", kinds.get("exact", 0) > 0),
-            ("groups of near-duplicates", f"{kinds.get('near', 0):,}", "duplicates", kinds.get("near", 0) > 0),
+            ("groups of copies", f"{copies:,}", "duplicates", copies > 0),
+            ("groups of near-duplicates", f"{near:,}", "duplicates", near > 0),
             ("suspected labels", errors, "labels", errors not in ("?", "0")),
         ]
         formats = {"share": "{:.1%}", "balanced": "{:.3f}", "reference": "{:.3f}", "megabytes": "{:.1f}"}
@@ -198,10 +215,8 @@ def size_plot(usable: pd.DataFrame) -> str:
         usable: The photographs.
     """
     scatter = go.Scattergl if len(usable) > MANY_POINTS else go.Scatter
-    long_side = usable[["width", "height"]].max(axis=1)
     figure = go.Figure()
     for name, rows in usable.groupby("label"):
-        elongation = rows[["width", "height"]].max(axis=1) / rows[["width", "height"]].min(axis=1)
         figure.add_trace(
             scatter(
                 x=rows["width"],
@@ -209,11 +224,11 @@ def size_plot(usable: pd.DataFrame) -> str:
                 customdata=rows["path"],
                 name=display_name(name),
                 mode="markers",
-                marker={"size": (4 * elongation).clip(4, 16), "opacity": 0.6, "line": {"width": 0}},
+                marker={"size": (4 * elongation(rows)).clip(4, 16), "opacity": 0.6, "line": {"width": 0}},
                 hovertemplate="%{customdata}<br>%{x} × %{y} px",
             )
         )
-    limits = {"all": long_side.max(), "98 %": long_side.quantile(0.98), "densest part": 1.2 * long_side.median()}
+    limits = zoom_limits(usable)
     zooms = [
         {
             "label": label,

@@ -178,6 +178,17 @@ def write_manifest(manifest: pd.DataFrame, root: Path, file: Path) -> None:
     write_table(manifest.assign(path=[(to_root / path).as_posix() for path in manifest["path"]]), file)
 
 
+def groups_by(column: str, photographs: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for each value of a column that two or more photographs share.
+
+    Columns: ``first`` path, ``size`` (photographs), and how many different ``contents`` and ``labels`` they have.
+    """
+    groups = photographs.groupby(column).agg(
+        first=("path", "first"), size=("path", "size"), contents=("sha256", "nunique"), labels=("label", "nunique")
+    )
+    return groups[groups["size"] > 1]
+
+
 def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
     """Return the photographs of a folder-per-class dataset, or of a manifest that :func:`write_manifest` wrote.
 

@@ -23,7 +23,7 @@ from animals_pl.data.catalog import (
     scan_folder,
 )
 from animals_pl.data.duplicates import LARGE
-from animals_pl.data.manifest import COLUMNS, scan, write_manifest
+from animals_pl.data.manifest import COLUMNS, groups_by, scan, write_manifest
 from animals_pl.data.practice import (
     FEWEST_PER_CLASS,
     PRACTICE_ROOT,
@@ -195,19 +195,11 @@ def _print_faults(manifest: pd.DataFrame) -> None:
     if len(broken) > MOST_NAMED:
         print(f"  and {len(broken) - MOST_NAMED:,} more, all in the manifest")
     sound = manifest[manifest["problem"] == ""]
-    alike = _groups(sound[sound["duplicate_group"] >= 0], "duplicate_group")
-    print(f"exact duplicates  {_extent(_groups(sound, 'sha256'))}")
+    alike = groups_by("duplicate_group", sound[sound["duplicate_group"] >= 0])
+    print(f"exact duplicates  {_extent(groups_by('sha256', sound))}")
     print(f"near duplicates   {_extent(alike[alike['contents'] > 1])}")
     for path, size in alike.loc[alike["size"] > LARGE, ["first", "size"]].itertuples(index=False):
         print(f"  {size:,} are alike, such as {_printable(path)}")
-
-
-def _groups(photographs: pd.DataFrame, column: str) -> pd.DataFrame:
-    """Return the photographs, contents and labels of every group of two or more with the same value in a column."""
-    groups = photographs.groupby(column).agg(
-        first=("path", "first"), size=("path", "size"), contents=("sha256", "nunique"), labels=("label", "nunique")
-    )
-    return groups[groups["size"] > 1]
 
 
 def _extent(groups: pd.DataFrame) -> str:

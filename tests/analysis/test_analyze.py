@@ -260,3 +260,13 @@ def test_a_split_tells_which_duplicates_are_in_two_folds(photographs, tmp_path, 
     assert "in two folds 1 groups" in " ".join(capsys.readouterr().out.split())
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "2 folds" in page and "2 labels" in page
+
+
+def test_a_file_under_two_labels_is_contested_though_a_near_duplicate_is_in_its_group(photographs, tmp_path, capsys):
+    root = shutil.copytree(photographs, tmp_path / "photographs")
+    with Image.open(root / CONTESTED[0]) as picture:
+        picture.resize((picture.width // 2, picture.height // 2)).save(root / "cane" / "half.jpg", quality=80)
+    assert analyze(root, "--output", tmp_path / "report") == 0
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "copies 1 groups" in told and "near-duplicates 2 groups" in told
+    assert {row["path"] for row in read_rows(tmp_path / "report" / "exclude.csv", "exclude")} == set(CONTESTED)
