@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -122,9 +123,11 @@ def checkpoint_features(ckpt_path: str, catalog: Catalog) -> np.ndarray:
             f"{model.hparams['net']!r} has none; pass a checkpoint of another net"
         )
     resize = Resize(data["resize"], data["interpolation"], data["crop_fraction"])
+    batches = iter(_batches(catalog, resize, model.hparams["input_size"]))
+    first = next(batches)
+    quick = net.for_extraction(first[:8])
     with torch.inference_mode():
-        batches = _batches(catalog, resize, model.hparams["input_size"])
-        return np.concatenate([net.forward_features(images).numpy() for images in batches])
+        return np.concatenate([quick.forward_features(images).numpy() for images in chain([first], batches)])
 
 
 def onnx_features(model: str, catalog: Catalog) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from animals_pl.data.catalog import IMAGE_SUFFIXES, Catalog, find_images, scan_folder
 from animals_pl.data.decode import Interpolation, Resize, ResizeRule, decode, decodes
+from animals_pl.data.decoded_store import DecodedStore, find_decoded, keep_decoded
 from animals_pl.data.grouping import group_by, join_groups
 from animals_pl.data.manifest import inspect_all, scan
 from animals_pl.data.practice import PRACTICE_ROOT, draw_practice_set
@@ -37,16 +38,24 @@ class AnimalsDataset(Dataset[tuple[Tensor, int]]):
         size: Side in pixels of samples that are asked for by a plain index.
         augmentation: What training samples go through.
         seed: The run's seed.
+        store: Where some of the photographs are decoded already.
     """
 
     def __init__(
-        self, catalog: Catalog, resize: Resize, size: int, augmentation: Augmentation | None = None, seed: int = 0
+        self,
+        catalog: Catalog,
+        resize: Resize,
+        size: int,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        store: DecodedStore | None = None,
     ) -> None:
         self.catalog = catalog
         self.resize = resize
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
+        self.store = store
 
     def __len__(self) -> int:
         """Return the number of photographs."""
@@ -59,13 +68,22 @@ class AnimalsDataset(Dataset[tuple[Tensor, int]]):
         photograph as validation sees it (Lightning puts a sampler of such in for ``predict``).
         """
         index = key.index if isinstance(key, SampleKey) else key
-        image = decode(self.catalog.root / self.catalog.paths[index])
         if isinstance(key, SampleKey) and self.augmentation is not None:
+            # At the scale of the run's own size in its smaller stages, too: they differ in nothing but the resizing.
+            image = self._photograph(index, max(self.size, key.size))
             seed = np.random.SeedSequence([self.seed, key.epoch, key.index, key.repeat])
             image = self.augmentation(image, key.size, seed)
         else:
-            image = self.resize(image, self.size)
+            image = self.resize(self._photograph(index, self.size), self.size)
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), int(self.catalog.labels[index])
+
+    def _photograph(self, index: int, size: int) -> np.ndarray:
+        """Return a photograph (H, W, 3) as ``decode`` gives it for squares of ``size`` pixels."""
+        if self.store is not None and self.store.size == size:
+            image = self.store.get(self.catalog.contents[index])
+            if image is not None:
+                return image
+        return decode(self.catalog.root / self.catalog.paths[index], size)
 
 
 class LazyDataLoader(DataLoader[Any]):
@@ -106,6 +124,8 @@ class AnimalsDataModule(L.LightningDataModule):
         test_root: Another folder-per-class dataset, which ``test`` evaluates whole.
         predict_paths: Photographs and folders of photographs for ``predict``.
         num_workers: Loader processes; null: one per core, at most 8.
+        keep_decoded: Gigabytes of disk (and, as far as there is room, of RAM: the file is memory-mapped) for decoded
+            photographs, which pay where photographs are large or a net is small; 0: none.
 
     Raises:
         UsageError: A value is out of range or unknown.
@@ -131,6 +151,7 @@ class AnimalsDataModule(L.LightningDataModule):
         test_root: str | None = None,
         predict_paths: list[str] | None = None,
         num_workers: int | None = None,
+        keep_decoded: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -139,8 +160,9 @@ class AnimalsDataModule(L.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
             ("num_workers", num_workers, 0),
+            ("keep_decoded", keep_decoded, 0),
         ):
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # nan is neither more nor less
                 raise UsageError(f"data.{key}={value} is too small; choose {least} or more")
         self.root = Path(root)
         self.size = size
@@ -156,6 +178,8 @@ class AnimalsDataModule(L.LightningDataModule):
         ``predict`` looks at what is left of one that was cut short."""
         self.excluded: set[str] = set()
         """Paths that ``exclude`` names."""
+        self.store: DecodedStore | None = None
+        """Decoded photographs for training and validation."""
         self.datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
 
     def prepare_data(self) -> None:
@@ -188,6 +212,8 @@ class AnimalsDataModule(L.LightningDataModule):
                 "there are no test photographs: data.test_fraction was 0 in training; pass --data.test_root DIR "
                 "to test on another folder, or train with --data.test_fraction 0.15"
             )
+        if stage == "fit" and self.hparams["keep_decoded"]:
+            self.store = self._decoded_store()
         self.datasets = {fold: self.photographs(fold) for fold in self.folds}
         if stage == "fit" and self.trainer and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_split()
@@ -196,6 +222,7 @@ class AnimalsDataModule(L.LightningDataModule):
         hparams = self.hparams
         self.catalog = self._grouped(self._inspected(catalog))
         self.excluded = self._read_exclude(catalog)
+        self.decodable = self.catalog.select([path for path in catalog.paths if path not in self.broken])
         left_out = self.broken.keys() | self.excluded
         usable = self.catalog.select([path for path in catalog.paths if path not in left_out])
         for label in np.setdiff1d(catalog.labels, usable.labels):
@@ -237,6 +264,19 @@ class AnimalsDataModule(L.LightningDataModule):
             )
         return named & set(catalog.paths)
 
+    def _decoded_store(self) -> DecodedStore | None:
+        """Return the store of decoded photographs, which one process writes for all."""
+        # Of the whole dataset, whatever is excluded and in whichever fold: runs that differ in that share a file.
+        wanted = (self.decodable, self.size, self.hparams["keep_decoded"])
+        rank, _ = self._rank_and_world()
+        store = keep_decoded(*wanted) if rank == 0 else None
+        if store is not None:
+            kept = sum(content in store.places for content in self.decodable.contents)
+            print(f"{kept:,} of {len(self.decodable.paths):,} photographs are kept decoded in {store}")
+        if self.trainer is not None:
+            self.trainer.strategy.barrier("decoded photographs")
+        return store if rank == 0 else find_decoded(*wanted)
+
     def _save_split(self) -> None:
         assert self.trainer is not None
         file = Path(self.trainer.default_root_dir) / "split.csv"
@@ -277,7 +317,8 @@ class AnimalsDataModule(L.LightningDataModule):
     def photographs(self, fold: str) -> AnimalsDataset:
         """Return the photographs of a fold; those for training come augmented when asked for by key."""
         augmentation = self.augmentation if fold == "train" else None
-        return AnimalsDataset(self.folds[fold], self.resize, self.size, augmentation, self.hparams["seed"])
+        store = self.store if fold in ("train", "val") else None
+        return AnimalsDataset(self.folds[fold], self.resize, self.size, augmentation, self.hparams["seed"], store)
 
     def train_sampler(self, position: Callable[[], tuple[int, int]]) -> KeyBatchSampler:
         """Return what decides which samples make up the training batches from a position on."""
@@ -312,9 +353,12 @@ class AnimalsDataModule(L.LightningDataModule):
         """Return a loader of a fold as it is: in order, not augmented, each photograph once over all processes."""
         rank, world_size = self._rank_and_world()
         # A distributed sampler would pad, and count some photographs twice.
-        mine = range(rank, len(self.folds[fold].paths), world_size)
+        return self.loader(fold, range(rank, len(self.folds[fold].paths), world_size))
+
+    def loader(self, fold: str, keys: Sequence[SampleKey | int]) -> DataLoader[Any]:
+        """Return a loader of certain samples of a fold, in their order."""
         batch_size = self.hparams["batch_size"]
-        return DataLoader(self.datasets[fold], batch_size=batch_size, sampler=mine, **self._loader_options(fold))
+        return DataLoader(self.datasets[fold], batch_size=batch_size, sampler=keys, **self._loader_options(fold))
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -162,11 +162,33 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
     return (height, width) if _turn(picture) in _QUARTER_TURNS else (width, height)
 
 
-def upright(picture: Image.Image) -> Image.Image:
-    """Return a picture just opened as RGB, turned as a person sees it."""
+def upright(picture: Image.Image, size: int | None = None) -> Image.Image:
+    """Return a picture just opened as RGB, turned as a person sees it; ``size`` as in :func:`decode`."""
     turn = _turn(picture)
-    rgb = to_rgb(picture)
+    rgb = to_rgb(picture) if size is None else _reduced(picture, size)
     return rgb if turn is None else rgb.transpose(turn)
+
+
+MARGIN = 2
+"""A JPEG is decoded at a fraction of its size if each side keeps this many times the side of the square to be made.
+
+Measured on 3,292 Animals-10 photographs, against decoding them whole. At 64 pixels 22 % are reduced; in the square
+these differ by 0.4 of 255 levels on average, and their features of a MobileNetV3-Small by a cosine of 0.9993. Of all
+predictions of a linear head (five folds) 0.4 % change, and the accuracy of 0.6255 does not. At 112 pixels 1.2 % are
+reduced and one prediction changes. With a margin of 1, 3.4 % of the predictions change at 64 pixels and 2.1 % at 112.
+"""
+
+
+def _reduced(picture: Image.Image, size: int) -> Image.Image:
+    """Return a picture just opened as RGB, not turned; a JPEG at the scale that suits squares of ``size`` pixels."""
+    # Pillow takes the smallest of 1, 1/2, 1/4 and 1/8 at which neither side is shorter than this.
+    drafted = picture.draft(None, (MARGIN * size, MARGIN * size))
+    rgb = to_rgb(picture)
+    if drafted is None or drafted[1][2:] == rgb.size:
+        return rgb
+    # The photograph ends within the last row or column; left so, it would be shrunk towards the corner, by up to
+    # half a pixel of the square: as large a change as all others together.
+    return rgb.resize(rgb.size, Image.Resampling.BICUBIC, drafted[1])
 
 
 def upright_square(picture: Image.Image, side: int) -> Image.Image:
@@ -180,11 +202,17 @@ def upright_square(picture: Image.Image, side: int) -> Image.Image:
     return small if turn is None else small.transpose(turn)
 
 
-def decode(source: str | Path | bytes) -> np.ndarray:
+def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     """Decode an image file or its bytes to an (H, W, 3) uint8 RGB array.
 
     EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled, and grey, palette
     and CMYK become RGB. A file cut short is decoded as far as it goes.
+
+    Args:
+        source: The file's path or content.
+        size: Side in pixels of the square that the photograph is wanted for. A large JPEG is then decoded at 1/2,
+            1/4 or 1/8 of its size (libjpeg's scaled DCT), which is several times quicker; neither side falls below
+            :data:`MARGIN` times ``size``. ``None``: whole.
 
     Raises:
         UsageError: The file cannot be read as an image, or is a decompression bomb.
@@ -192,7 +220,7 @@ def decode(source: str | Path | bytes) -> np.ndarray:
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
-        return use_image(content, lambda picture: np.array(upright(picture)))
+        return use_image(content, lambda picture: np.array(upright(picture, size)))
     except Exception as error:  # decoders of damaged files raise what they like
         reason = (
             UNKNOWN_FORMAT if isinstance(error, Image.UnidentifiedImageError) else f"{type(error).__name__}: {error}"

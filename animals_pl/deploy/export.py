@@ -85,7 +85,7 @@ def _verification_images(photographs: str | None, root: str, resize: Resize, siz
     if photographs and not paths:
         raise UsageError(f"photographs={photographs!r} is not a folder with photographs; pass one, or leave it out")
     chosen = [paths[index] for index in np.linspace(0, max(0, len(paths) - 1), NUM_PHOTOGRAPHS).astype(int) if paths]
-    arrays = [decode(path) for path in chosen if decodes(path)]
+    arrays = [decode(path, size) for path in chosen if decodes(path)]
     source = f"photographs of {folder}"
     if photographs and not arrays:
         raise UsageError(f"photographs={photographs!r}: none can be decoded (such as {chosen[0]}); mend or remove them")

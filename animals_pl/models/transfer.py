@@ -11,6 +11,7 @@ from timm.models import PretrainedCfg
 from torch import Tensor, nn
 
 from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.models.folding import fold_batch_norms
 from animals_pl.models.layers import Normalize, keras_init
 
 Head = Literal["linear", "dense"]
@@ -106,14 +107,13 @@ class TransferNet(nn.Module):
         features: Features = "pooled" if self.pooled else "pre_logits"
         try:
             overlay = {} if weights == "imagenet" else {"state_dict": self._read_weights(weights)}
-            self.backbone, _ = self._build_backbone(features, pretrained=True, pretrained_cfg_overlay=overlay)
+            loaded, _ = self._build_backbone(features, pretrained=True, pretrained_cfg_overlay=overlay)
+            self.backbone.load_state_dict(loaded.state_dict())
         except Exception as error:  # timm, safetensors, torch and the hub each raise their own
             raise UsageError(
                 f"model.weights={weights!r} could not be loaded into {self.name!r} ({_in_short(error)}); "
                 "pass a file that fits, connect to the network once, or start from random weights with null"
             ) from error
-        self.backbone.requires_grad_(not self.freeze)
-        self.train(self.training)
 
     def _read_weights(self, file: str) -> dict[str, Tensor]:
         """Read a file of weights and make sure that the backbone is in it: timm passes over what is missing."""
@@ -137,6 +137,15 @@ class TransferNet(nn.Module):
         if self.pooled:
             return feature_map.mean((2, 3))
         return self.backbone.forward_head(feature_map, pre_logits=True)
+
+    @torch.no_grad()
+    def for_extraction(self, images: Tensor) -> TransferNet:
+        """Return a copy whose ``forward_features`` is quicker and, to float32 accuracy, the same.
+
+        Args:
+            images: (B, 3, S, S) pixels in 0…255 to check that with; a few are enough.
+        """
+        return fold_batch_norms(self, lambda net: net.forward_features(images))
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Turn (B, F) features into (B, C) logits."""

@@ -129,9 +129,9 @@ class AnimalClassifier(L.LightningModule):
             hparams["class_names"], hparams["input_size"] = list(data.class_names), data.size
         num_classes = len(hparams["class_names"])
         keys = ("head", "features", "freeze", "dropout")
-        self.net = models.build(
-            hparams["net"], num_classes, hparams["input_size"], **{key: hparams[key] for key in keys}
-        )
+        net = models.build(hparams["net"], num_classes, hparams["input_size"], **{key: hparams[key] for key in keys})
+        # Convolutions are quicker so: 1.5 times in training on two cores, and tensor cores are made for it.
+        self.net = net.to(memory_format=torch.channels_last)
         self.train_metrics = FoldMetrics(num_classes)
         self.val_metrics = FoldMetrics(num_classes)
         self.test_metrics = FoldMetrics(num_classes)
@@ -211,9 +211,7 @@ class AnimalClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted loss of a batch."""
         loss = self._step(batch, self.train_metrics, self.loss_factors)
-        size = self.trainer.datamodule.size_schedule(self.current_epoch)  # type: ignore[attr-defined]
         self.log("loss", loss, prog_bar=True, logger=False)
-        self.log("image_size", float(size), on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -241,11 +239,13 @@ class AnimalClassifier(L.LightningModule):
         self.test_metrics.reset()
 
     def on_train_epoch_end(self) -> None:
-        """Log ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``.
+        """Log ``image_size``, ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``.
 
         Resumed from a checkpoint of its validation, an epoch ends without a batch: there is nothing to log.
         """
         if self.train_metrics.loss.update_called:
+            size = self.trainer.datamodule.size_schedule(self.current_epoch)  # type: ignore[attr-defined]
+            self.log("image_size", float(size), sync_dist=True)
             self._log_epoch(self.train_metrics, "train")
 
     def on_validation_epoch_end(self) -> None:

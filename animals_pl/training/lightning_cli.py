@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -84,6 +84,13 @@ class AnimalsCLI(LightningCLI):
         parser.add_argument("--monitor", type=Monitor, default="loss/val", help="Metric that chooses the best epoch.")
         parser.add_argument(
             "--cache_features", type=bool, default=True, help="Run a frozen backbone once where that is exact."
+        )
+        parser.add_argument(
+            "--cached_views",
+            type=NonNegativeInt,
+            default=0,
+            help="With a frozen backbone and augmentation: how many augmented views of each photograph pass the "
+            "backbone, once, for the epochs to take turns in; 0: new views in every epoch.",
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -167,8 +174,11 @@ class AnimalsCLI(LightningCLI):
 
     def _fit_options(self, config: Any) -> dict[str, Any]:
         callbacks: list[L.Callback] = [BatchSeed(self.datamodule.hparams["seed"]), RunSummary(self.console)]
+        views = self._get(self.config, "cached_views")
         if self._get(self.config, "cache_features"):
-            callbacks.append(FeatureCache(self.console))
+            callbacks.append(FeatureCache(self.console, views))
+        elif views:
+            raise UsageError(f"cached_views={views} has no effect with cache_features=false; leave one of them out")
         if config.fast_dev_run:
             return {"callbacks": callbacks}
         ckpt_path = self._get(self.config, "ckpt_path")

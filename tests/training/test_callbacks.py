@@ -1,9 +1,8 @@
-"""What happens beside the training loop: sizes, cached features, seeds, TensorBoard, the table of epochs."""
+"""What happens beside the training loop: sizes, seeds, TensorBoard, the table of epochs."""
 
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,12 +20,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from animals_pl.cli import main
-from animals_pl.data import datamodule as datamodule_file
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import UsageError
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.progressive_resizing import ProgressiveResizing, size_at
-from animals_pl.training.callbacks.tensorboard_pictures import TensorBoardPictures
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.epoch_table import EpochTable, read_metrics
 
@@ -185,74 +182,6 @@ def test_every_stage_gets_its_share_of_the_epochs(stages, epochs):
     for size, fraction in zip(sizes, fractions, strict=True):
         assert abs(schedule.count(size) - epochs * fraction) <= 1 + 1e-6
     assert {size_at(epochs + later, epochs, sizes, fractions) for later in (0, 1, 1000)} == {sizes[-1]}
-
-
-# ---------------------------------------------------------------- FeatureCache
-
-FROZEN = ["--model.freeze", "true", "--model.dropout", "0.5", "--model.lr", "0.01"]
-
-
-@pytest.mark.parametrize("head", ["linear", "dense"])
-def test_cached_features_change_nothing(tiny_tree, tmp_path, head):
-    options = [*FROZEN, "--model.head", head, "--model.class_weights", "balanced"]
-    cached = fit(tiny_tree, tmp_path / "cached", *options)
-    plain = fit(tiny_tree, tmp_path / "plain", *options, "--cache_features", "false")
-    for key in ("loss", "acc", "macro_recall", "macro_f1"):
-        for fold in ("train", "val"):
-            name = f"{key}/{fold}"
-            assert column(cached, name) == pytest.approx(column(plain, name), abs=1e-5), name
-    ours, theirs = (torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in (cached, plain))
-    assert ours.keys() == theirs.keys()
-    for key, value in ours.items():
-        torch.testing.assert_close(value, theirs[key], atol=1e-5, rtol=1e-5, msg=key)
-    begun = column(cached, "loss/train")
-    assert begun[-1] < begun[0]
-
-
-@pytest.fixture
-def decoded(monkeypatch) -> Counter[str]:
-    """How often the main process has decoded each photograph for the net."""
-    counts: Counter[str] = Counter()
-    decode = datamodule_file.decode
-
-    def count(path):
-        counts[Path(path).name] += 1
-        return decode(path)
-
-    monkeypatch.setattr(datamodule_file, "decode", count)
-    monkeypatch.setattr(TensorBoardPictures, "on_train_epoch_start", lambda *args: None)  # its grid decodes too
-    return counts
-
-
-def test_each_photograph_is_decoded_once(tiny_tree, tmp_path, decoded):
-    fit(tiny_tree, tmp_path, *FROZEN)
-    assert set(decoded) == {file.name for file in tiny_tree.rglob("*.jpg")}
-    assert set(decoded.values()) == {1}
-
-
-@pytest.mark.parametrize(
-    ("options", "validations"),
-    [
-        (["--model.freeze", "false"], 2),
-        ([*FROZEN, "--cache_features", "false"], 2),
-        ([*FROZEN, "--data.augment", "light"], 1),
-        ([*FROZEN, "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24, 32]"], 1),
-        ([*FROZEN, "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24]"], 1),
-    ],
-    ids=["unfrozen", "off", "augmentation", "sizes", "another size"],
-)
-def test_cache_stays_out_of_the_way(tiny_tree, tmp_path, decoded, options, validations):
-    """Training photographs that change are decoded each epoch; those of validation change with the net only."""
-    fit(tiny_tree, tmp_path, *options, epochs=2)
-    assert sorted(decoded.values()) == sorted([2] * TRAIN + [validations] * VAL)
-
-
-def test_cache_with_loader_processes(tiny_tree, tmp_path):
-    """Features are computed in the loaders' processes and served from this one."""
-    alone = fit(tiny_tree, tmp_path / "alone", *FROZEN, epochs=2)
-    helped = fit(tiny_tree, tmp_path / "helped", *FROZEN, epochs=2, workers=2)
-    assert column(alone, "loss/val") == column(helped, "loss/val")
-    assert column(alone, "loss/train") == column(helped, "loss/train")
 
 
 # ---------------------------------------------------------------- BatchSeed

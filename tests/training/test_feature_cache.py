@@ -1,0 +1,300 @@
+"""A frozen backbone sees each photograph once: the same results, a file for the next run, augmented views."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from animals_pl.cli import main
+from animals_pl.data import datamodule as datamodule_file
+from animals_pl.data.manifest import cache_folder
+from animals_pl.data.sampling import SampleKey
+from animals_pl.training.callbacks.feature_cache import FeatureDataset, FeatureFile
+from animals_pl.training.callbacks.tensorboard_pictures import TensorBoardPictures
+
+RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
+TRAIN, VAL = 43, 14
+"""Photographs of the tiny tree's folds."""
+METRICS = [f"{name}/{fold}" for name in ("loss", "acc", "macro_recall", "macro_f1") for fold in ("train", "val")]
+FROZEN = ["--model.freeze", "true", "--model.dropout", "0.5", "--model.lr", "0.01"]
+VIEWS = [*FROZEN, "--data.augment", "light", "--cached_views"]
+
+
+def arguments(tree: Path, root: Path, *args: object, epochs: int = 3) -> list[str]:
+    data = ["--data.root", tree, "--data.size", 32, "--data.num_workers", 0, "--data.batch_size", 16]
+    trainer = ["--trainer.default_root_dir", root, "--trainer.accelerator", "cpu", "--trainer.max_epochs", epochs]
+    return ["fit", *map(str, [*data, "--model.net", "test_resnet", *trainer, *args])]
+
+
+def fit(tree: Path, root: Path, *args: object, epochs: int = 3) -> Path:
+    """Train a head on test_resnet and return the run's folder."""
+    assert main(arguments(tree, root, *args, epochs=epochs)) == 0
+    return root / "run" / "version_0"
+
+
+def column(run: Path, key: str) -> list[float]:
+    with (run / "metrics.csv").open(newline="") as stream:
+        return [float(row[key]) for row in csv.DictReader(stream)]
+
+
+def feature_files() -> list[Path]:
+    return sorted((cache_folder() / "features").glob("*"))
+
+
+def assert_same_training(ours: Path, theirs: Path) -> None:
+    """Every epoch's metrics and the trained weights agree to float tolerance."""
+    for name in METRICS:
+        assert column(ours, name) == pytest.approx(column(theirs, name), abs=1e-5), name
+    our_state, their_state = (torch.load(run / "last.ckpt", weights_only=True)["state_dict"] for run in (ours, theirs))
+    assert our_state.keys() == their_state.keys()
+    for key, value in our_state.items():
+        torch.testing.assert_close(value, their_state[key], atol=1e-5, rtol=1e-5, msg=key)
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> Counter[str]:
+    """How often the main process has decoded each photograph for the net."""
+    counts: Counter[str] = Counter()
+    decode = datamodule_file.decode
+
+    def count(path, *args):
+        counts[Path(path).name] += 1
+        return decode(path, *args)
+
+    monkeypatch.setattr(datamodule_file, "decode", count)
+    monkeypatch.setattr(TensorBoardPictures, "on_train_epoch_start", lambda *args: None)  # its grid decodes too
+    return counts
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ANIMALS_PL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def tree(tiny_tree, tmp_path) -> Path:
+    """A tiny tree that a test may change."""
+    return Path(shutil.copytree(tiny_tree, tmp_path / "tree"))
+
+
+# ---------------------------------------------------------------- the same results, sooner
+
+
+@pytest.mark.parametrize("head", ["linear", "dense"])
+def test_cached_features_change_nothing(tiny_tree, tmp_path, head):
+    # Adam would blow the noise of gradients that are all but zero up to steps of its learning rate.
+    options = [*FROZEN, "--model.head", head, "--model.class_weights", "balanced", "--model.optimizer", "sgd"]
+    cached = fit(tiny_tree, tmp_path / "cached", *options)
+    plain = fit(tiny_tree, tmp_path / "plain", *options, "--cache_features", "false")
+    assert_same_training(cached, plain)
+    begun = column(cached, "loss/train")
+    assert begun[-1] < begun[0]
+
+
+def test_each_photograph_is_decoded_once(tiny_tree, tmp_path, decoded):
+    fit(tiny_tree, tmp_path, *FROZEN)
+    assert set(decoded) == {file.name for file in tiny_tree.rglob("*.jpg")}
+    assert set(decoded.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("options", "validations"),
+    [
+        (["--model.freeze", "false"], 2),
+        ([*FROZEN, "--cache_features", "false"], 2),
+        ([*FROZEN, "--data.augment", "light"], 1),
+        ([*FROZEN, "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24, 32]"], 1),
+        ([*FROZEN, "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24]"], 1),
+    ],
+    ids=["unfrozen", "off", "augmentation", "sizes", "another size"],
+)
+def test_cache_stays_out_of_the_way(tiny_tree, tmp_path, decoded, options, validations):
+    """Training photographs that change are decoded each epoch; those of validation change with the net only."""
+    fit(tiny_tree, tmp_path, *options, epochs=2)
+    assert sorted(decoded.values()) == sorted([2] * TRAIN + [validations] * VAL)
+
+
+def test_cache_with_loader_processes(tiny_tree, tmp_path, monkeypatch):
+    """Features are computed in the loaders' processes and served from this one."""
+    runs = []
+    for workers in (0, 2):
+        monkeypatch.setenv("ANIMALS_PL_CACHE", str(tmp_path / f"cache_{workers}"))
+        runs.append(fit(tiny_tree, tmp_path / str(workers), *FROZEN, "--data.num_workers", workers, epochs=2))
+    for name in METRICS:
+        assert column(runs[0], name) == column(runs[1], name)
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_next_run_reads_the_file(tiny_tree, tmp_path, decoded, capsys):
+    first = fit(tiny_tree, tmp_path / "first", *FROZEN)
+    said = capsys.readouterr().out
+    (file,) = feature_files()
+    assert f"train: features of {TRAIN} photographs, {TRAIN} computed in" in said
+    assert str(file) in said
+    assert "MB" in said
+    decoded.clear()
+    second = fit(tiny_tree, tmp_path / "second", *FROZEN)
+    assert not decoded
+    assert f"train: features of {TRAIN} photographs, 0 computed in" in capsys.readouterr().out
+    for name in METRICS:
+        assert column(first, name) == column(second, name)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--model.head", "dense"], ["--data.seed", "7"], ["--data.val_fraction", "0.5"], ["--model.dropout", "0.1"]],
+    ids=["head", "split", "fraction", "dropout"],
+)
+def test_file_serves_other_heads_and_splits(tiny_tree, tmp_path, decoded, options):
+    fit(tiny_tree, tmp_path / "first", *FROZEN, epochs=1)
+    decoded.clear()
+    fit(tiny_tree, tmp_path / "second", *FROZEN, *options, epochs=1)
+    assert not decoded
+    assert len(feature_files()) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data.size", "24"],
+        ["--data.resize", "crop"],
+        ["--data.interpolation", "nearest"],
+        ["--seed_everything", "7"],
+        ["--model.net", "test_efficientnet"],
+        ["--trainer.precision", "bf16-mixed"],
+    ],
+    ids=["size", "resize", "interpolation", "weights", "net", "precision"],
+)
+def test_file_is_another_one_where_features_are(tiny_tree, tmp_path, decoded, options):
+    fit(tiny_tree, tmp_path / "first", *FROZEN, epochs=1)
+    decoded.clear()
+    fit(tiny_tree, tmp_path / "second", *FROZEN, *options, epochs=1)
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == TRAIN + VAL
+    assert len(feature_files()) == 2
+
+
+def test_changed_and_added_photographs_alone_are_computed(tree, tmp_path, decoded):
+    fit(tree, tmp_path / "first", *FROZEN, epochs=1)
+    decoded.clear()
+    changed, *_, model = sorted(tree.rglob("*.jpg"))
+    Image.effect_noise((40, 30), 80).convert("RGB").save(changed)
+    added = model.with_name("added.jpg")
+    Image.effect_noise((30, 40), 60).convert("RGB").save(added)
+    fit(tree, tmp_path / "second", *FROZEN, epochs=1)
+    assert dict(decoded) == {changed.name: 1, "added.jpg": 1}
+
+
+def test_damaged_file_counts_as_none(tiny_tree, tmp_path, decoded):
+    first = fit(tiny_tree, tmp_path / "first", *FROZEN, epochs=1)
+    (file,) = feature_files()
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    decoded.clear()
+    second = fit(tiny_tree, tmp_path / "second", *FROZEN, epochs=1)
+    assert len(decoded) == TRAIN + VAL
+    assert column(first, "loss/val") == column(second, "loss/val")
+    assert file.stat().st_size == len(whole)
+    assert feature_files() == [file]  # nothing half-written beside it
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(tiny_tree, tmp_path, monkeypatch):
+    kept = fit(tiny_tree, tmp_path / "kept", *FROZEN, epochs=1)
+    blocked = tmp_path / "blocked"
+    blocked.mkdir()
+    (blocked / "features").write_text("a file where the folder should be")
+    monkeypatch.setenv("ANIMALS_PL_CACHE", str(blocked))
+    with pytest.warns(UserWarning, match="set ANIMALS_PL_CACHE to a folder that can be written"):
+        lost = fit(tiny_tree, tmp_path / "lost", *FROZEN, epochs=1)
+    assert column(kept, "loss/val") == column(lost, "loss/val")
+
+
+def test_an_interrupted_run_leaves_what_it_has_computed(tiny_tree, tmp_path, decoded, monkeypatch):
+    count = datamodule_file.decode
+
+    def interrupt(path, *args):
+        if len(decoded) == 40:
+            raise KeyboardInterrupt
+        return count(path, *args)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit):
+        patched.setattr(datamodule_file, "decode", interrupt)
+        main(arguments(tiny_tree, tmp_path / "first", *FROZEN, epochs=1))
+    decoded.clear()
+    fit(tiny_tree, tmp_path / "second", *FROZEN, epochs=1)
+    assert len(decoded) == TRAIN + VAL - 32  # two whole batches of 16
+
+
+def test_file_grows(tmp_path):
+    file = tmp_path / "features" / "one.safetensors"
+    names = [bytes([number]) * 32 for number in range(5)]
+    features = torch.arange(10.0).reshape(5, 2)
+    FeatureFile(file).add(names[:2], features[:2])
+    FeatureFile(file).add(names[2:], features[2:])
+    read = FeatureFile(file)
+    assert read.rows.keys() == set(names)
+    assert torch.equal(read.take([names[4], names[0], names[4]]), features[[4, 0, 4]])
+    assert str(read) == f"{file}, {file.stat().st_size / 1e6:.1f} MB"
+
+
+# ---------------------------------------------------------------- augmented views
+
+
+def test_epochs_take_turns_in_the_views():
+    features = torch.arange(12.0).reshape(3, 4, 1)
+    dataset = FeatureDataset(features, [7, 8, 9, 5])
+    assert len(dataset) == 4
+    for epoch in range(7):
+        for repeat in range(3):
+            row, label = dataset[SampleKey(2, epoch, repeat, 32)]
+            assert row.item() == features[(epoch + repeat) % 3, 2].item()
+            assert label == 9
+    assert dataset[1][0].item() == 1
+
+
+def test_as_many_views_as_epochs_change_nothing(tiny_tree, tmp_path):
+    """The v-th view of a photograph is what the v-th epoch would have made of it."""
+    cached = fit(tiny_tree, tmp_path / "cached", *VIEWS, 3)
+    plain = fit(tiny_tree, tmp_path / "plain", *FROZEN, "--data.augment", "light", "--cache_features", "false")
+    assert_same_training(cached, plain)
+
+
+def test_fewer_views_pass_the_backbone(tiny_tree, tmp_path, decoded, capsys):
+    fit(tiny_tree, tmp_path / "first", *VIEWS, 2, epochs=5)
+    assert sorted(decoded.values()) == [1] * VAL + [2] * TRAIN
+    assert f"train: features of {TRAIN} photographs in 2 views, {2 * TRAIN} computed" in capsys.readouterr().out
+    decoded.clear()
+    fit(tiny_tree, tmp_path / "second", *VIEWS, 3, epochs=1)
+    assert sorted(decoded.values()) == [1] * TRAIN  # the third view alone
+    decoded.clear()
+    fit(tiny_tree, tmp_path / "third", *VIEWS, 2, "--data.augment", "strong", epochs=1)
+    assert sorted(decoded.values()) == [2] * TRAIN
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [*FROZEN, "--cached_views", "2"],
+        ["--data.augment", "light", "--cached_views", "2"],
+        [*VIEWS, "2", "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24, 32]"],
+        [*VIEWS, "2", "--cache_features", "false"],
+    ],
+    ids=["no augmentation", "not frozen", "sizes", "off"],
+)
+def test_views_that_would_do_nothing_are_refused(tiny_tree, tmp_path, capsys, options):
+    assert main(arguments(tiny_tree, tmp_path, *options)) == 2
+    assert "cached_views=2 has no effect" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_negative_views_are_refused(tiny_tree, tmp_path, capsys):
+    assert main(arguments(tiny_tree, tmp_path, *VIEWS, "-1")) == 2
+    assert "cached_views" in capsys.readouterr().err
