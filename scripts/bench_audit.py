@@ -10,9 +10,7 @@ the proportional set size (PSS) of all processes, read from /proc five times a s
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,62 +18,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from process_memory import Outcome, link_photographs, run
 from rich.console import Console
 from rich.table import Table
 
-from animals_pl.data.catalog import scan_folder
 from animals_pl.data.duplicates import near_pairs
 
-SECONDS_BETWEEN = 0.2
 
-
-def link_photographs(root: Path, target: Path, count: int) -> None:
-    """Fill a folder with ``count`` links to the photographs of another, in the same classes."""
-    catalog = scan_folder(root)
-    rounds = ((turn, path) for turn in itertools.count() for path in catalog.paths)
-    for turn, path in itertools.islice(rounds, count):
-        link = target / Path(path).with_name(f"{turn}_{Path(path).name}")
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((catalog.root / path).resolve())
-
-
-def family(pid: int) -> list[int]:
-    """Return a process and its descendants."""
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    try:
-        found = [int(child) for child in children.read_text().split()]
-    except OSError:  # it has ended
-        return []
-    return [pid, *(descendant for child in found for descendant in family(child))]
-
-
-def memory(pid: int) -> int:
-    """Return the proportional set size of a process in bytes; 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
-
-
-def measured(args: Sequence[str], environment: dict[str, str]) -> tuple[float, int, str]:
-    """Run a command line of the package; return seconds, peak memory in bytes and what it printed.
+def measured(args: Sequence[str], environment: dict[str, str]) -> Outcome:
+    """Run a command line of the package.
 
     Raises:
         RuntimeError: It failed.
     """
-    began, peak = time.perf_counter(), 0
-    command = [sys.executable, "-m", "animals_pl", *args]
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None:
-            peak = max(peak, sum(map(memory, family(process.pid))))
-            time.sleep(SECONDS_BETWEEN)
-        seconds = time.perf_counter() - began
-        assert process.stdout is not None
-        printed = process.stdout.read()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with exit code {process.returncode}")
-    return seconds, peak, printed
+    outcome = run([sys.executable, "-m", "animals_pl", *args], environment)
+    if outcome.exit_code:
+        raise RuntimeError(f"animals_pl {' '.join(args)} ended with {outcome.exit_code}: {outcome.complaint}")
+    return outcome
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -97,9 +56,11 @@ def main(args: Sequence[str] | None = None) -> None:
             "prepare again": ["prepare", "--source", photographs, "--output", prepared],
             "analyze": ["analyze", photographs, "--output", str(folder / "report")],
         }.items():
-            seconds, peak, printed = measured(verb, environment)
-            said = next(line for line in printed.splitlines() if "photographs read" in line)
-            table.add_row(step, f"{seconds:.1f}", f"{peak / 2**20:,.0f} MiB", said.removeprefix("scan").strip())
+            outcome = measured(verb, environment)
+            said = next(line for line in outcome.printed.splitlines() if "photographs read" in line)
+            table.add_row(
+                step, f"{outcome.seconds:.1f}", f"{outcome.peak / 2**20:,.0f} MiB", said.removeprefix("scan").strip()
+            )
         size = (folder / "report" / "report.html").stat().st_size
     rng = np.random.default_rng(0)
     hashes = [rng.bytes(80).hex() for _ in range(options.count)]

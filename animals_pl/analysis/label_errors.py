@@ -159,7 +159,7 @@ def _feature_session(model: str) -> onnxruntime.InferenceSession:
 
 def _batches(catalog: Catalog, resize: Resize, size: int) -> DataLoader[Any]:
     dataset = AnimalsDataset(catalog, resize, size)
-    return DataLoader(dataset, 64, num_workers=min(os.cpu_count() or 1, 8), collate_fn=_images)
+    return DataLoader(dataset, 64, num_workers=min(os.cpu_count() or 1, 16), collate_fn=_images)
 
 
 def _images(samples: list[tuple[torch.Tensor, int]]) -> torch.Tensor:

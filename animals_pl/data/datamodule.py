@@ -123,7 +123,7 @@ class AnimalsDataModule(L.LightningDataModule):
         exclude: A CSV file with a column ``path`` of photographs to leave out, such as analyze writes.
         test_root: Another folder-per-class dataset, which ``test`` evaluates whole.
         predict_paths: Photographs and folders of photographs for ``predict``.
-        num_workers: Loader processes; null: one per core, at most 8.
+        num_workers: Loader processes; null: one per core, at most 16.
         keep_decoded: Gigabytes of disk (and, as far as there is room, of RAM: the file is memory-mapped) for decoded
             photographs, which pay where photographs are large or a net is small; 0: none.
 
@@ -168,7 +168,7 @@ class AnimalsDataModule(L.LightningDataModule):
         self.size = size
         self.resize = Resize(resize, interpolation, crop_fraction)
         self.augmentation = Augmentation(augment, self.resize)
-        self.num_workers = min(os.cpu_count() or 1, 8) if num_workers is None else num_workers
+        self.num_workers = min(os.cpu_count() or 1, 16) if num_workers is None else num_workers
         self.size_schedule: Callable[[int], int] = lambda epoch: size
         """Epoch → image side of training batches; replaced by ``ProgressiveResizing``."""
         self.class_names: list[str] = []

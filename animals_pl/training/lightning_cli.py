@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -26,6 +27,7 @@ from animals_pl.errors import UsageError, explain_argument_error
 from animals_pl.evaluation.metrics import recall_per_class
 from animals_pl.training.allocator import keep_freed_memory
 from animals_pl.training.callbacks.batch_seed import BatchSeed
+from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.predictions import PredictionCSV
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
@@ -92,6 +94,12 @@ class AnimalsCLI(LightningCLI):
             help="With a frozen backbone and augmentation: how many augmented views of each photograph pass the "
             "backbone, once, for the epochs to take turns in; 0: new views in every epoch.",
         )
+        parser.add_argument(
+            "--compile",
+            type=bool,
+            default=False,
+            help="Compile the net with torch.compile before training: a minute or more that long runs repay.",
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         """Add what only one verb takes."""
@@ -150,6 +158,8 @@ class AnimalsCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Build the trainer with what every run has."""
         config = self._get(self.config_init, "trainer")
+        if self.subcommand == "fit" and config.precision is None and _trains_on_gpu(config.accelerator):
+            kwargs["precision"] = "bf16-mixed"
         extra = {"fit": self._fit_options, "predict": self._predict_options}.get(
             str(self.subcommand), self._test_options
         )
@@ -174,6 +184,8 @@ class AnimalsCLI(LightningCLI):
 
     def _fit_options(self, config: Any) -> dict[str, Any]:
         callbacks: list[L.Callback] = [BatchSeed(self.datamodule.hparams["seed"]), RunSummary(self.console)]
+        if self._get(self.config, "compile"):
+            callbacks.append(Compilation())
         views = self._get(self.config, "cached_views")
         if self._get(self.config, "cache_features"):
             callbacks.append(FeatureCache(self.console, views))
@@ -262,6 +274,12 @@ def run(args: Sequence[str]) -> None:
     _quieten()
     keep_freed_memory()
     AnimalsCLI(_paths_to_option(list(args)) if args[0] == "predict" else list(args))
+
+
+def _trains_on_gpu(accelerator: Any) -> bool:
+    """Return whether that means a GPU that calculates in bfloat16."""
+    here = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    return here and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def _paths_to_option(args: list[str]) -> list[str]:

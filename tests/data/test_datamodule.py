@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from animals_pl.data import datamodule as datamodule_file
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.data.decode import decode
 from animals_pl.data.practice import PRACTICE_ROOT, draw_animal
 from animals_pl.errors import UsageError
 from animals_pl.training.classifier import AnimalClassifier
@@ -49,8 +50,8 @@ def make(root: Path | str, stage: str = "", rank: int = 0, world: int = 1, **opt
 
 
 def by_hand(file: Path) -> np.ndarray:
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    picture = Image.fromarray(decode(file, SIZE))
+    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
 
 
 def samples(loader) -> list[tuple[bytes, int]]:
@@ -141,6 +142,47 @@ def test_training_follows_the_size_schedule(tiny_tree):
     data = make(tiny_tree, "fit")
     data.size_schedule = lambda epoch: 24
     assert {tuple(images.shape[1:]) for images, _ in data.train_dataloader()} == {(3, 24, 24)}
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[int | None]:
+    """The sizes that photographs are decoded for."""
+    sizes: list[int | None] = []
+    decode = datamodule_file.decode
+    monkeypatch.setattr(datamodule_file, "decode", lambda path, size=None: sizes.append(size) or decode(path, size))
+    return sizes
+
+
+@pytest.mark.parametrize(("side", "wanted"), [(8, SIZE), (SIZE, SIZE), (24, 24)])
+@pytest.mark.parametrize("augment", ["none", "light"])
+def test_training_decodes_for_the_final_size_unless_a_stage_is_larger(tiny_tree, asked, augment, side, wanted):
+    data = make(tiny_tree, "fit", augment=augment)
+    data.size_schedule = lambda epoch: side
+    list(data.train_dataloader())
+    assert asked == [wanted] * 43
+
+
+def test_validation_and_prediction_decode_for_the_final_size(tiny_tree, asked):
+    data = make(tiny_tree, "fit")
+    data.size_schedule = lambda epoch: 24
+    list(data.val_dataloader())
+    list(make("nowhere", "predict", predict_paths=[str(tiny_tree / "gatto")]).predict_dataloader())
+    assert asked == [SIZE] * (14 + 5)
+
+
+def test_large_photographs_are_decoded_at_a_fraction_of_their_size(tmp_path):
+    animals = {name: draw_animal(name, np.random.default_rng(0)).resize((1203, 901)) for name in ("cane", "gatto")}
+    for name, picture in animals.items():
+        (tmp_path / name).mkdir()
+        for index in range(2):
+            picture.save(tmp_path / name / f"{index}.jpg", quality=90)
+    data = make(tmp_path, "fit", val_fraction=0.5, size=32, group_duplicates=False)
+    image, label = data.datasets["val"][0]
+    small = decode(tmp_path / data.folds["val"].paths[0], 32)
+    assert small.shape[:2] == (113, 151)
+    assert np.array_equal(image.numpy().transpose(1, 2, 0), data.resize(small, 32))
+    whole = np.asarray(animals[data.class_names[label]].resize((32, 32), Image.Resampling.BILINEAR))
+    assert np.abs(image.numpy().transpose(1, 2, 0).astype(int) - whole).mean() < 2
 
 
 def test_predict_takes_files_and_folders(tiny_tree):
@@ -311,7 +353,10 @@ def test_a_used_split_may_not_name_photographs_that_are_gone(tiny_tree, tmp_path
         make(tree, "fit", split=str(tmp_path / "split.csv"))
 
 
-@pytest.mark.parametrize(("key", "value"), [("size", 7), ("batch_size", 0), ("num_workers", -1)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("size", 7), ("batch_size", 0), ("num_workers", -1), ("keep_decoded", -0.5), ("keep_decoded", float("nan"))],
+)
 def test_values_out_of_range_are_refused(key, value):
     with pytest.raises(UsageError, match=f"data.{key}={value} is too small"):
         AnimalsDataModule(**{key: value})

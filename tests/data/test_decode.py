@@ -496,3 +496,152 @@ def test_fully_transparent_picture_is_white_whatever_it_hides():
 def test_opaque_picture_keeps_every_pixel():
     picture = Image.fromarray(np.dstack([noise(), np.full((64, 80), 255, np.uint8)]))
     assert np.array_equal(np.asarray(to_rgb(picture)), noise())
+
+
+# Decoding at a fraction of the size
+
+
+def scene(height, width):
+    """Return a picture with detail of every scale, such as photographs have: noise whose amplitude falls with scale."""
+    rng = np.random.default_rng([height, width])
+    image = np.full((height, width, 3), 127.5)
+    for cells in (2, 4, 8, 16, 32, 64, 128):
+        patches = Image.fromarray(rng.integers(0, 256, (cells, cells, 3)).astype(np.uint8))
+        image += (np.asarray(patches.resize((width, height), Image.Resampling.BICUBIC)) - 127.5) / cells**0.75
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def jpeg(image, **options):
+    return encoded(Image.fromarray(image), "JPEG", **{"quality": 90, **options})
+
+
+def scale_for(shape, size):
+    """Return the largest of 8, 4, 2, 1 by which both sides may be divided and still reach 2 * size."""
+    return max(scale for scale in (1, 2, 4, 8) if scale == 1 or min(shape) >= scale * 2 * size)
+
+
+@settings(max_examples=150, deadline=None)
+@given(shape=st.tuples(st.integers(1, 400), st.integers(1, 400)), size=st.integers(1, 60))
+def test_a_jpeg_is_reduced_as_far_as_twice_the_size_allows(shape, size):
+    image = decode(jpeg(np.zeros((*shape, 3), np.uint8)), size)
+    scale = scale_for(shape, size)
+    assert image.shape == (-(-shape[0] // scale), -(-shape[1] // scale), 3)
+    assert scale == 1 or min(image.shape[:2]) >= 2 * size
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale"),
+    [
+        *(((side, side), scale) for side, scale in ((63, 1), (64, 2), (127, 2), (128, 4), (255, 4), (256, 8))),
+        *(((1000, side), scale) for side, scale in ((63, 1), (64, 2), (65, 2), (257, 8))),
+        *(((side, 1001), scale) for side, scale in ((63, 1), (67, 2), (131, 4), (263, 8))),
+        ((513, 517), 8),
+        ((3000, 32), 1),
+        ((1, 3000), 1),
+    ],
+)
+def test_neither_side_falls_below_twice_the_size(tmp_path, shape, scale):
+    file = tmp_path / "a.jpg"
+    file.write_bytes(jpeg(np.full((*shape, 3), 90, np.uint8)))
+    image = decode(file, 16)
+    assert image.shape == (-(-shape[0] // scale), -(-shape[1] // scale), 3)
+    assert scale == 1 or min(image.shape[:2]) >= 32
+
+
+@pytest.mark.parametrize("shape", [(63, 900), (900, 63), (63, 63), (32, 32), (5, 4)])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=str)
+def test_a_jpeg_that_is_not_large_enough_is_decoded_whole(shape, options):
+    content = jpeg(noise(*shape), **options)
+    assert np.array_equal(decode(content, 16), decode(content))
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("GIF", {}), ("WEBP", {}), ("TIFF", {})])
+def test_other_formats_are_decoded_whole_for_any_size(kind, options):
+    content = encoded(Image.fromarray(smooth(200, 300)), kind, **options)
+    image = decode(content, 8)
+    assert image.shape == (200, 300, 3)
+    assert np.array_equal(image, decode(content))
+
+
+def test_a_tiff_that_holds_a_jpeg_is_decoded_whole():
+    content = encoded(Image.fromarray(smooth(200, 300)), "TIFF", compression="jpeg")
+    assert np.array_equal(decode(content, 8), decode(content))
+
+
+@pytest.mark.parametrize("rule", ["stretch", "crop"])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+@pytest.mark.parametrize("shape", [(257, 301), (300, 260), (600, 900), (1201, 1030)])
+def test_a_reduced_photograph_is_close_to_the_whole_one_once_resized(shape, rule, interpolation):
+    content = jpeg(scene(*shape))
+    resize, size = Resize(rule, interpolation), 64
+    whole, reduced = decode(content), decode(content, size)
+    assert scale_for(shape, size) > 1
+    assert max(reduced.shape) < max(whole.shape)
+    difference = np.abs(resize(whole, size).astype(int) - resize(reduced, size))
+    assert difference.mean() < 0.5
+    assert difference.max() <= 6
+    assert np.abs(resize(whole, size).astype(int) - resize(whole, size)[:, ::-1]).mean() > 30  # it is no flat picture
+
+
+def test_reduced_animals_are_close_to_whole_ones_once_resized(animals10_root):
+    files = sorted(animals10_root.glob("*/*.jpeg"))[::20]
+    reduced = [file for file in files if decode(file, 64).shape != decode(file).shape]
+    assert 0.1 < len(reduced) / len(files) < 0.4
+    pairs = [[Resize()(decode(file, size), 64).astype(int) for size in (None, 64)] for file in reduced]
+    differences = [np.abs(whole - small).mean() for whole, small in pairs]
+    assert np.mean(differences) < 0.6
+    assert max(differences) < 2
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_a_reduced_photograph_is_turned_as_its_exif_says(orientation):
+    stored = scene(512, 768)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = jpeg(stored, exif=exif)
+    image = decode(content, 32)
+    upright = UPRIGHT[orientation](stored)
+    assert image.shape == (upright.shape[0] // 8, upright.shape[1] // 8, 3)
+    resized = Resize()(image, 32).astype(int)
+    assert np.abs(resized - Resize()(decode(content), 32)).mean() < 1.5
+    assert np.abs(resized - Resize()(np.ascontiguousarray(upright), 32)).mean() < 3
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
+def test_a_large_jpeg_cut_short_is_reduced_as_far_as_it_goes(tmp_path, options):
+    whole = jpeg(scene(600, 800), **options)
+    file = tmp_path / "cut.jpg"
+    file.write_bytes(whole[: len(whole) * 6 // 10])
+    cut, complete = decode(file, 32), decode(whole, 32)
+    assert cut.shape == complete.shape == (75, 100, 3)
+    assert not np.array_equal(cut, complete)
+    if not options:  # a progressive one has lost detail everywhere
+        assert np.array_equal(cut[:30], complete[:30])
+    assert np.abs(Resize()(cut, 32).astype(int) - Resize()(decode(file), 32)).mean() < 3
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "YCbCr"])
+def test_a_large_jpeg_of_any_mode_is_reduced_and_becomes_rgb(mode):
+    content = encoded(Image.fromarray(scene(256, 512)).convert(mode), "JPEG", quality=90)
+    image = decode(content, 32)
+    assert image.shape == (64, 128, 3)
+    assert np.abs(Resize()(image, 32).astype(int) - Resize()(decode(content), 32)).mean() < 1.5
+
+
+def test_the_first_picture_of_several_in_a_jpeg_is_reduced():
+    first, second = Image.fromarray(scene(256, 256)), Image.new("RGB", (256, 256), (0, 0, 200))
+    content = encoded(first, "MPO", save_all=True, append_images=[second], quality=90)
+    image = decode(content, 32)
+    assert image.shape == (64, 64, 3)
+    assert np.abs(Resize()(image, 32).astype(int) - Resize()(decode(content), 32)).mean() < 1.5
+
+
+def test_a_reduced_photograph_is_a_writable_array():
+    image = decode(jpeg(scene(256, 256)), 32)
+    assert image.dtype == np.uint8
+    assert image.flags.writeable and image.flags.c_contiguous
+
+
+def test_what_cannot_be_decoded_is_refused_for_any_size():
+    with pytest.raises(UsageError, match=r"<bytes>.*mend or remove"):
+        decode(b"\xff\xd8\xff\xe0", 32)
