@@ -4,7 +4,7 @@
 
 Where the folder has fewer photographs, they are linked as often as it takes. Links to one photograph are one picture:
 the comparison of that many different pictures is measured by itself, on hashes drawn at random. Linux only: memory is
-the proportional set size (PSS) of all processes, read from /proc five times a second.
+the proportional set size (PSS) of all processes, read from /proc.
 """
 
 from __future__ import annotations

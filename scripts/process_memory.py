@@ -13,8 +13,9 @@ from pathlib import Path
 
 from animals_pl.data.catalog import scan_folder
 
-SECONDS_BETWEEN = 0.2
-"""From one reading of the memory to the next."""
+SECONDS_BETWEEN, LEISURE = 0.2, 50
+"""From one reading of the memory to the next: so many seconds, and at least this many times what the reading took: the
+kernel counts the pages of a large process one by one and holds it up meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def memory(pid: int) -> int:
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Outcome:
-    """Run a command to its end, reading the memory of its processes five times a second.
+    """Run a command to its end, reading the memory of its processes up to five times a second.
 
     Args:
         command: Program and arguments.
@@ -70,9 +71,11 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
             return Outcome(0.0, 0, 127, "", str(error))
         with process:
             while process.poll() is None:
+                reading = time.perf_counter()
                 peak = max(peak, sum(map(memory, family(process.pid))))
+                taken = time.perf_counter() - reading
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(SECONDS_BETWEEN)
+                    process.wait(max(SECONDS_BETWEEN, LEISURE * taken))
         seconds = time.perf_counter() - began
         output.seek(0)
         errors.seek(0)

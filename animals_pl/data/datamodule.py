@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -370,12 +372,17 @@ class AnimalsDataModule(L.LightningDataModule):
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
             "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
-            "worker_init_fn": _one_thread,
+            "worker_init_fn": _start_loader_process,
             # A generator of its own: making an iterator then leaves torch's global random state alone.
             "generator": torch.Generator().manual_seed(self.hparams["seed"]),
         }
 
 
-def _one_thread(worker: int) -> None:
-    """Keep OpenCV from starting a thread per core in every loader process."""
+def _start_loader_process(worker: int) -> None:
+    """Keep OpenCV from starting a thread per core, and give back what the main process had freed before the fork.
+
+    A loader process would otherwise keep the activations of the batches before it, 0.8 GB in fine-tuning.
+    """
     cv2.setNumThreads(0)
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

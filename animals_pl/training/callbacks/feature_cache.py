@@ -30,7 +30,7 @@ from animals_pl.errors import UsageError
 _FORMAT = 1
 """To be raised when the same photograph comes to have other features: older files are then left alone."""
 
-_CHECKED = 8
+_CHECKED = 2
 """Photographs on which a quicker backbone is compared with the net's own."""
 
 
