@@ -372,7 +372,9 @@ def remove(tree: Path) -> dict:
 
 
 @pytest.mark.parametrize(
-    "happens", [change, add, remove, lambda tree: {"size": 24}, lambda tree: {"keep": 0.02}], ids=str
+    "happens",
+    [change, add, remove, lambda tree: {"size": 24}, lambda tree: {"keep": 0.02}],
+    ids=["changed", "added", "removed", "another size", "another bound"],
 )
 def test_another_content_takes_the_predecessor_s_place(tree, cache, happens):
     make(tree, ROOM)
