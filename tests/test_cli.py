@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 
 from animals_pl.cli import VERBS, main
 from animals_pl.data.catalog import ANIMALS10
+from animals_pl.data.decode import decode
 from animals_pl.training.callbacks.predictions import PredictionCSV
 from animals_pl.training.classifier import AnimalClassifier
 
@@ -313,13 +314,18 @@ def test_predict_rows_hold_together(predictions):
     assert len({row["class"] for row in predictions}) > 3  # a model that has learnt something
 
 
+def squeezed(path: str) -> np.ndarray:
+    """Return a photograph as a person would resize it with Pillow: (SIZE, SIZE, 3) uint8."""
+    picture = Image.fromarray(decode(path, SIZE))
+    return np.array(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+
+
 def test_predict_is_the_softmax_of_the_nets_own_forward(run, predictions):
     model = AnimalClassifier.load_from_checkpoint(run.best, map_location="cpu", weights_only=True).eval()
     for row in predictions[::9]:
-        with Image.open(row["path"]) as picture:
-            pixels = np.asarray(picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+        pixels = squeezed(row["path"])
         with torch.no_grad():
-            expected = model.net(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])[0].softmax(0)
+            expected = model.net(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].softmax(0)
         found = {row[f"class_{k}"]: float(row[f"probability_{k}"]) for k in range(1, 11)}
         assert [found[name] for name in ANIMALS10] == pytest.approx(expected.tolist(), abs=2e-6)
 
@@ -451,8 +457,7 @@ def test_exported_file_predicts_what_predict_says(run, predictions, tmp_path, ca
     session = onnxruntime.InferenceSession(file)
     names = json.loads(session.get_modelmeta().custom_metadata_map["class_names"])
     row = predictions[20]
-    with Image.open(row["path"]) as picture:
-        pixels = np.asarray(picture.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR))
+    pixels = squeezed(row["path"])
     (probabilities,) = session.run(["probabilities"], {"images": pixels.transpose(2, 0, 1)[None]})
     found = {row[f"class_{k}"]: float(row[f"probability_{k}"]) for k in range(1, 11)}
     assert probabilities[0].tolist() == pytest.approx([found[name] for name in names], abs=1e-5)

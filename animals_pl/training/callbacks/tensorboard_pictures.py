@@ -27,11 +27,12 @@ class RunTensorBoard(TensorBoardLogger):
 
 
 class TensorBoardPictures(L.Callback):
-    """Shows augmented training photographs, a confusion matrix per epoch, and hyper-parameters with the best metrics.
+    """Shows augmented training photographs, confusion matrices, and hyper-parameters with the best metrics.
 
     Args:
         num_photographs: Photographs in the grid.
-        every_n_epochs: How often the grid is drawn.
+        every_n_epochs: How often grid and matrix are drawn, which takes as long as an epoch on cached features; the
+            matrix of the last epoch is, too.
     """
 
     def __init__(self, num_photographs: int = 16, every_n_epochs: int = 5) -> None:
@@ -52,7 +53,9 @@ class TensorBoardPictures(L.Callback):
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Draw the confusion matrix of the validation photographs."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        epoch = trainer.current_epoch
+        due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not due:
             return
         matrix = pl_module.val_metrics.matrix()  # on every process: it is gathered from all
         board = _experiment(trainer)
