@@ -54,9 +54,11 @@ def room(module: str) -> str:
 def test_the_walk_sees_the_imports():
     assert imports_of("animals_pl.training.classifier") == {
         "animals_pl.models",
+        "animals_pl.data.catalog",
         "animals_pl.errors",
         "animals_pl.evaluation.metrics",
         "animals_pl.training.losses",
+        "animals_pl.training.parameter_groups",
     }
     assert imports_of("animals_pl.__main__") == {"animals_pl.cli"}
 

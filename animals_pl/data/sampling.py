@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-Sampling = Literal["shuffle", "weighted"]
+Sampling = Literal["shuffle", "weighted", "weighted_sqrt"]
 
 
 class SampleKey(NamedTuple):
@@ -17,7 +17,7 @@ class SampleKey(NamedTuple):
     Attributes:
         index: Which photograph.
         epoch: In which epoch.
-        repeat: How often the epoch has drawn this photograph before: 0 unless sampling is weighted.
+        repeat: How often the epoch has drawn this photograph before: 0 with ``shuffle``.
         size: Side of the image, in pixels.
     """
 
@@ -32,14 +32,18 @@ def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def weighted(labels: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Draw ``len(labels)`` indices with replacement so that every class is equally likely.
+def weighted(labels: np.ndarray, seed: int, epoch: int, power: float = 1.0) -> np.ndarray:
+    """Draw ``len(labels)`` indices with replacement, photographs of scarce classes more often.
 
-    Each photograph's weight is the inverse of its class's frequency.
+    Args:
+        labels: (N,) class index of every photograph.
+        seed: The run's seed.
+        epoch: Another one, another draw.
+        power: A class is drawn in proportion to its count to the power of ``1 - power``: 1 makes all classes equally
+            likely, 0.5 is square-root sampling (Mahajan et al. 2018), 0 keeps their frequencies.
     """
-    frequency = np.bincount(labels)[labels]
-    probability = 1 / frequency / np.count_nonzero(np.bincount(labels))
-    return np.random.default_rng([seed, epoch]).choice(len(labels), size=len(labels), p=probability)
+    weight = np.bincount(labels)[labels] ** -power
+    return np.random.default_rng([seed, epoch]).choice(len(labels), size=len(labels), p=weight / weight.sum())
 
 
 def repeats(indices: np.ndarray) -> np.ndarray:
@@ -74,7 +78,8 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
     Args:
         labels: (N,) class index of every photograph.
         batch_size: Samples per batch and rank.
-        sampling: ``shuffle`` (every photograph once an epoch) or ``weighted`` (classes equally likely).
+        sampling: ``shuffle`` (every photograph once an epoch), ``weighted`` (classes equally likely) or
+            ``weighted_sqrt`` (in proportion to the square root of their count).
         seed: Seed of the order.
         size_at: Epoch → image side in pixels.
         position: Returns (epoch, batches already done in it), read when an iteration starts.
@@ -109,10 +114,7 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Yield this rank's part of every global batch that is still to be done in the epoch."""
         epoch, done = self.position()
-        if self.sampling == "weighted":
-            order = weighted(self.labels, self.seed, epoch)
-        else:
-            order = shuffled(len(self.labels), self.seed, epoch)
+        order = self._order(epoch)
         size = self.size_at(epoch)
         earlier = repeats(order)
         for start, end in self.bounds[done:]:
@@ -121,3 +123,8 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
                 SampleKey(index, epoch, repeat, size)
                 for index, repeat in zip(order[mine].tolist(), earlier[mine].tolist(), strict=True)
             ]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self.sampling == "shuffle":
+            return shuffled(len(self.labels), self.seed, epoch)
+        return weighted(self.labels, self.seed, epoch, power=1.0 if self.sampling == "weighted" else 0.5)

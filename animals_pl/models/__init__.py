@@ -26,6 +26,7 @@ def build(
     head: Head = "linear",
     features: Features = "pooled",
     freeze: bool = False,
+    freeze_norm: bool = False,
     dropout: float = 0.2,
 ) -> nn.Module:
     """Build a net with random weights.
@@ -37,16 +38,18 @@ def build(
         head: See :class:`TransferNet`; from-scratch nets have a head of their own.
         features: See :class:`TransferNet`.
         freeze: See :class:`TransferNet`.
+        freeze_norm: See :class:`TransferNet`.
         dropout: See :class:`TransferNet`.
 
     Raises:
         UsageError: The name is unknown, the size does not suit the net, or an option does not apply to it.
     """
     if net not in FROM_SCRATCH:
-        return TransferNet(net, num_classes, input_size, head, features, freeze, dropout)
-    options = {"head": (head, "linear"), "features": (features, "pooled"), "freeze": (freeze, False)}
-    for key, (value, default) in {**options, "dropout": (dropout, 0.2)}.items():
-        if value != default:
+        return TransferNet(net, num_classes, input_size, head, features, freeze, freeze_norm, dropout)
+    defaults = {"head": "linear", "features": "pooled", "freeze": False, "freeze_norm": False, "dropout": 0.2}
+    given = {"head": head, "features": features, "freeze": freeze, "freeze_norm": freeze_norm, "dropout": dropout}
+    for key, value in given.items():
+        if value != defaults[key]:
             raise UsageError(
                 f"model.{key}={value!r} has no meaning for model.net={net!r}, which comes whole; "
                 "leave it out or choose a timm net"

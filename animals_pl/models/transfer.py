@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
-from timm.models import PretrainedCfg
+from timm.models import PretrainedCfg, group_parameters
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.models.folding import fold_batch_norms
 from animals_pl.models.layers import Normalize, keras_init
+from animals_pl.models.synsets import IMAGENET_CLASSES, imagenet_indices
 
 Head = Literal["linear", "dense"]
 Features = Literal["pooled", "pre_logits"]
+LINEAR_LAYERS = 2
+"""Layers of a linear head: dropout and dense."""
 
 
 class TransferNet(nn.Module):
@@ -32,6 +37,8 @@ class TransferNet(nn.Module):
             from a ``conv_head`` after that map (MobileNetV3: 576 or 960 against 1024 or 1280; the unused layers are
             removed). ``pre_logits``, and ``pooled`` for every other net: what timm's own classifier would see.
         freeze: The backbone does not learn, BatchNorm statistics included.
+        freeze_norm: The BatchNorm statistics of a backbone that learns stay as they are; those of a few small batches
+            would be worse than those of ImageNet.
         dropout: Probability before the last layer, in [0, 1).
 
     Raises:
@@ -48,12 +55,14 @@ class TransferNet(nn.Module):
         head: Head = "linear",
         features: Features = "pooled",
         freeze: bool = False,
+        freeze_norm: bool = False,
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
         self.name = name
         self.input_size = input_size
         self.freeze = freeze
+        self.freeze_norm = freeze_norm
         _require_known(name)
         config = timm.get_pretrained_cfg(name) or PretrainedCfg()
         self.fixed_size = bool(config.fixed_input_size)
@@ -70,10 +79,10 @@ class TransferNet(nn.Module):
         self.backbone.requires_grad_(not freeze)
         self.train()
 
-    def _build_backbone(self, features: Features, **pretrained: Any) -> tuple[nn.Module, bool]:
+    def _build_backbone(self, features: Features) -> tuple[nn.Module, bool]:
         """Return the backbone without its classifier, and whether its last map is to be averaged."""
         size: dict[str, Any] = {"img_size": self.input_size} if self.fixed_size else {}
-        backbone = timm.create_model(self.name, num_classes=0, **size, **pretrained)
+        backbone = timm.create_model(self.name, num_classes=0, **size)
         # EfficientNets have a conv_head too, but before the last map; theirs does not change the width.
         pooled = (
             features == "pooled"
@@ -91,11 +100,15 @@ class TransferNet(nn.Module):
         self.backbone.eval()
         return self.forward_features(torch.zeros(1, 3, self.input_size, self.input_size)).shape[1]
 
-    def load_weights(self, weights: str) -> None:
-        """Replace the random backbone by a pretrained one.
+    def load_weights(self, weights: str, class_names: Sequence[str] = ()) -> None:
+        """Replace the random backbone by a pretrained one, and the head's rows by what it knows of the classes.
+
+        A class that ImageNet has starts with the mean of the classifier rows of its synsets, where the weights come
+        with ImageNet's classifier, the head is linear and its features are what that classifier sees.
 
         Args:
             weights: ``imagenet`` (timm's own, downloaded once) or a .safetensors or .pth file in timm's key layout.
+            class_names: English names of the classes, C of them; empty: the head stays as it is.
 
         Raises:
             UsageError: There is no such file, it does not fit the net, or the download failed.
@@ -104,32 +117,62 @@ class TransferNet(nn.Module):
             raise UsageError(
                 f"model.weights={weights!r} is not a file; pass a .safetensors or .pth file, 'imagenet', or null"
             )
-        features: Features = "pooled" if self.pooled else "pre_logits"
         try:
-            overlay = {} if weights == "imagenet" else {"state_dict": self._read_weights(weights)}
-            loaded, _ = self._build_backbone(features, pretrained=True, pretrained_cfg_overlay=overlay)
-            self.backbone.load_state_dict(loaded.state_dict())
+            pretrained = self._pretrained(weights)
+            state = pretrained.state_dict()
+            self.backbone.load_state_dict({key: state[key] for key in self.backbone.state_dict()})
         except Exception as error:  # timm, safetensors, torch and the hub each raise their own
             raise UsageError(
                 f"model.weights={weights!r} could not be loaded into {self.name!r} ({_in_short(error)}); "
                 "pass a file that fits, connect to the network once, or start from random weights with null"
             ) from error
+        self._start_head(pretrained.get_classifier(), class_names)
 
-    def _read_weights(self, file: str) -> dict[str, Tensor]:
-        """Read a file of weights and make sure that the backbone is in it: timm passes over what is missing."""
-        state = timm.models.load_state_dict(file)
-        needed = [key for key in self.backbone.state_dict() if not key.endswith("num_batches_tracked")]
-        absent = [key for key in needed if key not in state]
-        if absent:
-            raise ValueError(f"it lacks {len(absent)} of {len(needed)} tensors, {absent[0]} for one")
-        return state
+    def _pretrained(self, weights: str) -> Any:
+        """Return timm's net with pretrained weights, and with its classifier where the weights come with one."""
+        options: dict[str, Any] = {"img_size": self.input_size} if self.fixed_size else {}
+        if weights != "imagenet":
+            state = timm.models.load_state_dict(weights)
+            needed = [key for key in self.backbone.state_dict() if not key.endswith("num_batches_tracked")]
+            absent = [key for key in needed if key not in state]  # timm passes over what is missing
+            if absent:
+                raise ValueError(f"it lacks {len(absent)} of {len(needed)} tensors, {absent[0]} for one")
+            options["pretrained_cfg_overlay"] = {"state_dict": state}
+            classifier = (timm.get_pretrained_cfg(self.name) or PretrainedCfg()).classifier
+            if not isinstance(classifier, str) or len(state.get(f"{classifier}.weight", ())) != IMAGENET_CLASSES:
+                options["num_classes"] = 0
+        return timm.create_model(self.name, pretrained=True, **options)
+
+    @torch.no_grad()
+    def _start_head(self, classifier: Any, class_names: Sequence[str]) -> None:
+        last: Any = self.head[-1]
+        fits = isinstance(classifier, nn.Linear) and classifier.weight.shape == (IMAGENET_CLASSES, last.in_features)
+        if self.pooled or len(self.head) > LINEAR_LAYERS or not fits:
+            return
+        for row, name in enumerate(class_names):
+            indices = imagenet_indices(name)
+            if indices:
+                last.weight[row] = classifier.weight[indices].mean(0)
+                last.bias[row] = classifier.bias[indices].mean()
 
     def train(self, mode: bool = True) -> TransferNet:
-        """Set training mode; a frozen backbone stays in evaluation mode, so its statistics do not move."""
+        """Set training mode; what is frozen stays in evaluation mode, so its statistics do not move."""
         super().train(mode)
         if self.freeze:
             self.backbone.eval()
+        for module in self.backbone.modules():
+            if isinstance(module, _BatchNorm) and (self.freeze_norm or not module.weight.requires_grad):
+                module.eval()
         return self
+
+    def learn(self, part: float) -> None:
+        """Let the last blocks of the backbone learn, that part of all of them in [0, 1], and freeze the others."""
+        block_of = group_parameters(self.backbone, self.backbone.group_matcher(coarse=False), reverse=True)
+        first = (1 - part) * (1 + max(block_of.values()))
+        for name, parameter in self.backbone.named_parameters():
+            parameter.requires_grad_(block_of[name] >= first)
+        self.freeze = part == 0
+        self.train(self.training)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Turn (B, 3, S, S) pixels in 0…255 into (B, F) features."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -13,14 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
+from torchvision.transforms import v2
 
 from animals_pl import models
+from animals_pl.data.catalog import english_name
 from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.evaluation.metrics import summarise
-from animals_pl.training.losses import ClassWeights, class_weights
+from animals_pl.training.losses import ClassificationLoss, ClassWeights, Loss, class_weights
+from animals_pl.training.parameter_groups import parameter_groups
 
+HeadInit = Literal["imagenet", "random"]
 Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 Batch = tuple[Tensor, Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+_cross_entropy = partial(F.cross_entropy, reduction="none")
 
 
 class FoldMetrics(nn.Module):
@@ -64,10 +72,22 @@ class AnimalClassifier(L.LightningModule):
         freeze: Keep the backbone as it is and train the head alone, for timm nets.
         dropout: Probability before the last layer, in [0, 1), for timm nets.
         weights: ``imagenet``, a .safetensors or .pth file, or null for random weights. Loaded at ``fit`` only.
-        class_weights: Factor of each class's loss: ``none``, ``balanced`` (N / (C · count)) or ``reference``
-            (max(count) / count, rounded to three decimals).
+        head_init: How a linear head starts: ``imagenet`` (classes that ImageNet knows from its classifier, where the
+            weights come with one and ``features`` are what it sees; others as with random) or ``random``.
+        freeze_norm: Keep the BatchNorm statistics of a backbone that learns as they are; null: where it is pretrained.
+        loss: ``cross_entropy``, ``focal`` or ``logit_adjusted``.
+        focal_gamma: How much ``focal`` turns to photographs that are still hard, 0 or more.
+        logit_tau: How strongly ``logit_adjusted`` corrects the imbalance: 1 in full, 0 not at all.
+        class_weights: Factor of each class's loss: ``none``, ``balanced`` (N / (C · count)), ``reference``
+            (max(count) / count, rounded to three decimals) or ``effective`` (by the effective number of samples).
+        effective_beta: For ``effective``, in [0, 1): 0.99 to 0.9999 are usual; the nearer to 1, the stronger.
+        label_smoothing: Part of every target that is spread over all classes, in [0, 1).
+        mixup: Alpha of MixUp: training images are blended in pairs; 0: not. With cutmix, each takes half the batches.
+        cutmix: Alpha of CutMix: a rectangle of each training image comes from another one; 0: not.
         optimizer: A name that timm's optimizer factory knows.
-        lr: Learning rate.
+        lr: Learning rate, of a timm net's head.
+        body_lr: Learning rate of a timm net's last block as a part of ``lr``, above 0.
+        layer_decay: Each block of a timm net learns at this part of the rate of the one after it, in (0, 1].
         weight_decay: Weight decay; biases and norms are spared.
         optimizer_eps: The optimizer's epsilon; null: its own default (Keras's Adam has 1e-7).
         schedule: Learning rate as a function of the epoch: ``constant`` or one of timm's, ``cosine``, ``step``,
@@ -88,9 +108,20 @@ class AnimalClassifier(L.LightningModule):
         freeze: bool = False,
         dropout: float = 0.2,
         weights: str | None = None,
+        head_init: HeadInit = "imagenet",
+        freeze_norm: bool | None = None,
+        loss: Loss = "cross_entropy",
+        focal_gamma: float = 2.0,
+        logit_tau: float = 1.0,
         class_weights: ClassWeights = "none",
+        effective_beta: float = 0.999,
+        label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         optimizer: str = "adam",
         lr: float = 1e-3,
+        body_lr: float = 1.0,
+        layer_decay: float = 1.0,
         weight_decay: float = 0.0,
         optimizer_eps: float | None = None,
         schedule: Schedule = "constant",
@@ -103,7 +134,15 @@ class AnimalClassifier(L.LightningModule):
         _require_optimizer(optimizer)
         for key, value, fits, range_ in (
             ("dropout", dropout, 0 <= dropout < 1, "[0, 1)"),
+            ("focal_gamma", focal_gamma, focal_gamma >= 0, "0 or above"),
+            ("logit_tau", logit_tau, logit_tau >= 0, "0 or above"),
+            ("effective_beta", effective_beta, 0 <= effective_beta < 1, "[0, 1)"),
+            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "[0, 1)"),
+            ("mixup", mixup, mixup >= 0, "0 or above"),
+            ("cutmix", cutmix, cutmix >= 0, "0 or above"),
             ("lr", lr, lr >= 0, "0 or above"),
+            ("body_lr", body_lr, body_lr > 0, "above 0"),
+            ("layer_decay", layer_decay, 0 < layer_decay <= 1, "(0, 1]"),
             ("weight_decay", weight_decay, weight_decay >= 0, "0 or above"),
             ("warmup_epochs", warmup_epochs, warmup_epochs >= 0, "0 or above"),
         ):
@@ -111,7 +150,6 @@ class AnimalClassifier(L.LightningModule):
                 raise UsageError(f"model.{key}={value} is out of range; choose a value {range_}")
         self._restored = False
         self.net: Any = None  # built in configure_model, when classes and size are known
-        self.register_buffer("loss_factors", torch.ones(1), persistent=False)
 
     @property
     def class_names(self) -> list[str] | None:
@@ -128,8 +166,10 @@ class AnimalClassifier(L.LightningModule):
             data = self.trainer.datamodule  # type: ignore[attr-defined]
             hparams["class_names"], hparams["input_size"] = list(data.class_names), data.size
         num_classes = len(hparams["class_names"])
-        keys = ("head", "features", "freeze", "dropout")
-        net = models.build(hparams["net"], num_classes, hparams["input_size"], **{key: hparams[key] for key in keys})
+        options = {key: hparams[key] for key in ("head", "features", "freeze", "freeze_norm", "dropout")}
+        if options["freeze_norm"] is None:
+            options["freeze_norm"] = hparams["weights"] is not None
+        net = models.build(hparams["net"], num_classes, hparams["input_size"], **options)
         # Convolutions are quicker so: 1.5 times in training on two cores, and tensor cores are made for it.
         self.net = net.to(memory_format=torch.channels_last)
         self.train_metrics = FoldMetrics(num_classes)
@@ -145,9 +185,21 @@ class AnimalClassifier(L.LightningModule):
         if self.hparams["weights"] and self._fresh:
             self._load_weights(self.hparams["weights"])
         labels = self.trainer.datamodule.folds["train"].labels  # type: ignore[attr-defined]
-        counts = np.bincount(labels, minlength=len(self.hparams["class_names"]))
-        factors = class_weights(self.hparams["class_weights"], counts)
-        self.loss_factors = torch.tensor(factors, dtype=torch.float32, device=self.device)
+        self.training_loss = self._build_loss(np.bincount(labels, minlength=len(self.hparams["class_names"])))
+        self.mixing = self._build_mixing()
+
+    def _build_loss(self, counts: np.ndarray) -> ClassificationLoss:
+        hparams = self.hparams
+        weights = class_weights(hparams["class_weights"], counts, hparams["effective_beta"])
+        numbers = (hparams["focal_gamma"], hparams["logit_tau"], hparams["label_smoothing"])
+        return ClassificationLoss(counts, hparams["loss"], weights, *numbers).to(self.device)
+
+    def _build_mixing(self) -> Any:
+        """Return what blends a batch of images and labels, if anything: (B, C) targets take the labels' place."""
+        num_classes = len(self.hparams["class_names"])
+        kinds = (("mixup", v2.MixUp), ("cutmix", v2.CutMix))
+        wanted = [kind(alpha=self.hparams[key], num_classes=num_classes) for key, kind in kinds if self.hparams[key]]
+        return v2.RandomChoice(wanted) if wanted else None
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Note that the net's weights are a checkpoint's."""
@@ -171,37 +223,39 @@ class AnimalClassifier(L.LightningModule):
                 f"model.weights={weights!r}: model.net={self.hparams['net']!r} is trained from scratch; "
                 "set model.weights to null or choose a timm net"
             )
-        self.net.load_weights(weights)
+        names = [english_name(name) for name in self.hparams["class_names"]]
+        self.net.load_weights(weights, names if self.hparams["head_init"] == "imagenet" else [])
 
     def _warn_of_double_correction(self) -> None:
         sampling = self.trainer.datamodule.hparams.sampling  # type: ignore[attr-defined]
-        if sampling == "weighted" and self.hparams["class_weights"] != "none":
+        hparams = self.hparams
+        corrections = [f"data.sampling={sampling}"] if sampling != "shuffle" else []
+        corrections += [f"model.class_weights={hparams['class_weights']}"] if hparams["class_weights"] != "none" else []
+        corrections += ["model.loss=logit_adjusted"] if hparams["loss"] == "logit_adjusted" else []
+        if len(corrections) > 1:
             L.pytorch.utilities.rank_zero_warn(
-                "data.sampling=weighted and model.class_weights="
-                f"{self.hparams['class_weights']} both correct the class imbalance: rare classes count twice"
+                f"{' and '.join(corrections)} correct the same class imbalance: rare classes count twice; keep one"
             )
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
         return self.net(images)
 
-    def _step(self, batch: Batch, metrics: FoldMetrics, factors: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch, mean(wᵢ·ℓᵢ), and note it for the epoch's metrics.
-
-        Dividing by the batch size is the reference's way; torch's ``weight=`` would divide by the sum
-        of the factors, which is another number.
+    def _step(
+        self, batch: Batch, metrics: FoldMetrics, loss: LossFunction = _cross_entropy, targets: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of a batch, the mean of its photographs' losses, and note it for the epoch's metrics.
 
         Args:
             batch: Images (B, 3, S, S), or features (B, F) of a frozen backbone, and labels (B,).
             metrics: The fold's metrics.
-            factors: (C,) factor of each class; ``None``: unweighted.
+            loss: Logits (B, C) and targets → losses (B,).
+            targets: Probabilities (B, C) in place of the labels, of images that are blended.
         """
         images, labels = batch
         # A cached batch (B, F) has been through the frozen backbone already.
         logits = self.net.forward_head(images) if images.dim() == 2 else self(images)
-        losses = F.cross_entropy(logits, labels, reduction="none")
-        if factors is not None:
-            losses = losses * factors[labels]
+        losses = loss(logits, labels if targets is None else targets)
         metrics.update(losses, logits, labels)
         return losses.mean()
 
@@ -209,8 +263,12 @@ class AnimalClassifier(L.LightningModule):
         self.log_dict({f"{name}/{fold}": value for name, value in metrics.compute().items()}, sync_dist=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the weighted loss of a batch."""
-        loss = self._step(batch, self.train_metrics, self.loss_factors)
+        """Return the weighted loss of a batch, blended where that is asked for."""
+        images, labels = batch
+        targets = None
+        if self.mixing is not None:
+            images, targets = self.mixing(images.float(), labels)
+        loss = self._step((images, labels), self.train_metrics, self.training_loss, targets)
         self.log("loss", loss, prog_bar=True, logger=False)
         return loss
 
@@ -260,9 +318,9 @@ class AnimalClassifier(L.LightningModule):
         """Build the optimizer and the schedule by name through timm's factories."""
         hparams = self.hparams
         eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
-        optimizer = create_optimizer_v2(
-            self.net, hparams["optimizer"], lr=hparams["lr"], weight_decay=hparams["weight_decay"], **eps
-        )
+        rates = {key: hparams[key] for key in ("lr", "weight_decay", "body_lr", "layer_decay")}
+        groups = parameter_groups(self.net, **rates)
+        optimizer = create_optimizer_v2(groups, hparams["optimizer"], lr=hparams["lr"], **eps)
         schedule, warmup_epochs = hparams["schedule"], hparams["warmup_epochs"]
         if schedule == "constant" and not warmup_epochs:
             return optimizer

@@ -101,7 +101,7 @@ def _summary(trainer: Any, module: Any) -> Table:
         "net": f"{hparams['net']}{kind}, from {start}",
         "parameters": f"{trainable:,} trainable of {total:,}",
         "training": f"{trainer.max_epochs} epochs, {hparams['optimizer']} {hparams['lr']:g} ({hparams['schedule']}), "
-        f"class weights {hparams['class_weights']}",
+        f"loss {hparams['loss']}, class weights {hparams['class_weights']}",
         "device": f"{trainer.strategy.root_device} × {trainer.world_size}, precision {trainer.precision}",
         "run": trainer.default_root_dir,
     }.items():
@@ -123,7 +123,7 @@ def _class_table(trainer: Any, module: Any) -> Table:
     for column in ("class", *folds, "loss factor"):
         table.add_column(column, justify="left" if column == "class" else "right")
     counts = {fold: data.folds[fold].counts() for fold in folds}
-    factors = module.loss_factors.tolist()
+    factors = module.training_loss.weights.tolist()
     for name, factor in zip(data.class_names, factors, strict=True):
         table.add_row(display_name(name), *(str(counts[fold][name]) for fold in folds), f"{factor:.3f}")
     return table

@@ -1,0 +1,33 @@
+"""Which parameters learn at which rate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from torch import nn
+
+from animals_pl.models import TransferNet
+
+
+def parameter_groups(
+    net: nn.Module, lr: float, weight_decay: float, body_lr: float = 1.0, layer_decay: float = 1.0
+) -> list[dict[str, Any]]:
+    """Return optimizer groups of a net, each with its learning rate; biases and norms get no weight decay.
+
+    The head of a timm net learns at ``lr``, the last block of its backbone at ``lr * body_lr``, and each block before
+    at ``layer_decay`` times the rate of the one after it (Bao et al. 2021, "BEiT"). Nets without a backbone learn at
+    ``lr``. Parameters that do not require gradients are left out.
+
+    Args:
+        net: The net.
+        lr: Learning rate of the head.
+        weight_decay: Weight decay.
+        body_lr: The last block's rate as a part of the head's.
+        layer_decay: In (0, 1].
+    """
+    if not isinstance(net, TransferNet):
+        return [{**group, "lr": lr} for group in param_groups_weight_decay(net, weight_decay)]
+    body = param_groups_layer_decay(net.backbone, weight_decay, layer_decay=layer_decay)
+    groups = [{**group, "lr": lr * body_lr * group.pop("lr_scale")} for group in body]
+    return groups + [{**group, "lr": lr} for group in param_groups_weight_decay(net.head, weight_decay)]
