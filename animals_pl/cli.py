@@ -23,6 +23,7 @@ VERBS = {
         "animals_pl.data.prepare:prepare",
     ),
     "analyze": ("report what is in a dataset and what is wrong with it", "animals_pl.analysis.analyze:analyze"),
+    "report": ("rank all runs in one table, beside the reference's", "animals_pl.evaluation.run_report:report"),
     "export": ("turn a checkpoint into a verified ONNX file", "animals_pl.deploy.export:export"),
 }
 """Verb → what it does, and the function that does it, which is imported when its verb runs."""

@@ -17,43 +17,10 @@ from rich.console import Console
 from rich.table import Table
 
 from animals_pl import models
-from animals_pl.training.epoch_table import Row, read_metrics
+from animals_pl.evaluation.epoch_rows import Row, best_epoch, read_metrics
+from animals_pl.evaluation.reference import REFERENCE
 
 PROJECT = Path(__file__).parents[1]
-
-
-@dataclass(frozen=True)
-class Published:
-    """The reference's own numbers, at its best epoch; accuracies are fractions."""
-
-    epochs: int
-    best: str
-    trainable: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float
-    val_accuracy: float
-
-    def cells(self) -> list[str]:
-        """Return its row of the table."""
-        numbers = (self.train_loss, self.train_accuracy, self.val_loss, self.val_accuracy)
-        return [str(self.epochs), self.best, *(f"{number:.4f}" for number in numbers), "", ""]
-
-
-REFERENCE = {
-    "mobilenetv3_large_frozen": Published(15, "10", 9_610, 0.1080, 0.9818, 0.1134, 0.9716),
-    "mobilenetv3_large_dense": Published(15, "4", 124_298, 0.0939, 0.9842, 0.1100, 0.9731),
-    "mobilenetv3_large_frozen_aug": Published(15, "7", 9_610, 0.2939, 0.9485, 0.1057, 0.9710),
-    "resnet50v2_frozen": Published(15, "6", 20_490, 0.1240, 0.9780, 0.1517, 0.9593),
-    "mobilenetv3_small_frozen": Published(100, "", 5_770, 0.2760, 0.9509, 0.1751, 0.9470),
-    "mobilenetv3_small_dense": Published(30, "7", 75_146, 0.1769, 0.9687, 0.1780, 0.9459),
-    "mobilenetv3_small_frozen_aug": Published(30, "22", 5_770, 0.5183, 0.9061, 0.1759, 0.9460),
-    "mobilenetv3_small_dense_aug": Published(25, "21", 75_146, 0.3153, 0.9408, 0.1641, 0.9507),
-    "minivggnet": Published(15, "7, 12", 102_833_066, 0.7462, 0.8498, 1.2917, 0.6282),
-    "lenet": Published(15, "3, 5", 78_432_080, 2.3249, 0.5561, 1.7009, 0.4758),
-    "shallownet": Published(15, "2, 5", 16_057_226, 2.3473, 0.5862, 1.6931, 0.4786),
-}
-"""The last three took the loss from one epoch and the accuracy from another."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +88,7 @@ def describe(name: str, outcome: Outcome | None) -> list[str]:
     epochs = len(outcome.rows)
     if outcome.start == "random":
         return [str(epochs)] + [""] * 6 + ["ran, but there are no pretrained weights here: no result"]
-    best = min(outcome.rows, key=lambda row: row["loss/val"])
+    best = best_epoch(outcome.rows, "loss/val")
     cells = [f"{best[key]:.4f}" for key in ("loss/train", "acc/train", "loss/val", "acc/val", "macro_recall/val")]
     remark = "" if epochs == full else f"{epochs} of {full} epochs"
     return [str(epochs), str(int(best["epoch"]) + 1), *cells, remark]
@@ -134,7 +101,8 @@ def table(outcomes: dict[str, Outcome]) -> Table:
     for column in ("configuration", *columns, "remark"):
         result.add_column(column, justify="right" if column in columns else "left")
     for name, published in REFERENCE.items():
-        result.add_row(name, f"{published.trainable:,}", "reference", *published.cells())
+        trainable, *numbers = published.cells()
+        result.add_row(name, trainable, "reference", *numbers, "", "")
         result.add_row("", "", "ours", *describe(name, outcomes.get(name)))
     return result
 

@@ -39,7 +39,7 @@ COLUMNS = {
     "epoch",
     "seconds",
     "image_size",
-    "lr-Adam",
+    "lr",
     *(f"{name}/{fold}" for name in METRICS for fold in ("train", "val")),
 }
 
@@ -537,6 +537,7 @@ TRAINING = [
         ("test", [*TRAINING, "--data.test_root"]),
         ("predict", [*TRAINING, "--output", "--top_k", "--data.predict_paths"]),
         ("prepare", ["--source", "--output", "--count", "--seed"]),
+        ("report", ["--folder", "--output", "--rank_by"]),
         ("export", ["--ckpt_path", "--output", "--photographs"]),
     ],
 )

@@ -96,6 +96,7 @@ def test_imports_have_no_cycle():
         "animals_pl.data.splits",
         "animals_pl.evaluation",
         "animals_pl.evaluation.metrics",
+        "animals_pl.evaluation.run_report",
         "animals_pl.training",
         "animals_pl.training.callbacks",
         "animals_pl.deploy",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from animals_pl.cli import main
-from animals_pl.training.epoch_table import Row, read_metrics
+from animals_pl.evaluation.epoch_rows import Row, read_metrics
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mobilenetv3_small_frozen.yaml"
 

@@ -31,15 +31,19 @@ class ExportedNet(nn.Module):
 
     Args:
         net: (B, 3, S, S) pixels → (B, C) logits.
+        flips: Whether the logits are the mean of an image's and its mirror image's.
     """
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, flips: bool = False) -> None:
         super().__init__()
         self.net = net
+        self.flips = flips
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Turn uint8 RGB images (B, 3, S, S) into probabilities (B, C) and logits (B, C)."""
         logits = self.net(images)
+        if self.flips:
+            logits = (logits + self.net(images.flip(3))) / 2
         return logits.softmax(1), logits
 
 
@@ -66,7 +70,7 @@ def export(ckpt_path: str, output: str = "model.onnx", photographs: str | None =
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         partial = Path(folder) / target.name
-        net = ExportedNet(model.net).eval()
+        net = ExportedNet(model.net, model.hparams["flips"]).eval()
         _write(net, images, partial, _metadata(model, data, ckpt_path))
         difference = _verify(net, images, partial)
         partial.replace(target)

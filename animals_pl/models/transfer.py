@@ -139,7 +139,9 @@ class TransferNet(nn.Module):
                 raise ValueError(f"it lacks {len(absent)} of {len(needed)} tensors, {absent[0]} for one")
             options["pretrained_cfg_overlay"] = {"state_dict": state}
             classifier = (timm.get_pretrained_cfg(self.name) or PretrainedCfg()).classifier
-            if not isinstance(classifier, str) or len(state.get(f"{classifier}.weight", ())) != IMAGENET_CLASSES:
+            if isinstance(classifier, str) and len(state.get(f"{classifier}.weight", ())) == IMAGENET_CLASSES:
+                options["pretrained_cfg_overlay"]["num_classes"] = IMAGENET_CLASSES  # the tag may stand for others
+            else:
                 options["num_classes"] = 0
         return timm.create_model(self.name, pretrained=True, **options)
 
@@ -168,7 +170,7 @@ class TransferNet(nn.Module):
     def learn(self, part: float) -> None:
         """Let the last blocks of the backbone learn, that part of all of them in [0, 1], and freeze the others."""
         block_of = group_parameters(self.backbone, self.backbone.group_matcher(coarse=False), reverse=True)
-        first = (1 - part) * (1 + max(block_of.values()))
+        first = round((1 - part) * (1 + max(block_of.values())), 6)  # parts such as 1/3 are not exact
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(block_of[name] >= first)
         self.freeze = part == 0

@@ -27,6 +27,8 @@ from animals_pl.training.parameter_groups import parameter_groups
 HeadInit = Literal["imagenet", "random"]
 Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 Batch = tuple[Tensor, Tensor]
+FEATURE_DIMS, PIXEL_DIMS = 2, 4
+"""Of a batch of features (B, F) and of images (B, 3, S, S)."""
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 _cross_entropy = partial(F.cross_entropy, reduction="none")
 
@@ -84,6 +86,7 @@ class AnimalClassifier(L.LightningModule):
         label_smoothing: Part of every target that is spread over all classes, in [0, 1).
         mixup: Alpha of MixUp: training images are blended in pairs; 0: not. With cutmix, each takes half the batches.
         cutmix: Alpha of CutMix: a rectangle of each training image comes from another one; 0: not.
+        flips: Judge, predict and export by the mean of the logits of a photograph and its mirror image.
         optimizer: A name that timm's optimizer factory knows.
         lr: Learning rate, of a timm net's head.
         body_lr: Learning rate of a timm net's last block as a part of ``lr``, above 0.
@@ -118,6 +121,7 @@ class AnimalClassifier(L.LightningModule):
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        flips: bool = False,
         optimizer: str = "adam",
         lr: float = 1e-3,
         body_lr: float = 1.0,
@@ -168,7 +172,7 @@ class AnimalClassifier(L.LightningModule):
         num_classes = len(hparams["class_names"])
         options = {key: hparams[key] for key in ("head", "features", "freeze", "freeze_norm", "dropout")}
         if options["freeze_norm"] is None:
-            options["freeze_norm"] = hparams["weights"] is not None
+            options["freeze_norm"] = hparams["weights"] is not None and hparams["net"] not in models.FROM_SCRATCH
         net = models.build(hparams["net"], num_classes, hparams["input_size"], **options)
         # Convolutions are quicker so: 1.5 times in training on two cores, and tensor cores are made for it.
         self.net = net.to(memory_format=torch.channels_last)
@@ -239,25 +243,38 @@ class AnimalClassifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
-        return self.net(images)
+        logits = self.net(images)
+        if self.hparams["flips"] and not self.training:
+            return (logits + self.net(images.flip(3))) / 2
+        return logits
+
+    def _logits(self, images: Tensor) -> Tensor:
+        """Turn images, or features that have been through the frozen backbone already, into (B, C) logits.
+
+        Args:
+            images: (B, 3, S, S), or cached features (B, F), or (B, 2, F) with those of the mirror images.
+        """
+        if images.dim() == PIXEL_DIMS:
+            return self(images)
+        logits = self.net.forward_head(images)
+        return logits.mean(1) if images.dim() > FEATURE_DIMS else logits
 
     def _step(
         self, batch: Batch, metrics: FoldMetrics, loss: LossFunction = _cross_entropy, targets: Tensor | None = None
-    ) -> Tensor:
-        """Return the loss of a batch, the mean of its photographs' losses, and note it for the epoch's metrics.
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss of a batch, the mean of its photographs' losses, and its logits; note both for the epoch.
 
         Args:
-            batch: Images (B, 3, S, S), or features (B, F) of a frozen backbone, and labels (B,).
+            batch: Images, see :meth:`_logits`, and labels (B,).
             metrics: The fold's metrics.
             loss: Logits (B, C) and targets → losses (B,).
             targets: Probabilities (B, C) in place of the labels, of images that are blended.
         """
         images, labels = batch
-        # A cached batch (B, F) has been through the frozen backbone already.
-        logits = self.net.forward_head(images) if images.dim() == 2 else self(images)
+        logits = self._logits(images)
         losses = loss(logits, labels if targets is None else targets)
         metrics.update(losses, logits, labels)
-        return losses.mean()
+        return losses.mean(), logits
 
     def _log_epoch(self, metrics: FoldMetrics, fold: str) -> None:
         self.log_dict({f"{name}/{fold}": value for name, value in metrics.compute().items()}, sync_dist=True)
@@ -268,17 +285,17 @@ class AnimalClassifier(L.LightningModule):
         targets = None
         if self.mixing is not None:
             images, targets = self.mixing(images.float(), labels)
-        loss = self._step((images, labels), self.train_metrics, self.training_loss, targets)
+        loss, _ = self._step((images, labels), self.train_metrics, self.training_loss, targets)
         self.log("loss", loss, prog_bar=True, logger=False)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Note a batch for the epoch's metrics."""
-        self._step(batch, self.val_metrics)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Note a batch for the epoch's metrics, and return its logits (B, C) for callbacks."""
+        return self._step(batch, self.val_metrics)[1]
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Note a batch for the test's metrics."""
-        self._step(batch, self.test_metrics)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Note a batch for the test's metrics, and return its logits (B, C) for callbacks."""
+        return self._step(batch, self.test_metrics)[1]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the probabilities (B, C) of a batch."""

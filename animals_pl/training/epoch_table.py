@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import time
 from pathlib import Path
@@ -12,9 +11,8 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
+from animals_pl.evaluation.epoch_rows import Row, best_epoch, read_metrics, write_metrics
 from animals_pl.evaluation.figures import curves
-
-Row = dict[str, float]
 
 
 class EpochTable(Logger):
@@ -92,36 +90,10 @@ class EpochTable(Logger):
         )
 
 
-def monitor_mode(monitor: str) -> str:
-    """Return whether a metric is better when it is smaller (``min``) or larger (``max``)."""
-    return "min" if monitor.startswith("loss/") else "max"
-
-
 def best_row(trainer: Any) -> Row:
     """Return the row of the epoch that the best checkpoint was saved in; empty before any epoch is complete."""
     table = next((logger for logger in trainer.loggers if isinstance(logger, EpochTable)), None)
     checkpoint = trainer.checkpoint_callback
     if table is None or checkpoint is None or checkpoint.monitor is None:
         return {}
-    rows = [row for row in table.rows if checkpoint.monitor in row]
-    choose = min if checkpoint.mode == "min" else max
-    return choose(rows, key=lambda row: row[checkpoint.monitor], default={})
-
-
-def read_metrics(file: Path) -> list[Row]:
-    """Read the rows of a metrics.csv; none where the file is absent. Empty cells are left out."""
-    if not file.is_file():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(stream)]
-
-
-def write_metrics(file: Path, rows: list[Row]) -> None:
-    """Write rows as CSV, ``epoch`` first, whole or not at all."""
-    keys = sorted({key for row in rows for key in row} - {"epoch", "step"})
-    partial = file.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, ["epoch", *keys], extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows({**row, "epoch": int(row["epoch"])} for row in rows)
-    partial.replace(file)
+    return best_epoch(table.rows, checkpoint.monitor, checkpoint.mode)

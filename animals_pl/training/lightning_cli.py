@@ -14,7 +14,6 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -24,18 +23,20 @@ from rich.table import Table
 from animals_pl.data.catalog import display_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import UsageError, explain_argument_error
+from animals_pl.evaluation.epoch_rows import monitor_mode
 from animals_pl.evaluation.metrics import recall_per_class
 from animals_pl.training.allocator import keep_freed_memory
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.feature_cache import FeatureCache
+from animals_pl.training.callbacks.learning_rate import LearningRate
 from animals_pl.training.callbacks.predictions import PredictionCSV
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_summary import EpochBar, RunSummary, print_best, print_left_out
 from animals_pl.training.callbacks.tensorboard_pictures import RunTensorBoard, TensorBoardPictures
 from animals_pl.training.checkpoint import load_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
-from animals_pl.training.epoch_table import EpochTable, monitor_mode
+from animals_pl.training.epoch_table import EpochTable
 from animals_pl.training.run_folder import new_run_folder
 
 PREPROCESSING = ("size", "resize", "interpolation", "crop_fraction")
@@ -203,7 +204,7 @@ class AnimalsCLI(LightningCLI):
             self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, default_hp_metric=False
         )
         table = EpochTable(self.run_folder, config.max_epochs, self.console)
-        callbacks += [TensorBoardPictures(), LearningRateMonitor("epoch")]
+        callbacks += [TensorBoardPictures(), LearningRate()]
         if config.enable_checkpointing is not False:
             best = RunCheckpoint(self.run_folder, "best", monitor, monitor_mode(monitor))
             callbacks += [best, RunCheckpoint(self.run_folder, "last")]

@@ -29,5 +29,7 @@ def parameter_groups(
     if not isinstance(net, TransferNet):
         return [{**group, "lr": lr} for group in param_groups_weight_decay(net, weight_decay)]
     body = param_groups_layer_decay(net.backbone, weight_decay, layer_decay=layer_decay)
-    groups = [{**group, "lr": lr * body_lr * group.pop("lr_scale")} for group in body]
+    for group in body:  # timm's schedules multiply what they make of initial_lr by lr_scale, their warm-up included
+        group["lr_scale"] *= body_lr
+    groups = [{**group, "lr": lr * group["lr_scale"], "initial_lr": lr} for group in body]
     return groups + [{**group, "lr": lr} for group in param_groups_weight_decay(net.head, weight_decay)]

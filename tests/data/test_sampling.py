@@ -103,7 +103,7 @@ def test_shuffled_epoch_visits_every_photograph_once_over_all_ranks(count, batch
 
 
 @settings(deadline=None)
-@given(count=COUNT, batch=BATCH, world=WORLD, sampling=st.sampled_from(["shuffle", "weighted"]))
+@given(count=COUNT, batch=BATCH, world=WORLD, sampling=st.sampled_from(["shuffle", "weighted", "weighted_sqrt"]))
 def test_ranks_take_turns_in_one_global_order(count, batch, world, sampling):
     labels = np.arange(count) % 3
     alone = flat(make(labels, batch=batch, sampling=sampling, at=(3, 0)))
@@ -121,7 +121,7 @@ def test_ranks_take_turns_in_one_global_order(count, batch, world, sampling):
     count=COUNT,
     batch=BATCH,
     world=WORLD,
-    sampling=st.sampled_from(["shuffle", "weighted"]),
+    sampling=st.sampled_from(["shuffle", "weighted", "weighted_sqrt"]),
     epoch=st.integers(0, 50),
     data=st.data(),
 )
@@ -136,7 +136,7 @@ def test_an_interrupted_epoch_goes_on_with_its_rest(count, batch, world, samplin
     assert len(resumed) == len(whole)
 
 
-@pytest.mark.parametrize("sampling", ["shuffle", "weighted"])
+@pytest.mark.parametrize("sampling", ["shuffle", "weighted", "weighted_sqrt"])
 def test_position_is_read_when_an_iteration_starts(sampling):
     position = [0, 0]
     sampler = KeyBatchSampler(UNEQUAL, 8, sampling, 0, lambda epoch: 32, lambda: tuple(position))
@@ -147,7 +147,7 @@ def test_position_is_read_when_an_iteration_starts(sampling):
     assert list(sampler) == first
 
 
-@pytest.mark.parametrize("sampling", ["shuffle", "weighted"])
+@pytest.mark.parametrize("sampling", ["shuffle", "weighted", "weighted_sqrt"])
 def test_epochs_and_seeds_differ_and_repeat_themselves(sampling):
     def indices(seed, epoch):
         return tuple(key.index for key in flat(make(UNEQUAL, sampling=sampling, seed=seed, at=(epoch, 0))))
@@ -157,14 +157,15 @@ def test_epochs_and_seeds_differ_and_repeat_themselves(sampling):
     assert all(indices(*key) == order for key, order in drawn.items())
 
 
-@pytest.mark.parametrize("sampling", ["shuffle", "weighted"])
+@pytest.mark.parametrize("sampling", ["shuffle", "weighted", "weighted_sqrt"])
 def test_keys_are_unique_within_an_epoch(sampling):
     keys = flat(make(UNEQUAL, sampling=sampling, at=(5, 0)))
     assert len({(key.index, key.epoch, key.repeat) for key in keys}) == len(keys) == len(UNEQUAL)
 
 
-def test_repeats_of_weighted_keys_count_up_over_all_ranks():
-    keys = flat(flat(share) for share in ranks(UNEQUAL, 3, sampling="weighted"))
+@pytest.mark.parametrize("sampling", ["weighted", "weighted_sqrt"])
+def test_repeats_of_weighted_keys_count_up_over_all_ranks(sampling):
+    keys = flat(flat(share) for share in ranks(UNEQUAL, 3, sampling=sampling))
     by_index = {index: sorted(k.repeat for k in keys if k.index == index) for index in {k.index for k in keys}}
     assert all(found == list(range(len(found))) for found in by_index.values())
     assert max(map(len, by_index.values())) > 1
@@ -191,17 +192,53 @@ def test_weighted_draws_make_classes_equally_likely(seed):
     assert chisquare(found).pvalue > 0.001
 
 
-def test_weighted_draws_are_uniform_within_a_class():
+def drawn_classes(labels, draw):
+    """Return how often the draws of 20 epochs took each class."""
+    return sum(np.bincount(labels[draw(epoch)], minlength=labels.max() + 1) for epoch in range(20))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("power", "exponent"), [(0.0, 1.0), (0.5, 0.5), (0.75, 0.25), (1.0, 0.0)])
+def test_weighted_draws_classes_in_proportion_to_a_power_of_their_count(seed, power, exponent):
+    labels = np.repeat(np.arange(10), [count // 10 for count in ANIMALS10_COUNTS.values()])
+    found = drawn_classes(labels, lambda epoch: weighted(labels, seed, epoch, power))
+    wanted = np.bincount(labels) ** exponent
+    assert chisquare(found, wanted * found.sum() / wanted.sum()).pvalue > 0.001
+
+
+@pytest.mark.parametrize(
+    ("sampling", "exponent"),
+    [("shuffle", 1.0), ("weighted", 0.0), ("weighted_sqrt", 0.5)],
+    ids=str,
+)
+def test_an_epoch_has_the_classes_that_its_sampling_promises(sampling, exponent):
+    labels = np.repeat(np.arange(4), [900, 400, 100, 25])
+    found = drawn_classes(
+        labels, lambda epoch: [key.index for key in flat(make(labels, sampling=sampling, at=(epoch, 0)))]
+    )
+    wanted = {name: np.bincount(labels) ** power for name, power in (("own", exponent), ("other", 0.25))}
+    fits = {name: chisquare(found, ratio * found.sum() / ratio.sum()).pvalue for name, ratio in wanted.items()}
+    assert fits["own"] > 0.001 > fits["other"]
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_weighted_draws_are_uniform_within_a_class(power):
     labels = np.repeat([0, 1], [20, 5])
-    drawn = np.concatenate([weighted(labels, 7, epoch) for epoch in range(1000)])
+    drawn = np.concatenate([weighted(labels, 7, epoch, power) for epoch in range(1000)])
     found = np.bincount(drawn, minlength=25)
     assert chisquare(found[:20]).pvalue > 0.001
     assert chisquare(found[20:]).pvalue > 0.001
 
 
 @settings(deadline=None)
-@given(labels=st.lists(st.integers(0, 12), min_size=1, max_size=80), seed=st.integers(0, 999), epoch=st.integers(0, 99))
-def test_weighted_draws_as_many_as_there_are_photographs(labels, seed, epoch):
-    order = weighted(np.array(labels), seed, epoch)
+@given(
+    labels=st.lists(st.integers(0, 12), min_size=1, max_size=80),
+    seed=st.integers(0, 999),
+    epoch=st.integers(0, 99),
+    power=st.floats(0, 1),
+)
+def test_weighted_draws_as_many_as_there_are_photographs(labels, seed, epoch, power):
+    order = weighted(np.array(labels), seed, epoch, power)
+    assert np.array_equal(order, weighted(np.array(labels), seed, epoch, power))
     assert len(order) == len(labels)
     assert order.min() >= 0 and order.max() < len(labels)

@@ -17,11 +17,14 @@ from torch import Tensor, nn
 
 from animals_pl.errors import UsageError
 from animals_pl.models import TransferNet, build
+from animals_pl.models.synsets import IMAGENET_CLASSES
 
 SMALL = "tf_mobilenetv3_small_100"
 LARGE = "tf_mobilenetv3_large_100"
 LARGE_MINIMAL = "tf_mobilenetv3_large_minimal_100"
 TINY = ["test_resnet", "test_efficientnet", "test_convnext", "test_nfnet", "test_vit", "test_vit4", "test_maxvit"]
+NAMES = ("zebra", "unicorn", "dog", "cow", "red_panda")
+ROWS = {"zebra": [340], "dog": list(range(151, 269)), "cow": [345], "red_panda": [387]}
 FIXED_SIZE = {"test_vit", "test_vit4", "test_maxvit"}
 
 HALF = (0.5, 0.5, 0.5)
@@ -471,3 +474,221 @@ def test_building_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         network = build(net, 10, 64, freeze=True)
         with pytest.raises(UsageError, match="weights were read"):  # the alarm works
             network.load_weights("imagenet")
+
+
+# ---- a head that starts from ImageNet's classifier
+
+
+def start_head(
+    net: str, path: Path, num_classes: int = IMAGENET_CLASSES, names: tuple[str, ...] = NAMES, **options: str
+) -> tuple[TransferNet, dict[str, Tensor], dict[str, Tensor]]:
+    """Load a file of random weights; return the net, the file's tensors and the head as it was before."""
+    donor = timm.create_model(net, num_classes=num_classes, **({"img_size": 64} if net in FIXED_SIZE else {}))
+    state = copy_of(donor.state_dict())
+    for name, values in state.items():
+        if values.is_floating_point():  # a classifier's bias starts at 0, which would hide where it comes from
+            state[name] = torch.rand_like(values) + 0.1
+    network = build(net, len(names), 64, **options)
+    head = copy_of(network.head.state_dict())
+    network.load_weights(save(state, path / "weights.safetensors"), names)
+    return network, state, head
+
+
+@pytest.mark.parametrize(
+    ("net", "features", "classifier"),
+    [
+        ("mobilenetv3_small_050", "pre_logits", "classifier"),
+        ("test_resnet", "pooled", "fc"),
+        ("test_resnet", "pre_logits", "fc"),
+        ("test_vit", "pooled", "head"),
+        ("test_convnext", "pooled", "head.fc"),
+    ],
+)
+def test_rows_of_known_classes_are_the_mean_of_their_classifier_rows(
+    tmp_path: Path, net: str, features: str, classifier: str
+) -> None:
+    network, state, head = start_head(net, tmp_path, features=features)
+    weight, bias = state[f"{classifier}.weight"].double(), state[f"{classifier}.bias"].double()
+    for row, name in enumerate(NAMES):
+        found, start = network.head[-1].weight[row], network.head[-1].bias[row]
+        if name == "unicorn":
+            assert torch.equal(found, head["1.weight"][row])
+            assert torch.equal(start, head["1.bias"][row])
+        else:
+            indices = ROWS[name]
+            expected = sum(weight[index] for index in indices) / len(indices)
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
+            assert start.item() == pytest.approx(sum(bias[index].item() for index in indices) / len(indices), rel=1e-5)
+    assert_backbone_is_the_file_s(network, state)
+
+
+def assert_backbone_is_the_file_s(network: TransferNet, state: dict[str, Tensor]) -> None:
+    assert_same_tensors(
+        copy_of(network.backbone.state_dict()), {name: state[name] for name in network.backbone.state_dict()}
+    )
+
+
+@pytest.mark.parametrize(
+    ("net", "num_classes", "names", "options"),
+    [
+        ("test_resnet", IMAGENET_CLASSES, NAMES, {"head": "dense"}),
+        ("mobilenetv3_small_050", IMAGENET_CLASSES, NAMES, {"features": "pooled"}),
+        ("test_resnet", 0, NAMES, {}),
+        ("test_resnet", 10, NAMES, {}),
+        ("test_resnet", 1001, NAMES, {}),
+        ("test_resnet", IMAGENET_CLASSES, ("unicorn", "pegasus"), {}),
+    ],
+    ids=["dense", "pooled_mobilenet", "no_classifier", "ten_classes", "1001_classes", "unknown_animals"],
+)
+def test_the_head_stays_random_where_the_classifier_does_not_fit(
+    tmp_path: Path, net: str, num_classes: int, names: tuple[str, ...], options: dict[str, str]
+) -> None:
+    network, state, head = start_head(net, tmp_path, num_classes, names, **options)
+    assert_same_tensors(network.head.state_dict(), head)
+    assert_backbone_is_the_file_s(network, state)
+
+
+def test_the_head_stays_random_where_no_names_are_given(tmp_path: Path) -> None:
+    donor = save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    network = build("test_resnet", 3, 64)
+    head = copy_of(network.head.state_dict())
+    network.load_weights(donor)
+    assert_same_tensors(network.head.state_dict(), head)
+
+
+def test_a_head_of_imagenet_s_own_names_gives_timm_s_logits(tmp_path: Path) -> None:
+    """Classes of one synset each: the whole net is timm's, to rounding."""
+    names = ("zebra", "red_panda", "crane")
+    torch.manual_seed(3)
+    donor = timm.create_model("test_resnet").eval()
+    network = build("test_resnet", 3, 64).eval()
+    network.load_weights(save(donor.state_dict(), tmp_path / "weights.safetensors"), names)
+    pixels = (images().float() / 255 - 0.5) / 0.5
+    with torch.no_grad():
+        expected = donor(pixels)[:, [340, 387, 134]]
+        torch.testing.assert_close(network(images()), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_of_imagenet_1k_serves_a_net_whose_own_weights_have_other_classes(tmp_path: Path) -> None:
+    name = "vit_tiny_patch16_224.augreg_in21k"
+    donor = timm.create_model("vit_tiny_patch16_224", img_size=32)
+    network = build(name, 2, 32)
+    network.load_weights(save(donor.state_dict(), tmp_path / "weights.safetensors"), ("zebra", "dog"))
+    assert torch.equal(network.head[-1].weight[0], donor.head.weight[340])
+    torch.testing.assert_close(network.head[-1].weight[1], donor.head.weight[151:269].mean(0))
+
+
+# ---- statistics that stay, and blocks that join in
+
+
+def norms_of(net: nn.Module) -> dict[str, nn.Module]:
+    return {name: module for name, module in net.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
+
+
+@pytest.mark.parametrize("net", ["mobilenetv3_small_050", "test_resnet"])
+def test_frozen_norms_keep_their_statistics_while_all_weights_learn(net: str) -> None:
+    network = build(net, 10, 64, freeze_norm=True)
+    assert trainable(network) == sum(parameter.numel() for parameter in network.parameters())
+    before = copy_of(network.state_dict())
+    for _ in range(2):  # the first only moves factors that start at 0
+        training_step(network)
+    after = network.state_dict()
+    still = {name for name, values in after.items() if torch.equal(values, before[name])}
+    statistics = {name for name, _ in network.named_buffers()}
+    kernels = {name for name, parameter in network.named_parameters() if parameter.ndim > 1}
+    assert statistics <= still
+    assert still & kernels == set()
+    for mode in (True, False, True):
+        network.train(mode)
+        assert not any(module.training for module in norms_of(network).values())
+        assert all(
+            module.training is mode for module in network.modules() if isinstance(module, nn.Conv2d | nn.Dropout)
+        )
+
+
+def test_frozen_norms_normalise_with_their_statistics() -> None:
+    """A photograph's logits then do not depend on the others of its batch, in training neither."""
+    network = build("test_resnet", 10, 64, freeze_norm=True, dropout=0.0).train()
+    plain = build("test_resnet", 10, 64, dropout=0.0).train()
+    for some, alike in ((network, True), (plain, False)):
+        with torch.no_grad():
+            together, alone = some(images(count=4))[:1], some(torch.cat([images(count=4)[:1]] * 2))[:1]
+        assert torch.allclose(together, alone, rtol=1e-4, atol=1e-5) is alike
+
+
+PLACES = {
+    "test_resnet": ["conv1 bn1", "layer1", "layer2", "layer3", "layer4"],
+    "test_vit": ["cls_token pos_embed patch_embed", *(f"blocks.{i}" for i in range(5)), "blocks.5 norm"],
+}
+"""The parts that learn or do not, in the order in which an image passes them."""
+
+
+def learning(network: TransferNet, net: str) -> list[bool]:
+    """Return which of :data:`PLACES` learn; each must do so as a whole, and each parameter belong to one."""
+    found, seen = [], 0
+    for prefixes in PLACES[net]:
+        start = tuple(f"{prefix}." for prefix in prefixes.split())
+        flags = [p.requires_grad for name, p in network.backbone.named_parameters() if f"{name}.".startswith(start)]
+        assert len(set(flags)) == 1
+        seen += len(flags)
+        found.append(flags[0])
+    assert seen == len(list(network.backbone.parameters()))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("net", "part", "learns"),
+    [
+        ("test_resnet", 0, 0),
+        ("test_resnet", 0.1, 0),
+        ("test_resnet", 0.2, 1),
+        ("test_resnet", 0.5, 2),
+        ("test_resnet", 0.6, 3),
+        ("test_resnet", 1, 5),
+        ("test_vit", 0, 0),
+        ("test_vit", 0.5, 3),
+        *(("test_vit", blocks / 7, blocks) for blocks in range(1, 8)),
+    ],
+)
+def test_the_last_blocks_learn_first(net: str, part: float, learns: int) -> None:
+    network = build(net, 10, 64)
+    network.learn(part)
+    assert learning(network, net) == [False] * (len(PLACES[net]) - learns) + [True] * learns
+    assert all(parameter.requires_grad for parameter in network.head.parameters())
+
+
+@pytest.mark.parametrize("part", [0.5, 1.0], ids=["half", "all"])
+def test_blocks_join_in_again_after_they_were_frozen(part: float) -> None:
+    network = build("test_resnet", 10, 64)
+    network.learn(0)
+    assert not any(module.training for module in network.backbone.modules())
+    assert network.forward_features(images()).requires_grad is False
+    network.learn(part)
+    assert learning(network, "test_resnet") == [part == 1] * 3 + [True] * 2
+    assert network.backbone.training
+    assert network.forward_features(images()).requires_grad is True
+
+
+def test_norms_of_blocks_that_do_not_learn_are_in_evaluation_mode() -> None:
+    network = build("test_resnet", 10, 64)
+    network.learn(0.4)
+    for mode in (True, False, True):
+        network.train(mode)
+        for name, module in norms_of(network.backbone).items():
+            assert module.training is (mode and name.startswith(("layer3", "layer4"))), name
+    before = copy_of(network.state_dict())
+    training_step(network)
+    moved = {name for name, values in network.state_dict().items() if not torch.equal(values, before[name])}
+    assert {name.split(".")[1] for name in moved if name.startswith("backbone.")} == {"layer3", "layer4"}
+    statistics = {name for name, _ in network.named_buffers() if ".layer3." in name or ".layer4." in name}
+    assert statistics <= moved
+
+
+def test_learning_keeps_evaluation_mode_and_frozen_norms() -> None:
+    network = build("test_resnet", 10, 64, freeze_norm=True).eval()
+    network.learn(1)
+    assert not any(module.training for module in network.modules())
+    network.train()
+    network.learn(0.5)
+    assert not any(module.training for module in norms_of(network).values())
+    assert network.head.training

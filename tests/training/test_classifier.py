@@ -10,7 +10,9 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import UsageError
+from animals_pl.models.synsets import SYNSETS
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.classifier import AnimalClassifier
 
@@ -30,9 +33,20 @@ class Recorder(L.Callback):
 
     def __init__(self) -> None:
         self.batches: list[tuple[Tensor, Tensor]] = []
+        self.seen: list[Tensor] = []  # what the net saw of them
         self.losses: list[float] = []
         self.rates: list[float] = []
         self.val_losses: list[float] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        def keep(net: torch.nn.Module, images: tuple[Tensor]) -> None:
+            if net.training:
+                self.seen.append(images[0].clone())
+
+        self.hook = pl_module.net.register_forward_pre_hook(keep)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.hook.remove()
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
@@ -87,12 +101,19 @@ def trained(tiny_tree: Path):
 # ---------------------------------------------------------------- loss and metrics
 
 
+def effective(counts: np.ndarray, beta: float) -> np.ndarray:
+    """Return one over the effective number of each class's photographs, with the mean 1."""
+    inverse = np.array([1 / sum(beta**power for power in range(count)) for count in counts.tolist()])
+    return inverse / inverse.mean()
+
+
 @pytest.mark.parametrize(
     ("option", "factor"),
     [
         ("none", lambda counts: np.ones(10)),
         ("balanced", lambda counts: counts.sum() / (10 * counts)),
         ("reference", lambda counts: np.round(counts.max() / counts, 3)),
+        ("effective", lambda counts: effective(counts, 0.999)),
     ],
 )
 def test_training_loss_is_the_mean_of_weighted_losses(tiny_tree, option, factor):
@@ -124,6 +145,36 @@ def test_metrics_of_validation_are_scikit_learn_s(trained):
     assert set(labels) == set(range(10))
     found = {key: float(trainer.callback_metrics[key]) for key in expected}
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "focal"},
+        {"loss": "logit_adjusted"},
+        {"class_weights": "effective"},
+        {"label_smoothing": 0.3},
+        {"mixup": 1.0, "cutmix": 1.0},
+    ],
+    ids=lambda options: "_".join(map(str, next(iter(options.items())))),
+)
+def test_validation_is_plain_cross_entropy_whatever_training_minimises(tiny_tree, options):
+    module, trainer, _ = train(tiny_tree, lr=0.003, **options)
+    predicted, labels = probabilities(module, trainer.datamodule.val_dataloader())
+    expected = log_loss(labels, predicted, labels=range(10))
+    assert float(trainer.callback_metrics["loss/val"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0], ids=["half", "full"])
+def test_logits_are_adjusted_by_the_frequencies_of_the_training_fold(tiny_tree, tau):
+    module, trainer, recorder = train(tiny_tree, lr=0.0, loss="logit_adjusted", logit_tau=tau)
+    counts = np.bincount(trainer.datamodule.folds["train"].labels)
+    assert len(set(counts)) > 1
+    for (images, labels), loss in zip(recorder.batches, recorder.losses, strict=True):
+        with torch.no_grad():
+            logits = module.net(images).double() + tau * torch.tensor(counts / counts.sum()).log()
+        chosen = logits.softmax(1)[torch.arange(len(labels)), labels]
+        assert loss == pytest.approx(-np.log(chosen.numpy()).mean(), rel=1e-5)
 
 
 def test_metrics_of_training_are_those_of_the_batches(tiny_tree):
@@ -275,16 +326,20 @@ def test_constant_rate_after_a_warm_up(tiny_tree):
 # ---------------------------------------------------------------- every setting has its effect
 
 
-@pytest.mark.parametrize("sampling", ["shuffle", "weighted"])
-@pytest.mark.parametrize("option", ["none", "balanced", "reference"])
-def test_a_warning_says_when_both_correct_the_imbalance(tiny_tree, sampling, option):
+@pytest.mark.parametrize("loss", ["cross_entropy", "focal", "logit_adjusted"])
+@pytest.mark.parametrize("sampling", ["shuffle", "weighted", "weighted_sqrt"])
+@pytest.mark.parametrize("option", ["none", "balanced", "reference", "effective"])
+def test_a_warning_says_when_two_correct_the_imbalance(tiny_tree, sampling, option, loss):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train(tiny_tree, sampling=sampling, class_weights=option, trainer={"fast_dev_run": 1})
+        train(tiny_tree, sampling=sampling, class_weights=option, loss=loss, trainer={"fast_dev_run": 1})
     found = [str(warning.message) for warning in caught if "rare classes count twice" in str(warning.message)]
-    both = sampling == "weighted" and option != "none"
-    assert len(found) == both
-    assert all(f"model.class_weights={option}" in message for message in found)
+    settings = {"data.sampling": sampling, "model.class_weights": option, "model.loss": loss}
+    neutral = {"data.sampling": ["shuffle"], "model.class_weights": ["none"], "model.loss": ["cross_entropy", "focal"]}
+    correcting = [f"{key}={value}" for key, value in settings.items() if value not in neutral[key]]
+    assert len(found) == (len(correcting) > 1)
+    for message in found:
+        assert message.startswith(f"{' and '.join(correcting)} correct the same class imbalance")
 
 
 def outcome(tree: Path, **options: Any) -> dict[str, list[Any]]:
@@ -312,8 +367,22 @@ def test_the_same_settings_give_the_same(tiny_tree, default):
     [
         ({"seed": 43}, {"batch", "loss", "parameters"}),
         ({"sampling": "weighted"}, {"batch", "loss", "parameters"}),
+        ({"sampling": "weighted_sqrt"}, {"batch", "loss", "parameters"}),
         ({"augment": "light"}, {"batch", "loss", "parameters"}),
         ({"class_weights": "reference"}, {"loss", "parameters"}),
+        ({"class_weights": "effective"}, {"loss", "parameters"}),
+        ({"loss": "focal"}, {"loss", "parameters"}),
+        ({"loss": "logit_adjusted"}, {"loss", "parameters"}),
+        ({"label_smoothing": 0.1}, {"loss", "parameters"}),
+        ({"mixup": 0.2}, {"loss", "parameters"}),
+        ({"cutmix": 1.0}, {"loss", "parameters"}),
+        ({"freeze_norm": True}, {"loss", "parameters"}),
+        ({"body_lr": 0.1}, {"loss", "parameters"}),
+        ({"layer_decay": 0.5}, {"loss", "parameters"}),
+        ({"head_init": "random"}, set()),  # there are no weights
+        ({"focal_gamma": 1.0}, set()),
+        ({"logit_tau": 0.5}, set()),
+        ({"effective_beta": 0.9}, set()),
         ({"dropout": 0.6}, {"loss", "parameters"}),
         ({"head": "dense"}, {"loss", "parameters"}),
         ({"features": "pre_logits"}, {"loss", "parameters"}),
@@ -322,11 +391,178 @@ def test_the_same_settings_give_the_same(tiny_tree, default):
         ({"lr": 0.01}, {"loss", "parameters"}),
         ({"optimizer": "sgd"}, {"loss", "parameters"}),
     ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+    ids=lambda value: "_".join(map(str, next(iter(value.items())))) if isinstance(value, dict) else "",
 )
 def test_a_setting_has_its_effect(tiny_tree, default, change, affected):
     changed = outcome(tiny_tree, **change)
     assert {key for key, value in changed.items() if value != default[key]} == affected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "number"),
+    [
+        ({"loss": "focal"}, {"focal_gamma": 1.0}),
+        ({"loss": "logit_adjusted"}, {"logit_tau": 0.5}),
+        ({"class_weights": "effective"}, {"effective_beta": 0.5}),
+        ({"mixup": 0.2}, {"mixup": 2.0}),
+        ({"cutmix": 0.2}, {"cutmix": 2.0}),
+        ({"mixup": 0.2}, {"cutmix": 1.0}),
+    ],
+    ids=lambda value: "_".join(map(str, next(iter(value.items())))),
+)
+def test_a_number_has_its_effect_where_it_has_a_meaning(tiny_tree, chosen, number):
+    without, with_it = outcome(tiny_tree, **chosen), outcome(tiny_tree, **{**chosen, **number})
+    assert {key for key in without if with_it[key] != without[key]} == {"loss", "parameters"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"loss": "focal", "focal_gamma": 0.0}, {"loss": "logit_adjusted", "logit_tau": 0.0}],
+    ids=["focal", "logit_adjusted"],
+)
+def test_a_loss_without_its_strength_is_cross_entropy(tiny_tree, default, options):
+    assert outcome(tiny_tree, **options) == default
+
+
+# ---------------------------------------------------------------- pretrained weights
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of random weights with a classifier of ImageNet's classes."""
+    torch.manual_seed(8)
+    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    return str(file)
+
+
+@pytest.mark.parametrize("head_init", ["imagenet", "random"])
+def test_a_head_starts_from_imagenet_s_rows_of_the_folders_animals(tiny_tree, weights, head_init):
+    module, _, _ = train(tiny_tree, net="test_resnet", size=32, weights=weights, lr=0.0, head_init=head_init)
+    rows, start = load_file(weights)["fc.weight"], module.net.head[-1].weight
+    for row, name in enumerate(ANIMALS10.values()):
+        expected = torch.stack([rows[index] for index in SYNSETS[name]]).mean(0)
+        assert torch.allclose(start[row], expected, atol=1e-6) is (head_init == "imagenet")
+
+
+@pytest.mark.parametrize(
+    ("given", "pretrained", "still"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False), (True, True, True)],
+    ids=["default", "default_from_scratch", "frozen_from_scratch", "free", "frozen"],
+)
+def test_statistics_stay_where_they_are_pretrained_or_frozen(tiny_tree, weights, given, pretrained, still):
+    options = {"weights": weights if pretrained else None, "freeze_norm": given}
+    module, _, _ = train(tiny_tree, net="test_resnet", size=32, trainer={"limit_train_batches": 2}, **options)
+    state, file = module.net.backbone.state_dict(), load_file(weights)
+    start = {"running_mean": torch.zeros_like, "running_var": torch.ones_like}
+    for name in (name for name in state if name.endswith(tuple(start))):
+        before = file[name] if pretrained else start[name.rpartition(".")[2]](state[name])
+        assert torch.equal(state[name], before) is still, name
+    kernels = [name for name, _ in module.net.backbone.named_parameters() if name.endswith("weight")]
+    assert not pretrained or any(not torch.equal(state[name], file[name]) for name in kernels)
+
+
+def test_weights_for_a_net_from_scratch_are_refused_by_their_own_name(tiny_tree, weights):
+    with pytest.raises(UsageError, match=r"model\.weights='.*model\.net='minivggnet' is trained from scratch"):
+        train(tiny_tree, net="minivggnet", weights=weights)
+
+
+# ---------------------------------------------------------------- numbers out of range
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "range_"),
+    [
+        ("dropout", 1.0, r"\[0, 1\)"),
+        ("focal_gamma", -0.1, "0 or above"),
+        ("logit_tau", -1.0, "0 or above"),
+        ("effective_beta", 1.0, r"\[0, 1\)"),
+        ("effective_beta", -0.1, r"\[0, 1\)"),
+        ("label_smoothing", 1.0, r"\[0, 1\)"),
+        ("label_smoothing", -0.1, r"\[0, 1\)"),
+        ("mixup", -0.2, "0 or above"),
+        ("cutmix", -0.2, "0 or above"),
+        ("lr", -1.0, "0 or above"),
+        ("body_lr", 0.0, "above 0"),
+        ("layer_decay", 0.0, r"\(0, 1\]"),
+        ("layer_decay", 1.1, r"\(0, 1\]"),
+        ("weight_decay", -0.1, "0 or above"),
+        ("warmup_epochs", -1, "0 or above"),
+        ("mixup", math.nan, "0 or above"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(key, value, range_):
+    with pytest.raises(UsageError, match=rf"model\.{key}={value} is out of range; choose a value {range_}$"):
+        AnimalClassifier(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("effective_beta", 0.0), ("label_smoothing", 0.0), ("focal_gamma", 0.0), ("logit_tau", 0.0), ("layer_decay", 1.0)],
+)
+def test_a_number_at_the_end_of_its_range_is_taken(key, value):
+    assert AnimalClassifier(**{key: value}).hparams[key] == value
+
+
+# ---------------------------------------------------------------- MixUp and CutMix
+
+
+def share_of(images: Tensor, seen: Tensor) -> tuple[str, float]:
+    """Return how a batch was blended with the one rolled by a photograph, and the part that is its own."""
+    images = images.double()
+    other = images.roll(1, 0)
+    share = float(((seen - other) * (images - other)).sum() / (images - other).square().sum())
+    if torch.allclose(seen.double(), share * images + (1 - share) * other, atol=1e-2):
+        return "mixup", share
+    cut = (seen != images).any(1).any(0)  # (S, S): where any photograph of the batch has another's pixel
+    rows, columns = cut.any(1).nonzero().flatten(), cut.any(0).nonzero().flatten()
+    assert cut[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()  # a rectangle
+    assert torch.equal(seen.double(), torch.where(cut, other, images))
+    return "cutmix", 1 - float(cut.double().mean())
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [({"mixup": 1.0}, {"mixup"}), ({"cutmix": 1.0}, {"cutmix"}), ({"mixup": 1.0, "cutmix": 1.0}, {"mixup", "cutmix"})],
+    ids=["mixup", "cutmix", "both"],
+)
+def test_targets_are_blended_as_the_photographs_are(tiny_tree, options, kinds):
+    module, _, recorder = train(tiny_tree, epochs=2, lr=0.0, **options)
+    found = set()
+    for (images, labels), seen, loss in zip(recorder.batches, recorder.seen, recorder.losses, strict=True):
+        assert images.dtype == torch.uint8
+        kind, share = share_of(images, seen)
+        found.add(kind)
+        with torch.no_grad():
+            log_p = module.net(seen).double().log_softmax(1)
+        own, other = (-log_p[torch.arange(len(labels)), some] for some in (labels, labels.roll(1)))
+        assert 0 <= share <= 1
+        assert loss == pytest.approx(float((share * own + (1 - share) * other).mean()), rel=1e-4)
+    assert found == kinds
+
+
+def test_metrics_of_training_count_the_photographs_own_labels(tiny_tree):
+    module, trainer, recorder = train(tiny_tree, lr=0.0, mixup=1.0, cutmix=1.0)
+    labels = [batch[1] for batch in recorder.batches]
+    predicted, labels = probabilities(module, zip(recorder.seen, labels, strict=True))
+    assert float(trainer.callback_metrics["acc/train"]) == pytest.approx(accuracy_score(labels, predicted.argmax(1)))
+    expected = f1_score(labels, predicted.argmax(1), average="macro", labels=range(10), zero_division=0)
+    assert float(trainer.callback_metrics["macro_f1/train"]) == pytest.approx(expected)
+    assert float(trainer.callback_metrics["loss/train"]) == pytest.approx(
+        np.average(recorder.losses, weights=[len(batch[1]) for batch in recorder.batches]), rel=1e-5
+    )
+
+
+def test_blends_are_the_same_with_any_number_of_workers_and_other_in_every_epoch(tiny_tree):
+    options = {"epochs": 2, "augment": "light", "mixup": 0.5, "cutmix": 0.5}
+    alone, again, together = (train(tiny_tree, num_workers=workers, **options) for workers in (0, 0, 2))
+    for module, _, recorder in (again, together):
+        assert len(recorder.seen) == len(alone[2].seen) == 2 * len(alone[1].train_dataloader)
+        assert all(map(torch.equal, recorder.seen, alone[2].seen))
+        assert recorder.losses == alone[2].losses
+        assert all(torch.equal(value, module.state_dict()[key]) for key, value in alone[0].state_dict().items())
+    shares = [share_of(batch[0], seen) for batch, seen in zip(alone[2].batches, alone[2].seen, strict=True)]
+    assert len(set(shares)) == len(shares)
 
 
 @pytest.mark.gpu

@@ -43,6 +43,10 @@ class HeadFirst(L.Callback):
         if trainer.world_size > 1 and not unused_allowed:
             raise UsageError("HeadFirst: with several processes set trainer.strategy=ddp_find_unused_parameters_true")
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Freeze what is frozen where a checkpoint from the middle of an epoch goes on: such an epoch has no start."""
+        pl_module.net.learn(self.part(trainer.current_epoch))
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Freeze or free what this epoch is to train."""
         pl_module.net.learn(self.part(trainer.current_epoch))
