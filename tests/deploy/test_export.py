@@ -37,12 +37,14 @@ class Case:
 CROP = ("--data.resize", "crop", "--data.crop_fraction", "0.8", "--data.interpolation", "bicubic")
 # A large step of the head makes the answers of a random backbone differ.
 FROZEN = ("--model.freeze", "true", "--model.head", "dense", "--model.lr", "1")
+FLIPS = ("--model.flips", "true")
 
 CASES = {
     "shallownet": Case("shallownet", 16, PLAIN),
     "minivggnet": Case("minivggnet", 24, PLAIN, CROP),
     "mobilenet": Case("mobilenetv3_small_050", 32, IMAGENET, FROZEN),
     "vit": Case("test_vit", 32, HALF),
+    "flips": Case("lenet", 20, PLAIN, FLIPS),
 }
 
 
@@ -132,6 +134,12 @@ def test_any_number_of_photographs_gives_what_torch_gives(exported, tiny_tree, c
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
     shifted = np.exp(logits - logits.max(1, keepdims=True))
     np.testing.assert_allclose(probabilities, shifted / shifted.sum(1, keepdims=True), atol=1e-6)
+
+
+def test_mirror_images_give_the_same_with_flips_alone(exported, tiny_tree):
+    images = photographs(tiny_tree, exported, 3)
+    plain, mirrored = (exported.run(batch)[1] for batch in (images, np.ascontiguousarray(images[..., ::-1])))
+    assert np.allclose(plain, mirrored, atol=1e-4) == (exported.case.options == FLIPS)
 
 
 def test_photographs_matter(exported, tiny_tree):

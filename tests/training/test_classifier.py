@@ -101,6 +101,19 @@ def trained(tiny_tree: Path):
 # ---------------------------------------------------------------- loss and metrics
 
 
+def test_flips_judge_by_the_mean_of_both_logits(tiny_tree):
+    module, trainer, recorder = train(tiny_tree, lr=0.0, flips=True)
+    images, _ = next(iter(trainer.datamodule.val_dataloader()))
+    module.eval()
+    with torch.no_grad():
+        expected = (module.net(images) + module.net(images.flip(3))) / 2
+        torch.testing.assert_close(module(images), expected)
+        assert not torch.allclose(module(images), module.net(images), atol=1e-4)
+        module.train()
+        torch.testing.assert_close(module(images), module.net(images))
+    assert recorder.losses
+
+
 def effective(counts: np.ndarray, beta: float) -> np.ndarray:
     """Return one over the effective number of each class's photographs, with the mean 1."""
     inverse = np.array([1 / sum(beta**power for power in range(count)) for count in counts.tolist()])

@@ -86,10 +86,12 @@ def tree(tiny_tree, tmp_path) -> Path:
 # ---------------------------------------------------------------- the same results, sooner
 
 
+@pytest.mark.parametrize("flips", ["false", "true"], ids=["plain", "flips"])
 @pytest.mark.parametrize("head", ["linear", "dense"])
-def test_cached_features_change_nothing(tiny_tree, tmp_path, head):
+def test_cached_features_change_nothing(tiny_tree, tmp_path, head, flips):
     # Adam would blow the noise of gradients that are all but zero up to steps of its learning rate.
     options = [*FROZEN, "--model.head", head, "--model.class_weights", "balanced", "--model.optimizer", "sgd"]
+    options += ["--model.flips", flips]
     cached = fit(tiny_tree, tmp_path / "cached", *options)
     plain = fit(tiny_tree, tmp_path / "plain", *options, "--cache_features", "false")
     assert_same_training(cached, plain)
@@ -109,10 +111,11 @@ def test_each_photograph_is_decoded_once(tiny_tree, tmp_path, decoded):
         (["--model.freeze", "false"], 2),
         ([*FROZEN, "--cache_features", "false"], 2),
         ([*FROZEN, "--data.augment", "light"], 1),
+        ([*FROZEN, "--model.mixup", "0.2"], 1),
         ([*FROZEN, "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24, 32]"], 1),
         ([*FROZEN, "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24]"], 1),
     ],
-    ids=["unfrozen", "off", "augmentation", "sizes", "another size"],
+    ids=["unfrozen", "off", "augmentation", "mixup", "sizes", "another size"],
 )
 def test_cache_stays_out_of_the_way(tiny_tree, tmp_path, decoded, options, validations):
     """Training photographs that change are decoded each epoch; those of validation change with the net only."""
