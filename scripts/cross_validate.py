@@ -65,7 +65,9 @@ class KeepPredictions(L.Callback):
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Write them."""
         seconds = time.perf_counter() - self.began
-        np.savez(self.file, logits=torch.cat(self.batches).numpy(), seconds=seconds)
+        part = Path(self.file).with_suffix(".part.npz")  # whole or not at all: what exists is not done again
+        np.savez(part, logits=torch.cat(self.batches).numpy(), seconds=seconds)
+        part.replace(self.file)
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,23 @@ class Study:
     config: Path
     options: dict[str, Any]
     variants: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all variants share.
+
+    Attributes:
+        root: Folder of the photographs.
+        catalog: The photographs.
+        fold_of: (N,) the fold in which each is predicted.
+        folder: Where results are kept.
+    """
+
+    root: Path
+    catalog: Catalog
+    fold_of: np.ndarray
+    folder: Path
 
 
 @dataclass(frozen=True)
@@ -102,8 +121,9 @@ def read_study(file: Path) -> Study:
         variants = {str(name): dict(settings or {}) for name, settings in content["variants"].items()}
         study = Study(PROJECT / content["config"], dict(content.get("options") or {}), variants)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())
         raise UsageError(
-            f"study={str(file)!r} cannot be read ({type(error).__name__}: {error}); "
+            f"study={str(file)!r} cannot be read ({type(error).__name__}: {reason}); "
             "see scripts/studies for files with config, options and variants"
         ) from error
     if not study.config.is_file() or not variants:
@@ -131,6 +151,12 @@ def write_split(file: Path, catalog: Catalog, held_out: np.ndarray) -> None:
         writer.writerows((path, "val" if out else "train") for path, out in rows)
 
 
+def as_yaml(value: Any) -> str:
+    """Return a setting's value as YAML in one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
 def command(study: Study, variant: str, folder: Path, split: Path, predictions: Path, root: Path) -> list[str]:
     """Return the command line of one fit."""
     settings: dict[str, Any] = {
@@ -142,11 +168,7 @@ def command(study: Study, variant: str, folder: Path, split: Path, predictions: 
     args = ["fit", "--config", str(study.config)]
     # Their callbacks first: an argument of a callback belongs to the last one that was named.
     for key, value in [*options.items(), *settings.items()]:
-        args += (
-            [f"--{key}", yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()]
-            if not (isinstance(value, str | Path))
-            else [f"--{key}", str(value)]
-        )
+        args += [f"--{key}", str(value) if isinstance(value, str | Path) else as_yaml(value)]
     return args
 
 
@@ -166,10 +188,21 @@ def fit(study: Study, variant: str, folder: Path, split: Path, root: Path) -> No
         raise UsageError(f"{variant!r} failed: {log.read_text().strip().splitlines()[-1]}")
 
 
-def collect(variant: str, folder: Path, fold_of: np.ndarray) -> Outcome:
-    """Put the predictions of all folds together."""
+def fit_fold(study: Study, variant: str, setup: Setup, fold: int) -> None:
+    """Train one variant on all folds but one, and predict that one, if that has not been done.
+
+    Raises:
+        UsageError: The training failed.
+    """
+    split = setup.folder / f"fold{fold}.csv"
+    write_split(split, setup.catalog, setup.fold_of == fold)
+    fit(study, variant, setup.folder, split, setup.root)
+
+
+def collect(variant: str, folder: Path, fold_of: np.ndarray, folds: int | None = None) -> Outcome:
+    """Put the predictions of the first folds together, or of all; -1 where there are none."""
     predicted, seconds = np.full(len(fold_of), -1), []
-    for fold in range(fold_of.max() + 1):
+    for fold in range(fold_of.max() + 1 if folds is None else folds):
         kept = np.load(folder / f"{variant}-fold{fold}.npz")
         predicted[fold_of == fold] = kept["logits"].argmax(1)
         seconds.append(float(kept["seconds"]))
@@ -225,48 +258,63 @@ def table(outcomes: dict[str, Outcome], labels: np.ndarray, markdown: bool) -> T
     return result
 
 
+def add_common_arguments(parser: argparse.ArgumentParser, folds: int) -> None:
+    """Add what every script that cross-validates asks for; ``folds`` is the default."""
+    parser.add_argument("--root", type=Path, required=True, help="folder with one folder of photographs per class")
+    parser.add_argument("--weights", type=Path, help="the backbone's weights; default: the configuration's")
+    parser.add_argument("--net", help="the net; default: the configuration's")
+    parser.add_argument("--folds", type=int, default=folds)
+    parser.add_argument("--seed", type=int, default=0, help="of the folds")
+    parser.add_argument(
+        "--output", type=Path, default=PROJECT / "checkpoints" / "studies", help="where results are kept"
+    )
+
+
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="YAML file: config, options, variants")
-    parser.add_argument("--root", type=Path, required=True, help="folder with one folder of photographs per class")
-    parser.add_argument("--weights", type=Path, help="the backbone's weights; default: the configuration's")
-    parser.add_argument("--net", help="the net; default: the configuration's")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0, help="of the folds")
+    add_common_arguments(parser, folds=5)
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="default: all")
-    parser.add_argument(
-        "--output", type=Path, default=PROJECT / "checkpoints" / "studies", help="where results are kept"
-    )
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     return parser.parse_args(args)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Train what is not done yet, and print the table after each variant that is complete."""
-    study = read_study(options.study)
+def set_up(options: argparse.Namespace, study: Study) -> Setup:
+    """Put the command line's net and weights into a study, read the photographs and draw the folds.
+
+    Raises:
+        UsageError: The photographs cannot be read or divided.
+    """
     for key, value in (("model.weights", options.weights and options.weights.resolve()), ("model.net", options.net)):
         if value:
             study.options[key] = str(value)
     data = AnimalsDataModule(str(options.root.resolve()))
     data.setup("fit")
-    catalog = data.decodable
-    fold_of = draw_folds(catalog, options.folds, options.seed)
+    try:
+        fold_of = draw_folds(data.decodable, options.folds, options.seed)
+    except ValueError as error:
+        raise UsageError(f"folds={options.folds}: {error}; choose another --folds, 2 or more") from error
     net = study.options.get("model.net") or yaml.safe_load(study.config.read_text())["model"]["net"]
     folder = options.output / f"{options.study.stem}-{net}-{options.folds}-{options.seed}"
     folder.mkdir(parents=True, exist_ok=True)
+    return Setup(options.root.resolve(), data.decodable, fold_of, folder)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train what is not done yet, and print the table after each variant that is complete."""
+    study = read_study(options.study)
+    setup = set_up(options, study)
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     outcomes = {}
     for variant in options.only or study.variants:
         if variant not in study.variants:
             raise UsageError(f"only={variant!r} is no variant of {options.study}; choose from {list(study.variants)}")
         for fold in range(options.folds):
-            split = folder / f"fold{fold}.csv"
-            write_split(split, catalog, fold_of == fold)
-            fit(study, variant, folder, split, options.root.resolve())
+            fit_fold(study, variant, setup, fold)
             print(f"{variant}: fold {fold + 1} of {options.folds} done", file=sys.stderr, flush=True)
-        outcomes[variant] = collect(variant, folder, fold_of)
-    console.print(table(outcomes, catalog.labels, options.markdown))
+        outcomes[variant] = collect(variant, setup.folder, setup.fold_of)
+    console.print(table(outcomes, setup.catalog.labels, options.markdown))
 
 
 def main(args: Sequence[str] | None = None) -> int:
