@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
+import hashlib
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -173,19 +174,25 @@ def command(study: Study, variant: str, folder: Path, split: Path, predictions: 
 
 
 def fit(study: Study, variant: str, folder: Path, split: Path, root: Path) -> None:
-    """Train one variant on one split, if that has not been done; what it prints goes to a file beside.
+    """Train one variant on one split, if just that has not been done; what it prints goes to a file beside.
 
     Raises:
         UsageError: The training failed.
     """
     predictions = folder / f"{variant}-{split.stem}.npz"
-    if predictions.exists():
+    args = command(study, variant, folder / "runs", split, predictions, root)
+    # A study may be edited and keep its variants' names.
+    facts = "\n".join([*args, study.config.read_text(encoding="utf-8"), split.read_text(errors="surrogateescape")])
+    digest = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()
+    done = predictions.with_suffix(".sha256")
+    if predictions.exists() and done.exists() and done.read_text() == digest:
         return
     log = predictions.with_suffix(".txt")
     with log.open("w") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
-        failed = animals_pl(command(study, variant, folder / "runs", split, predictions, root))
+        failed = animals_pl(args)
     if failed:
         raise UsageError(f"{variant!r} failed: {log.read_text().strip().splitlines()[-1]}")
+    done.write_text(digest)
 
 
 def fit_fold(study: Study, variant: str, setup: Setup, fold: int) -> None:
@@ -275,6 +282,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", type=Path, help="YAML file: config, options, variants")
     add_common_arguments(parser, folds=5)
+    parser.add_argument("--config", type=Path, help="the configuration to start from; default: the study's")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="default: all")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     return parser.parse_args(args)
@@ -304,6 +312,8 @@ def set_up(options: argparse.Namespace, study: Study) -> Setup:
 def run(options: argparse.Namespace) -> None:
     """Train what is not done yet, and print the table after each variant that is complete."""
     study = read_study(options.study)
+    if options.config:
+        study = replace(study, config=options.config.resolve())
     setup = set_up(options, study)
     console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
     outcomes = {}

@@ -96,6 +96,10 @@ def test_a_study_predicts_every_photograph_once_and_does_nothing_twice(script, s
     assert script.main([*args, "--only", "as it is", "--markdown"]) == 0
     assert "| as it is" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in folder.glob("*.npz")} == written
+    study.write_text(study.read_text().replace("as it is: {}", "as it is: {model.lr: 0.01}"))
+    assert script.main([*args, "--only", "as it is"]) == 0  # another variant under its name
+    changed = {file for file in folder.glob("*.npz") if file.stat().st_mtime_ns != written[file]}
+    assert {file.name for file in changed} == {f"as it is-fold{fold}.npz" for fold in range(FOLDS)}
 
 
 @pytest.mark.parametrize(

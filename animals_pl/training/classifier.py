@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
@@ -354,8 +355,11 @@ class AnimalClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Tell timm's scheduler which epoch comes next."""
-        scheduler.step(epoch=self.current_epoch + 1)
+        """Tell timm's scheduler which epoch comes next; Lightning's search for a learning rate has one per step."""
+        if isinstance(scheduler, Scheduler):
+            scheduler.step(epoch=self.current_epoch + 1)
+        else:
+            scheduler.step()
 
 
 def _require_optimizer(name: str) -> None:

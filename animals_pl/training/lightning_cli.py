@@ -14,6 +14,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from jsonargparse.typing import NonNegativeInt, PositiveInt
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -26,6 +27,7 @@ from animals_pl.errors import UsageError, explain_argument_error
 from animals_pl.evaluation.epoch_rows import monitor_mode
 from animals_pl.evaluation.metrics import recall_per_class
 from animals_pl.training.allocator import keep_freed_memory
+from animals_pl.training.averaging import average_best
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.feature_cache import FeatureCache
@@ -34,6 +36,7 @@ from animals_pl.training.callbacks.predictions import PredictionCSV
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_summary import EpochBar, RunSummary, print_best, print_left_out
 from animals_pl.training.callbacks.tensorboard_pictures import RunTensorBoard, TensorBoardPictures
+from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import load_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.epoch_table import EpochTable
@@ -85,6 +88,25 @@ class AnimalsCLI(LightningCLI):
         """Add what belongs to a run as a whole."""
         parser.add_argument("--name", type=str, default="run", help="Runs are written to checkpoints/NAME/version_N.")
         parser.add_argument("--monitor", type=Monitor, default="loss/val", help="Metric that chooses the best epoch.")
+        parser.add_argument(
+            "--keep_best",
+            type=PositiveInt,
+            default=1,
+            help="How many of the best epochs are kept: with 2 and more each as epoch=NN.ckpt, beside best.ckpt.",
+        )
+        parser.add_argument(
+            "--average_best",
+            type=bool,
+            default=False,
+            help="Average the weights of the keep_best epochs after the training: average.ckpt, beside best.ckpt.",
+        )
+        parser.add_argument(
+            "--tune",
+            type=Literal[Tune, None],
+            default=None,
+            help="Search before the training for model.lr (lr), or for the largest data.batch_size that the GPU's "
+            "memory holds (batch_size), and train with it.",
+        )
         parser.add_argument(
             "--cache_features", type=bool, default=True, help="Run a frozen backbone once where that is exact."
         )
@@ -165,7 +187,8 @@ class AnimalsCLI(LightningCLI):
             str(self.subcommand), self._test_options
         )
         options = extra(config)
-        callbacks = [*(config.get("callbacks") or []), *options.pop("callbacks", [])]
+        given = [callback for callback in config.get("callbacks") or [] if not isinstance(callback, Finder)]
+        callbacks = [*given, *options.pop("callbacks", [])]
         if config.enable_progress_bar is not False and self.console.is_terminal:
             callbacks.append(EpochBar())
         else:
@@ -192,6 +215,7 @@ class AnimalsCLI(LightningCLI):
             callbacks.append(FeatureCache(self.console, views))
         elif views:
             raise UsageError(f"cached_views={views} has no effect with cache_features=false; leave one of them out")
+        self._require_kept_epochs(config)
         if config.fast_dev_run:
             return {"callbacks": callbacks}
         ckpt_path = self._get(self.config, "ckpt_path")
@@ -204,13 +228,43 @@ class AnimalsCLI(LightningCLI):
             self.run_folder.parent.parent, self.run_folder.parent.name, self.run_folder.name, default_hp_metric=False
         )
         table = EpochTable(self.run_folder, config.max_epochs, self.console)
-        callbacks += [TensorBoardPictures(), LearningRate()]
+        callbacks += [TensorBoardPictures(), LearningRate(), *self._tuners(config)]
         if config.enable_checkpointing is not False:
-            best = RunCheckpoint(self.run_folder, "best", monitor, monitor_mode(monitor))
+            keep = self._get(self.config, "keep_best")
+            best = RunCheckpoint(self.run_folder, "best", monitor, monitor_mode(monitor), keep=keep)
             callbacks += [best, RunCheckpoint(self.run_folder, "last")]
         more = config.logger if isinstance(config.logger, list) else [config.logger]
         loggers = [board, table, *(logger for logger in more if not isinstance(logger, bool | None))]
         return {"default_root_dir": str(self.run_folder), "logger": loggers, "callbacks": callbacks}
+
+    def _require_kept_epochs(self, config: Any) -> None:
+        keep, average = (self._get(self.config, key) for key in ("keep_best", "average_best"))
+        if average and keep == 1:
+            raise UsageError("average_best=true needs more than the one epoch of keep_best=1; add --keep_best 3, say")
+        if keep > 1 and config.enable_checkpointing is False:
+            raise UsageError(f"keep_best={keep} has no effect with trainer.enable_checkpointing=false; leave one out")
+
+    def _tuners(self, config: Any) -> list[L.Callback]:
+        """Return what searches for settings before the training; a resumed run has found its own."""
+        tune = self._get(self.config, "tune")
+        if self._get(self.config, "ckpt_path"):
+            if tune:
+                raise UsageError(f"tune={tune} is for new runs, --ckpt_path goes on with one; leave one of them out")
+            return []
+        finders = [callback for callback in config.get("callbacks") or [] if isinstance(callback, Finder)]
+        return [Tuner(what, self.console, self._keep_tuned) for what in [*finders, *([tune] if tune else [])]]
+
+    def _keep_tuned(self, key: str, value: float) -> None:
+        """Note in the run's configuration what a search has found, so that repeating the run needs none."""
+        assert self.run_folder is not None
+        config = self.config[self.subcommand]
+        config[key] = value
+        config["tune"] = None
+        kept = [one for one in config["trainer.callbacks"] or [] if not _is_finder(one)]
+        config["trainer.callbacks"] = kept or None
+        file = self.run_folder / "config.yaml"
+        if file.is_file():
+            self._parser(self.subcommand).save(config, str(file), skip_none=False, overwrite=True, multifile=False)
 
     def _predict_options(self, config: Any) -> dict[str, Any]:
         output = PredictionCSV(Path(self._get(self.config, "output")), self._get(self.config, "top_k"))
@@ -222,9 +276,18 @@ class AnimalsCLI(LightningCLI):
         return {"logger": False, "enable_checkpointing": False}
 
     def after_fit(self) -> None:
-        """Say where the best checkpoint is."""
+        """Say why the run ended early, where the best checkpoint is, and what the average of the best ones is worth."""
         if self.trainer.is_global_zero:
+            self._print_stopped()
             print_best(self.trainer, self.console)
+        if self._get(self.config, "average_best") and self.run_folder is not None:
+            average_best(self.trainer, self.model, self.console)
+
+    def _print_stopped(self) -> None:
+        for callback in self.trainer.early_stopping_callbacks:  # what Lightning logs of it is silenced
+            if isinstance(callback, EarlyStopping) and callback.stopping_reason_message and callback.stopped_epoch:
+                reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+                self.console.print(f"\nstopped after epoch {callback.stopped_epoch + 1}: {reason}", highlight=False)
 
     def validate(self, **kwargs: Any) -> None:
         """Judge on the validation photographs and print the result."""
@@ -277,6 +340,11 @@ def run(args: Sequence[str]) -> None:
     AnimalsCLI(_paths_to_option(list(args)) if args[0] == "predict" else list(args))
 
 
+def _is_finder(callback: Any) -> bool:
+    """Return whether that is a finder's entry in a configuration."""
+    return callback["class_path"].rpartition(".")[2] in {"LearningRateFinder", "BatchSizeFinder"}
+
+
 def _trains_on_gpu(accelerator: Any) -> bool:
     """Return whether that means a GPU that calculates in bfloat16."""
     here = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
@@ -305,5 +373,6 @@ def _quieten() -> None:
         ".*callbacks used to create the checkpoint need to be provided.*",
         ".*module.s. in eval mode at the start of training.*",  # a frozen backbone is meant to be
         ".*isinstance.treespec, LeafSpec.*",
+        ".*WeightAveraging callback with a model that overrides the configure_model.*",  # nothing here is sharded
     ):
         warnings.filterwarnings("ignore", message)

@@ -68,13 +68,13 @@ def print_best(trainer: Any, console: Console) -> None:
     console.print(
         f"\nbest epoch {int(best['epoch']) + 1} by {checkpoint.monitor}: "
         + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
-        + f"\nbest checkpoint: {_relative(checkpoint.best_model_path)}",
+        + f"\nbest checkpoint: {short_path(checkpoint.best_model_path)}",
         highlight=False,
         soft_wrap=True,
     )
 
 
-def _relative(path: str) -> str:
+def short_path(path: str) -> str:
     """Return a path as short as it can be typed from here."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

@@ -68,6 +68,8 @@ class TensorBoardPictures(L.Callback):
         best = best_row(trainer)
         if best and _experiment(trainer) is not None:
             hparams = {**pl_module.hparams_initial, **trainer.datamodule.hparams_initial}
+            # The two that may have been tuned since the start.
+            hparams |= {"lr": pl_module.hparams["lr"], "batch_size": trainer.datamodule.hparams["batch_size"]}
             simple = (bool, int, float, str)
             plain = {k: v for k, v in hparams.items() if isinstance(v, simple) and not k.startswith("_")}
             metrics = {f"best/{k.removesuffix('/val')}": v for k, v in best.items() if k.endswith("/val")}

@@ -1,0 +1,255 @@
+"""Which epochs a run keeps, what their average is worth, and Lightning's own ways to choose weights."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rich
+import torch
+
+from animals_pl.cli import main
+
+EPOCHS = 5
+METRICS = ("loss", "acc", "macro_recall", "macro_f1")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def wide_screen() -> Iterator[None]:
+    """Print on a screen that no line is too long for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "400")
+        rich.reconfigure()
+        yield
+    rich.reconfigure()
+
+
+def cli(*args: object) -> int:
+    return main([str(arg) for arg in args])
+
+
+def fit(tree: Path, root: Path, *args: object, net: str = "shallownet", epochs: int = EPOCHS) -> Path:
+    """Train and return the run's folder."""
+    data = ["--data.root", tree, "--data.size", 16, "--data.batch_size", 8, "--data.num_workers", 0]
+    trainer = ["--trainer.default_root_dir", root, "--trainer.accelerator", "cpu", "--trainer.max_epochs", epochs]
+    assert cli("fit", "--model.net", net, "--model.lr", 0.01, *data, *trainer, *args) == 0
+    return root / "run" / "version_0"
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as stream:
+        return [{key: cell for key, cell in row.items() if key != "seconds"} for row in csv.DictReader(stream)]
+
+
+def epoch_files(run: Path) -> list[str]:
+    return sorted(file.name for file in run.glob("epoch=*.ckpt"))
+
+
+def expected_files(run: Path, keep: int) -> list[str]:
+    """Return the files of the best epochs as metrics.csv tells them."""
+    best = sorted(rows(run), key=lambda row: float(row["loss/val"]))[:keep]
+    return sorted(f"epoch={int(row['epoch']) + 1:02d}.ckpt" for row in best)
+
+
+def load(file: Path) -> dict[str, object]:
+    return torch.load(file, weights_only=True)
+
+
+def printed(text: str) -> dict[str, str]:
+    """Return the metrics that validate has printed."""
+    return dict(re.findall(r"^(\w+)/val +(\d+\.\d{4})$", text, re.MULTILINE))
+
+
+# ---------------------------------------------------------------- keep_best
+
+
+@pytest.fixture(scope="module")
+def kept(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that keeps three epochs, to be read only."""
+    return fit(tiny_tree, tmp_path_factory.mktemp("kept"), "--keep_best", 3)
+
+
+def test_the_best_epochs_and_no_others_have_files(kept):
+    assert epoch_files(kept) == expected_files(kept, 3)
+    assert sorted(file.name for file in kept.glob("*.ckpt")) == ["best.ckpt", *epoch_files(kept), "last.ckpt"]
+
+
+def test_a_file_is_of_the_epoch_that_its_name_tells(kept):
+    assert [load(kept / name)["epoch"] + 1 for name in epoch_files(kept)] == [
+        int(name[6:8]) for name in epoch_files(kept)
+    ]
+
+
+def test_the_best_checkpoint_is_the_best_of_the_kept(kept):
+    best = load(kept / "best.ckpt")
+    assert best["epoch"] == int(min(rows(kept), key=lambda row: float(row["loss/val"]))["epoch"])
+    same = load(kept / f"epoch={best['epoch'] + 1:02d}.ckpt")
+    assert all(torch.equal(value, same["state_dict"][name]) for name, value in best["state_dict"].items())
+
+
+def test_without_the_option_no_epoch_has_a_file(tiny_tree, tmp_path):
+    run = fit(tiny_tree, tmp_path, epochs=2)
+    assert sorted(file.name for file in run.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+
+
+def test_resumed_and_moved_it_keeps_the_same_epochs(tiny_tree, tmp_path):
+    options = ["--keep_best", 3, "--monitor", "macro_recall/val"]
+    whole = fit(tiny_tree, tmp_path / "whole", *options)
+    half = fit(tiny_tree, tmp_path / "half", *options, epochs=3)
+    moved = tmp_path / "moved" / "run" / "version_0"
+    shutil.move(half, moved)
+    config = ["--config", moved / "config.yaml", "--ckpt_path", moved / "last.ckpt"]
+    assert cli("fit", *config, "--trainer.max_epochs", EPOCHS) == 0
+    assert epoch_files(moved) == epoch_files(whole)
+    assert rows(moved) == rows(whole)
+    assert load(moved / "best.ckpt")["epoch"] == load(whole / "best.ckpt")["epoch"]
+    assert not half.exists()
+
+
+def test_resumed_from_any_of_its_files_it_ends_the_same(kept, tmp_path):
+    for name in ("best.ckpt", *epoch_files(kept)):
+        run = shutil.copytree(kept, tmp_path / name / "version_0")
+        assert cli("fit", "--config", run / "config.yaml", "--ckpt_path", run / name) == 0
+        assert epoch_files(run) == epoch_files(kept), name
+        assert load(run / "best.ckpt")["epoch"] == load(kept / "best.ckpt")["epoch"], name
+        state = next(value for key, value in load(run / "last.ckpt")["callbacks"].items() if "kept" in value)
+        assert sorted(Path(file).name for file in state["kept"]["best_k_models"]) == epoch_files(kept), name
+
+
+# ---------------------------------------------------------------- average_best
+
+
+@pytest.fixture(scope="module")
+def averaged(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run with an average of its two best epochs, to be read only, and what it has printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr(rich.get_console(), "print", lambda *args, **kwargs: lines.extend(map(str, args)))
+        root = tmp_path_factory.mktemp("averaged")
+        run = fit(tiny_tree, root, "--keep_best", 2, "--average_best", "true", net="minivggnet")
+    return run, "\n".join(lines)
+
+
+def test_the_average_is_the_mean_of_the_kept(averaged):
+    run, _ = averaged
+    best, average = load(run / "best.ckpt"), load(run / "average.ckpt")
+    states = [load(run / name)["state_dict"] for name in epoch_files(run)]
+    assert len(states) == 2
+    assert average["state_dict"].keys() == best["state_dict"].keys()
+    for name, value in average["state_dict"].items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
+        else:
+            assert torch.equal(value, best["state_dict"][name]), name
+    assert any(not value.is_floating_point() for value in best["state_dict"].values())
+    assert average["hyper_parameters"] == best["hyper_parameters"]
+    assert average["datamodule_hyper_parameters"] == best["datamodule_hyper_parameters"]
+
+
+def test_one_line_compares_it_with_the_best_epoch(averaged):
+    run, output = averaged
+    found = re.search(
+        r"^average of epochs (\d+), (\d+): loss/val (\d+\.\d{4}), best epoch alone (\d+\.\d{4}): (better|not better); "
+        rf"it is {run}/average\.ckpt(, best\.ckpt stays the one to use)?$",
+        output,
+        re.MULTILINE,
+    )
+    assert found, output
+    assert [f"epoch={int(epoch):02d}.ckpt" for epoch in found.groups()[:2]] == epoch_files(run)
+    average, best = map(float, found.groups()[2:4])
+    assert f"{best:.4f}" == f"{min(float(row['loss/val']) for row in rows(run)):.4f}"
+    assert found[5] == ("better" if average < best else "not better")
+
+
+def test_the_average_is_a_checkpoint_like_the_others(averaged, tiny_tree, tmp_path, capsys):
+    run, output = averaged
+    assert cli("validate", "--ckpt_path", run / "average.ckpt") == 0
+    assert printed(capsys.readouterr().out)["loss"] == re.search(r": loss/val (\d+\.\d{4}), best", output)[1]
+    file = tmp_path / "predictions.csv"
+    assert cli("predict", tiny_tree / "cane", "--ckpt_path", run / "average.ckpt", "--output", file) == 0
+    assert file.is_file()
+
+
+def test_the_average_touches_neither_the_best_nor_the_table(averaged):
+    run, _ = averaged
+    assert len(rows(run)) == EPOCHS
+    assert load(run / "best.ckpt")["epoch"] in {int(name[6:8]) - 1 for name in epoch_files(run)}
+    assert list(run.glob(".*")) == []
+
+
+def test_a_frozen_backbone_is_judged_on_cached_features(tiny_tree, tmp_path, capsys):
+    options = ["--model.freeze", "true", "--keep_best", 2, "--average_best", "true"]
+    run = fit(tiny_tree, tmp_path, *options, net="mobilenetv3_small_050", epochs=3)
+    loss = re.search(r"average of epochs .*?loss/val (\d+\.\d{4})", capsys.readouterr().out)[1]
+    assert cli("validate", "--ckpt_path", run / "average.ckpt") == 0
+    assert float(printed(capsys.readouterr().out)["loss"]) == pytest.approx(float(loss), abs=2e-4)
+
+
+def test_one_epoch_is_no_average(tiny_tree, tmp_path, capsys):
+    run = fit(tiny_tree, tmp_path, "--keep_best", 2, "--average_best", "true", epochs=1)
+    assert "a single epoch has been kept" in capsys.readouterr().out
+    assert not (run / "average.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--average_best", "true"], "average_best=true needs more than the one epoch of keep_best=1; add --keep_best"),
+        (["--keep_best", 0], "keep_best=0 is out of range; choose a value"),
+        (["--keep_best", 2, "--trainer.enable_checkpointing", "false"], "keep_best=2 has no effect with trainer"),
+        (["--tune", "speed"], "tune=speed does not fit"),
+        (["--tune", "batch_size"], "tune=batch_size needs a GPU"),
+        (["--tune", "lr"], "tune=lr needs a run of 20 steps, this one has 6; raise trainer.max_epochs"),
+    ],
+    ids=["average_of_one", "keep_none", "no_checkpoints", "unknown_tune", "batch_size_on_cpu", "short_run"],
+)
+def test_wrong_use(tiny_tree, tmp_path, capsys, options, reason):
+    data = ["--data.root", tiny_tree, "--data.size", 16, "--data.batch_size", 8, "--data.num_workers", 0]
+    trainer = ["--trainer.default_root_dir", tmp_path, "--trainer.accelerator", "cpu", "--trainer.max_epochs", 1]
+    assert cli("fit", "--model.net", "shallownet", *data, *trainer, *options) == 2
+    assert reason in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- Lightning's own
+
+
+def test_early_stopping_ends_the_run(tiny_tree, tmp_path, capsys):
+    stop = "[{class_path: EarlyStopping, init_args: {monitor: macro_recall/val, mode: max, patience: 1}}]"
+    options = ["--model.lr", 0, "--monitor", "macro_recall/val", "--trainer.callbacks", stop]
+    run = fit(tiny_tree, tmp_path, *options)
+    assert [row["epoch"] for row in rows(run)] == ["0", "1"]
+    assert [load(run / f"{name}.ckpt")["epoch"] for name in ("best", "last")] == [0, 1]
+    output = capsys.readouterr().out
+    assert "best epoch 1 by macro_recall/val" in output
+    reason = r"Monitored metric macro_recall/val did not improve in the last 1 records\. Best score: \d\.\d{3}\.$"
+    assert re.search(rf"^stopped after epoch 2: {reason}", output, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.net", "mobilenetv3_small_050", "--model.freeze", "true"],
+        ["--model.net", "mobilenetv3_small_050", "--model.body_lr", 0.1],
+        ["--model.net", "minivggnet", "--model.class_weights", "balanced"],
+    ],
+    ids=["frozen_and_cached", "backbone_learns", "from_scratch"],
+)
+def test_averaged_weights_are_what_is_judged_and_kept(tiny_tree, tmp_path, capsys, options):
+    average = "[{class_path: EMAWeightAveraging, init_args: {decay: 0.8}}]"
+    run = fit(tiny_tree, tmp_path, *options, "--trainer.callbacks", average, epochs=2)
+    for name in ("best", "last"):
+        checkpoint = load(run / f"{name}.ckpt")
+        current, kept = checkpoint["current_model_state"], checkpoint["state_dict"]
+        assert any(not torch.equal(current[key], value) for key, value in kept.items())
+        capsys.readouterr()
+        assert cli("validate", "--ckpt_path", run / f"{name}.ckpt") == 0
+        expected = rows(run)[checkpoint["epoch"]]
+        found = printed(capsys.readouterr().out)
+        assert {metric: float(found[metric]) for metric in METRICS} == pytest.approx(
+            {metric: float(expected[f"{metric}/val"]) for metric in METRICS}, abs=2e-4
+        )
