@@ -127,6 +127,9 @@ def read_study(file: Path) -> Study:
             f"study={str(file)!r} cannot be read ({type(error).__name__}: {reason}); "
             "see scripts/studies for files with config, options and variants"
         ) from error
+    for name in variants:
+        if {"/", ":"} & set(name):
+            raise UsageError(f"study={str(file)!r}: the variant {name!r} names files; leave out / and :")
     if not study.config.is_file() or not variants:
         raise UsageError(f"study={str(file)!r}: config={str(study.config)!r} is not a file, or there are no variants")
     return study

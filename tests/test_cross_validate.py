@@ -109,8 +109,9 @@ def test_a_study_predicts_every_photograph_once_and_does_nothing_twice(script, s
         ("config: configs/lenet.yaml", "cannot be read"),
         ("config: configs/absent.yaml\nvariants: {a: {}}", "is not a file"),
         ("config: configs/lenet.yaml\nvariants: {a: {model.nets: 3}}", "'a' failed"),
+        ("config: configs/lenet.yaml\nvariants: {a/b: {}}", "leave out / and :"),
     ],
-    ids=["no YAML", "no variants", "no configuration", "unknown key"],
+    ids=["no YAML", "no variants", "no configuration", "unknown key", "slash"],
 )
 def test_a_study_that_does_not_work_is_explained(script, tmp_path, tiny_tree, capsys, content, words):
     file = tmp_path / "study.yaml"

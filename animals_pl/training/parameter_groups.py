@@ -7,6 +7,7 @@ from typing import Any
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
+from animals_pl.errors import UsageError
 from animals_pl.models import TransferNet
 
 
@@ -25,8 +26,17 @@ def parameter_groups(
         weight_decay: Weight decay.
         body_lr: The last block's rate as a part of the head's.
         layer_decay: In (0, 1].
+
+    Raises:
+        UsageError: Rates of blocks for a net without a backbone.
     """
     if not isinstance(net, TransferNet):
+        for key, value in (("body_lr", body_lr), ("layer_decay", layer_decay)):
+            if value != 1:
+                raise UsageError(
+                    f"model.{key}={value} has no meaning for a net that is trained from scratch and has one rate; "
+                    "leave it out or choose a timm net"
+                )
         return [{**group, "lr": lr} for group in param_groups_weight_decay(net, weight_decay)]
     body = param_groups_layer_decay(net.backbone, weight_decay, layer_decay=layer_decay)
     for group in body:  # timm's schedules multiply what they make of initial_lr by lr_scale, their warm-up included

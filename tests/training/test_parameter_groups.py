@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.errors import UsageError
 from animals_pl.models import build
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.parameter_groups import parameter_groups
@@ -40,11 +41,15 @@ def blocks_of(net: nn.Module, name: str) -> dict[str, int]:
     }
 
 
+RATES = {"minivggnet": (1.0, 1.0)}
+"""body_lr and layer_decay of nets that have no backbone; others have some."""
+
+
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1], ids=["free", "decayed"])
 @pytest.mark.parametrize("net", ["minivggnet", "mobilenetv3_small_050", *BLOCKS])
 def test_every_parameter_is_in_one_group(net: str, weight_decay: float) -> None:
     network = build(net, 10, 64)
-    found = by_name(network, parameter_groups(network, 0.1, weight_decay, 0.5, 0.9))
+    found = by_name(network, parameter_groups(network, 0.1, weight_decay, *RATES.get(net, (0.5, 0.9))))
     assert found.keys() == {name for name, _ in network.named_parameters()}
 
 
@@ -65,8 +70,14 @@ def test_rates_fall_from_the_head_block_by_block(net: str, body_lr: float, layer
 @pytest.mark.parametrize("net", ["shallownet", "lenet", "minivggnet"])
 def test_a_net_from_scratch_learns_at_one_rate(net: str) -> None:
     network = build(net, 10, 32)
-    found = by_name(network, parameter_groups(network, 0.3, 0.1, body_lr=0.1, layer_decay=0.5))
+    found = by_name(network, parameter_groups(network, 0.3, 0.1))
     assert {group["lr"] for group in found.values()} == {0.3}
+
+
+@pytest.mark.parametrize("key", ["body_lr", "layer_decay"])
+def test_rates_of_blocks_are_refused_where_there_are_none(key: str) -> None:
+    with pytest.raises(UsageError, match=rf"model\.{key}=0\.5 has no meaning"):
+        parameter_groups(build("lenet", 10, 32), 0.3, 0.1, **{key: 0.5})
 
 
 @pytest.mark.parametrize("net", ["minivggnet", "mobilenetv3_small_050", *BLOCKS])
@@ -74,7 +85,7 @@ def test_biases_and_norms_are_spared_weight_decay(net: str) -> None:
     network = build(net, 10, 64)
     kinds = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
     norms = {id(p) for module in network.modules() if isinstance(module, kinds) for p in module.parameters()}
-    found = by_name(network, parameter_groups(network, 0.1, 0.25, 0.5, 0.9))
+    found = by_name(network, parameter_groups(network, 0.1, 0.25, *RATES.get(net, (0.5, 0.9))))
     decay = {name: group["weight_decay"] for name, group in found.items()}
     spared = {name for name, p in network.named_parameters() if name.endswith("bias") or id(p) in norms}
     assert len(spared) > 3
