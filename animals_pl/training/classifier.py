@@ -232,12 +232,16 @@ class AnimalClassifier(L.LightningModule):
         self.net.load_weights(weights, names if self.hparams["head_init"] == "imagenet" else [])
 
     def _warn_of_double_correction(self) -> None:
+        """Warn where sampling, class weights and loss together correct the imbalance more than in full."""
         sampling = self.trainer.datamodule.hparams.sampling  # type: ignore[attr-defined]
-        hparams = self.hparams
-        corrections = [f"data.sampling={sampling}"] if sampling != "shuffle" else []
-        corrections += [f"model.class_weights={hparams['class_weights']}"] if hparams["class_weights"] != "none" else []
-        corrections += ["model.loss=logit_adjusted"] if hparams["loss"] == "logit_adjusted" else []
-        if len(corrections) > 1:
+        weights, loss, tau = (self.hparams[key] for key in ("class_weights", "loss", "logit_tau"))
+        strengths = {
+            f"data.sampling={sampling}": {"shuffle": 0, "weighted_sqrt": 0.5, "weighted": 1}[sampling],
+            f"model.class_weights={weights}": int(weights != "none"),
+            f"model.loss={loss}": tau if loss == "logit_adjusted" else 0,
+        }
+        corrections = [setting for setting, strength in strengths.items() if strength]
+        if len(corrections) > 1 and sum(strengths.values()) > 1:
             L.pytorch.utilities.rank_zero_warn(
                 f"{' and '.join(corrections)} correct the same class imbalance: rare classes count twice; keep one"
             )

@@ -339,6 +339,13 @@ def test_constant_rate_after_a_warm_up(tiny_tree):
 # ---------------------------------------------------------------- every setting has its effect
 
 
+def test_two_halves_of_a_correction_are_one(tiny_tree):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*rare classes count twice")
+        halves = {"sampling": "weighted_sqrt", "loss": "logit_adjusted", "logit_tau": 0.5}
+        train(tiny_tree, **halves, trainer={"fast_dev_run": 1})
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "focal", "logit_adjusted"])
 @pytest.mark.parametrize("sampling", ["shuffle", "weighted", "weighted_sqrt"])
 @pytest.mark.parametrize("option", ["none", "balanced", "reference", "effective"])
