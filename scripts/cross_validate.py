@@ -2,10 +2,10 @@
 
     python scripts/cross_validate.py scripts/studies/imbalance.yaml --root datasets/animals10/raw-img
 
-A study is a YAML file: a configuration, settings for all, and variants, the first of which the others are compared
-with. Each photograph is predicted once, by a model that has seen neither it nor a copy of it, after the last epoch,
-so that no fold chooses its own. Intervals are percentiles of a bootstrap over the photographs of each class, the same
-draws for all variants. What is done is kept and not done again.
+A study is a YAML file: a configuration, settings for all, and variants, which are compared with one of them, the first
+or the ``baseline``. Each photograph is predicted once, by a model that has seen neither it nor a copy of it, after the
+last epoch, so that no fold chooses its own. Intervals are percentiles of a bootstrap over the photographs of each
+class, the same draws for all variants. What is done is kept and not done again.
 """
 
 from __future__ import annotations
@@ -79,11 +79,13 @@ class Study:
         config: The configuration that all start from.
         options: Settings of all variants: key → value.
         variants: Name → settings of its own.
+        baseline: The variant that the others are compared with; empty: the first.
     """
 
     config: Path
     options: dict[str, Any]
     variants: dict[str, dict[str, Any]]
+    baseline: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def read_study(file: Path) -> Study:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
         variants = {str(name): dict(settings or {}) for name, settings in content["variants"].items()}
-        study = Study(PROJECT / content["config"], dict(content.get("options") or {}), variants)
+        baseline = str(content.get("baseline") or "")
+        study = Study(PROJECT / content["config"], dict(content.get("options") or {}), variants, baseline)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
@@ -130,6 +133,10 @@ def read_study(file: Path) -> Study:
     for name in variants:
         if {"/", ":"} & set(name):
             raise UsageError(f"study={str(file)!r}: the variant {name!r} names files; leave out / and :")
+    if study.baseline not in ("", *variants):
+        raise UsageError(
+            f"study={str(file)!r}: baseline={study.baseline!r} is no variant; choose from {list(variants)}"
+        )
     if not study.config.is_file() or not variants:
         raise UsageError(f"study={str(file)!r}: config={str(study.config)!r} is not a file, or there are no variants")
     return study
@@ -245,25 +252,24 @@ def bootstrap(labels: np.ndarray, seed: int = 0) -> np.ndarray:
     return draws
 
 
-def table(outcomes: dict[str, Outcome], labels: np.ndarray, markdown: bool) -> Table:
-    """Return one row per variant: macro recall, accuracy, the difference from the first variant, seconds."""
+def table(outcomes: dict[str, Outcome], labels: np.ndarray, baseline: str, markdown: bool) -> Table:
+    """Return one row per variant: macro recall, accuracy, the difference from the baseline variant, seconds."""
     result = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown)
     columns = ("macro recall", "95 % interval", "accuracy", "difference", "95 % interval", "seconds")
     result.add_column("variant", overflow="fold")
     for column in columns:
         result.add_column(column, justify="right", no_wrap=True)
     draws = bootstrap(labels)
-    baseline = None
+    compared = recalls(labels, outcomes[baseline].predicted, draws)
     for name, outcome in outcomes.items():
         values = recalls(labels, outcome.predicted, draws)
         low, high = np.percentile(values[1:], INTERVAL)
         row = [name, f"{values[0]:.4f}", f"{low:.4f} … {high:.4f}", f"{np.mean(outcome.predicted == labels):.4f}"]
-        if baseline is None:
-            baseline = values
+        if name == baseline:
             row += ["", ""]
         else:
-            low, high = np.percentile(values[1:] - baseline[1:], INTERVAL)
-            row += [f"{values[0] - baseline[0]:+.4f}", f"{low:+.4f} … {high:+.4f}"]
+            low, high = np.percentile(values[1:] - compared[1:], INTERVAL)
+            row += [f"{values[0] - compared[0]:+.4f}", f"{low:+.4f} … {high:+.4f}"]
         result.add_row(*row, f"{outcome.seconds:.0f}")
     return result
 
@@ -327,7 +333,8 @@ def run(options: argparse.Namespace) -> None:
             fit_fold(study, variant, setup, fold)
             print(f"{variant}: fold {fold + 1} of {options.folds} done", file=sys.stderr, flush=True)
         outcomes[variant] = collect(variant, setup.folder, setup.fold_of)
-    console.print(table(outcomes, setup.catalog.labels, options.markdown))
+    baseline = study.baseline if study.baseline in outcomes else next(iter(outcomes))
+    console.print(table(outcomes, setup.catalog.labels, baseline, options.markdown))
 
 
 def main(args: Sequence[str] | None = None) -> int:

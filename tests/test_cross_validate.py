@@ -74,6 +74,19 @@ def recall_of(labels: np.ndarray, predicted: np.ndarray) -> list[tuple[float, in
     return [(np.mean(predicted[labels == c] == c), np.sum(labels == c)) for c in np.unique(labels)]
 
 
+def test_differences_are_from_the_baseline_and_paired(script, capsys):
+    labels = np.repeat([0, 1], [20, 10])
+    better, worse = labels.copy(), labels.copy()
+    better[0] = worse[0] = 1  # both are wrong here, and one of them once more
+    worse[25] = 0
+    outcomes = {"a": script.Outcome(better, 1.0), "b": script.Outcome(worse, 1.0)}
+    script.Console(width=150).print(script.table(outcomes, labels, baseline="b", markdown=True))
+    rows = {cells[1].strip(): cells for line in capsys.readouterr().out.splitlines() if (cells := line.split("|"))[1:]}
+    assert rows["a"][5].strip() == "+0.0500"  # one in ten of one class of two
+    assert rows["a"][6].strip().startswith("+0.0000")  # never below: only the photograph that differs matters
+    assert rows["b"][5].strip() == ""
+
+
 def test_a_study_predicts_every_photograph_once_and_does_nothing_twice(script, study, tiny_tree, tmp_path, capsys):
     args = [str(study), "--root", str(tiny_tree), "--folds", str(FOLDS), "--output", str(tmp_path / "out")]
     assert script.main(args) == 0
@@ -110,8 +123,9 @@ def test_a_study_predicts_every_photograph_once_and_does_nothing_twice(script, s
         ("config: configs/absent.yaml\nvariants: {a: {}}", "is not a file"),
         ("config: configs/lenet.yaml\nvariants: {a: {model.nets: 3}}", "'a' failed"),
         ("config: configs/lenet.yaml\nvariants: {a/b: {}}", "leave out / and :"),
+        ("config: configs/lenet.yaml\nbaseline: b\nvariants: {a: {}}", "baseline='b' is no variant"),
     ],
-    ids=["no YAML", "no variants", "no configuration", "unknown key", "slash"],
+    ids=["no YAML", "no variants", "no configuration", "unknown key", "slash", "no baseline"],
 )
 def test_a_study_that_does_not_work_is_explained(script, tmp_path, tiny_tree, capsys, content, words):
     file = tmp_path / "study.yaml"
