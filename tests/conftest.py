@@ -11,6 +11,7 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import numpy as np
 import pytest
+import rich
 import torch
 from PIL import Image
 
@@ -91,3 +92,13 @@ def animals10_root() -> Path:
 def weights_folder() -> Path:
     """Pretrained weights in timm's key layout."""
     return shared_folder("ANIMALS10_WEIGHTS", "weights")
+
+
+@pytest.fixture(scope="module")
+def wide_screen() -> Iterator[None]:
+    """Print on a screen that no line is too long for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "400")
+        rich.reconfigure()
+        yield
+    rich.reconfigure()

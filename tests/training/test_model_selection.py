@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,18 +13,10 @@ import torch
 
 from animals_pl.cli import main
 
+pytestmark = pytest.mark.usefixtures("wide_screen")
+
 EPOCHS = 5
 METRICS = ("loss", "acc", "macro_recall", "macro_f1")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def wide_screen() -> Iterator[None]:
-    """Print on a screen that no line is too long for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "400")
-        rich.reconfigure()
-        yield
-    rich.reconfigure()
 
 
 def cli(*args: object) -> int:

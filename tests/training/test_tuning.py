@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import rich
 import torch
 import yaml
 from lightning.pytorch.callbacks import BatchSizeFinder
@@ -20,18 +18,10 @@ from animals_pl.errors import UsageError
 from animals_pl.training.callbacks import tuning
 from animals_pl.training.classifier import PIXEL_DIMS, AnimalClassifier
 
+pytestmark = pytest.mark.usefixtures("wide_screen")
+
 RATES = "[{class_path: LearningRateFinder, init_args: {min_lr: 1e-5, max_lr: 1, num_training_steps: 24}}]"
 SIZES = "[{class_path: BatchSizeFinder, init_args: {init_val: 8, max_trials: 2, mode: power}}]"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def wide_screen() -> Iterator[None]:
-    """Print on a screen that no line is too long for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "400")
-        rich.reconfigure()
-        yield
-    rich.reconfigure()
 
 
 def cli(*args: object) -> int:
