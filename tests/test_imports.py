@@ -54,6 +54,7 @@ def room(module: str) -> str:
 def test_the_walk_sees_the_imports():
     assert imports_of("animals_pl.training.classifier") == {
         "animals_pl.models",
+        "animals_pl.models.layers",
         "animals_pl.data.catalog",
         "animals_pl.errors",
         "animals_pl.evaluation.metrics",

@@ -18,6 +18,7 @@ from animals_pl.data.catalog import ANIMALS10, english_name, find_images
 from animals_pl.data.decode import Resize, decode, decodes
 from animals_pl.data.practice import draw_animal
 from animals_pl.errors import UsageError
+from animals_pl.models.layers import flip_averaged
 from animals_pl.training.checkpoint import load_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
 
@@ -41,9 +42,7 @@ class ExportedNet(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Turn uint8 RGB images (B, 3, S, S) into probabilities (B, C) and logits (B, C)."""
-        logits = self.net(images)
-        if self.flips:
-            logits = (logits + self.net(images.flip(3))) / 2
+        logits = flip_averaged(self.net, images) if self.flips else self.net(images)
         return logits.softmax(1), logits
 
 

@@ -1,4 +1,4 @@
-"""What every net shares: normalisation inside the net, and Keras's way of starting."""
+"""What nets share: normalisation inside the net, Keras's way of starting, the mean over mirror images."""
 
 from __future__ import annotations
 
@@ -75,3 +75,8 @@ class SequentialNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
         return self.forward_head(self.forward_features(images))
+
+
+def flip_averaged(net: nn.Module, images: Tensor) -> Tensor:
+    """Return the mean of a net's logits (B, C) of images (B, 3, S, S) and of their mirror images."""
+    return (net(images) + net(images.flip(3))) / 2

@@ -22,6 +22,7 @@ from animals_pl import models
 from animals_pl.data.catalog import english_name
 from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.evaluation.metrics import summarise
+from animals_pl.models.layers import flip_averaged
 from animals_pl.training.losses import ClassificationLoss, ClassWeights, Loss, class_weights
 from animals_pl.training.parameter_groups import parameter_groups
 
@@ -248,10 +249,9 @@ class AnimalClassifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
-        logits = self.net(images)
         if self.hparams["flips"] and not self.training:
-            return (logits + self.net(images.flip(3))) / 2
-        return logits
+            return flip_averaged(self.net, images)
+        return self.net(images)
 
     def _logits(self, images: Tensor) -> Tensor:
         """Turn images, or features that have been through the frozen backbone already, into (B, C) logits.
