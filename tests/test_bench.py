@@ -11,17 +11,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import bench
+import bench_gpu
+import process_memory
 import pytest
 import torch
 from rich.console import Console
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
-sys.path.insert(0, str(SCRIPTS))  # as where a script runs as a file
-
-import bench
-import bench_gpu
-import process_memory
-
 MIB = 2**20
 HOLD = "held = b'x' * (200 << 20); print('ready', flush=True); input()"
 INNER = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLD!r}])"

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 
+import cross_validate
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score
@@ -15,15 +13,6 @@ from animals_pl.data.datamodule import AnimalsDataModule
 
 PROJECT = Path(__file__).parents[1]
 FOLDS = 3
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("cross_validate", PROJECT / "scripts" / "cross_validate.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["cross_validate"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -39,29 +28,29 @@ def study(tmp_path) -> Path:
     return file
 
 
-def test_folds_are_stratified_and_divide_no_copies(script, tiny_tree):
+def test_folds_are_stratified_and_divide_no_copies(tiny_tree):
     data = AnimalsDataModule(str(tiny_tree), num_workers=0)
     data.setup("fit")
     catalog = data.decodable
     catalog.groups[:] = -1
     catalog.groups[[0, 1, 2, 30, 31]] = [7, 7, 7, 9, 9]
-    fold_of = script.draw_folds(catalog, FOLDS, seed=0)
+    fold_of = cross_validate.draw_folds(catalog, FOLDS, seed=0)
     assert len(set(fold_of[[0, 1, 2]])) == len(set(fold_of[[30, 31]])) == 1
     assert set(fold_of) == set(range(FOLDS))
-    again, other = (script.draw_folds(catalog, FOLDS, seed=seed) for seed in (0, 1))
+    again, other = (cross_validate.draw_folds(catalog, FOLDS, seed=seed) for seed in (0, 1))
     assert (fold_of == again).all()
     assert (fold_of != other).any()
 
 
-def test_recalls_are_scikit_learn_s_of_every_draw(script):
+def test_recalls_are_scikit_learn_s_of_every_draw():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [40, 9, 3])
     predicted = np.where(rng.random(52) < 0.7, labels, rng.integers(0, 3, 52))
-    draws = script.bootstrap(labels)
-    assert draws.shape == (script.DRAWS, 52)
+    draws = cross_validate.bootstrap(labels)
+    assert draws.shape == (cross_validate.DRAWS, 52)
     for label in range(3):  # each class keeps its number
         assert (draws[:, labels == label].sum(axis=1) == np.sum(labels == label)).all()
-    values = script.recalls(labels, predicted, draws)
+    values = cross_validate.recalls(labels, predicted, draws)
     assert values[0] == pytest.approx(balanced_accuracy_score(labels, predicted))
     for draw in range(5):
         taken = np.repeat(np.arange(52), draws[draw])
@@ -74,31 +63,31 @@ def recall_of(labels: np.ndarray, predicted: np.ndarray) -> list[tuple[float, in
     return [(np.mean(predicted[labels == c] == c), np.sum(labels == c)) for c in np.unique(labels)]
 
 
-def test_differences_are_from_the_baseline_and_paired(script, capsys):
+def test_differences_are_from_the_baseline_and_paired(capsys):
     labels = np.repeat([0, 1], [20, 10])
     better, worse = labels.copy(), labels.copy()
     better[0] = worse[0] = 1  # both are wrong here, and one of them once more
     worse[25] = 0
-    outcomes = {"a": script.Outcome(better, 1.0), "b": script.Outcome(worse, 1.0)}
-    script.Console(width=150).print(script.table(outcomes, labels, baseline="b", markdown=True))
+    outcomes = {"a": cross_validate.Outcome(better, 1.0), "b": cross_validate.Outcome(worse, 1.0)}
+    cross_validate.Console(width=150).print(cross_validate.table(outcomes, labels, baseline="b", markdown=True))
     rows = {cells[1].strip(): cells for line in capsys.readouterr().out.splitlines() if (cells := line.split("|"))[1:]}
     assert rows["a"][5].strip() == "+0.0500"  # one in ten of one class of two
     assert rows["a"][6].strip().startswith("+0.0000")  # never below: only the photograph that differs matters
     assert rows["b"][5].strip() == ""
 
 
-def test_a_study_predicts_every_photograph_once_and_does_nothing_twice(script, study, tiny_tree, tmp_path, capsys):
+def test_a_study_predicts_every_photograph_once_and_does_nothing_twice(study, tiny_tree, tmp_path, capsys):
     args = [str(study), "--root", str(tiny_tree), "--folds", str(FOLDS), "--output", str(tmp_path / "out")]
-    assert script.main(args) == 0
+    assert cross_validate.main(args) == 0
     printed = capsys.readouterr()
     assert printed.err.count("of 3 done") == 3 * FOLDS
     rows = {line.split("  ")[0].strip(): line for line in printed.out.splitlines()}
     assert {"as it is", "weighted sampling", "nothing learnt"} <= rows.keys()
     data = AnimalsDataModule(str(tiny_tree), num_workers=0)
     data.setup("fit")
-    fold_of = script.draw_folds(data.decodable, FOLDS, 0)
+    fold_of = cross_validate.draw_folds(data.decodable, FOLDS, 0)
     (folder,) = (tmp_path / "out").iterdir()
-    outcome = script.collect("as it is", folder, fold_of)
+    outcome = cross_validate.collect("as it is", folder, fold_of)
     assert (outcome.predicted >= 0).all()
     recall = balanced_accuracy_score(data.decodable.labels, outcome.predicted)
     assert f"{recall:.4f}" in rows["as it is"]
@@ -106,11 +95,11 @@ def test_a_study_predicts_every_photograph_once_and_does_nothing_twice(script, s
         fold: (np.sum(fold_of == fold), 10) for fold in range(FOLDS)
     }
     written = {file: file.stat().st_mtime_ns for file in folder.glob("*.npz")}
-    assert script.main([*args, "--only", "as it is", "--markdown"]) == 0
+    assert cross_validate.main([*args, "--only", "as it is", "--markdown"]) == 0
     assert "| as it is" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in folder.glob("*.npz")} == written
     study.write_text(study.read_text().replace("as it is: {}", "as it is: {model.lr: 0.01}"))
-    assert script.main([*args, "--only", "as it is"]) == 0  # another variant under its name
+    assert cross_validate.main([*args, "--only", "as it is"]) == 0  # another variant under its name
     changed = {file for file in folder.glob("*.npz") if file.stat().st_mtime_ns != written[file]}
     assert {file.name for file in changed} == {f"as it is-fold{fold}.npz" for fold in range(FOLDS)}
 
@@ -127,14 +116,14 @@ def test_a_study_predicts_every_photograph_once_and_does_nothing_twice(script, s
     ],
     ids=["no YAML", "no variants", "no configuration", "unknown key", "slash", "no baseline"],
 )
-def test_a_study_that_does_not_work_is_explained(script, tmp_path, tiny_tree, capsys, content, words):
+def test_a_study_that_does_not_work_is_explained(tmp_path, tiny_tree, capsys, content, words):
     file = tmp_path / "study.yaml"
     file.write_text(content)
-    assert script.main([str(file), "--root", str(tiny_tree), "--output", str(tmp_path / "out")]) == 2
+    assert cross_validate.main([str(file), "--root", str(tiny_tree), "--output", str(tmp_path / "out")]) == 2
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("file", sorted((PROJECT / "scripts" / "studies").glob("*.yaml")), ids=lambda file: file.stem)
-def test_shipped_studies_can_be_read(script, file):
-    study = script.read_study(file)
+def test_shipped_studies_can_be_read(file):
+    study = cross_validate.read_study(file)
     assert len(study.variants) > 1

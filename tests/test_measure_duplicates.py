@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
+import measure_duplicates as script
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
@@ -19,17 +17,6 @@ from animals_pl.data.decode import decode
 from animals_pl.data.duplicates import NEAR, near_pairs
 from animals_pl.data.inspection import inspect
 from animals_pl.data.practice import draw_animal
-
-PROJECT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("measure_duplicates", PROJECT / "scripts" / "measure_duplicates.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["measure_duplicates"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +61,7 @@ def pairs_of(root: Path, distance: int, same: Callable[[Path, Path], bool] | Non
     return [(paths[i], paths[j], bits) for i, j, bits in near_pairs(*hashes, one_picture, distance).tolist()]
 
 
-def test_tables_say_what_is_found(
-    script: ModuleType, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_tables_say_what_is_found(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     script.main(["--root", str(drawn), "--output", str(tmp_path / "new" / "folder"), "--sample", "8"])
     printed = capsys.readouterr().out
     found = rows(printed)
@@ -103,7 +88,7 @@ def test_tables_say_what_is_found(
 
 
 def test_same_seed_gives_the_same_numbers(
-    script: ModuleType, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(script, "LIMITS", range(20, 48, 4))  # within which some of the copies are found and some not
     printed = {}
@@ -113,7 +98,7 @@ def test_same_seed_gives_the_same_numbers(
     assert printed["first"] == printed["again"] != printed["other"]
 
 
-def test_sheet_shows_both_photographs_of_every_pair(script: ModuleType, drawn: Path) -> None:
+def test_sheet_shows_both_photographs_of_every_pair(drawn: Path) -> None:
     catalog = scan_folder(drawn)
     pairs = np.array([[5, 6, 60], [7, 9, 80], [6, 12, 70], [8, 10, 84]])
     sheet = np.asarray(script.contact_sheet(catalog, pairs, np.ones(len(pairs), bool)))
@@ -132,7 +117,7 @@ def places(sheet: np.ndarray, picture: np.ndarray) -> list[tuple[int, int]]:
     return [(y, x) for y, x in corners if np.array_equal(sheet[y : y + height, x : x + width], picture)]
 
 
-def test_sheet_grows_by_rows(script: ModuleType, drawn: Path) -> None:
+def test_sheet_grows_by_rows(drawn: Path) -> None:
     catalog = scan_folder(drawn)
     heights = {
         count: script.contact_sheet(catalog, np.array([[5, 6, 70]] * count), np.ones(count, bool)).height - script.GAP
@@ -142,7 +127,7 @@ def test_sheet_grows_by_rows(script: ModuleType, drawn: Path) -> None:
 
 
 @pytest.mark.parametrize(("bits", "same", "found"), [(NEAR, True, True), (NEAR + 1, True, False), (NEAR, False, False)])
-def test_sheet_marks_what_is_found(script: ModuleType, drawn: Path, bits: int, same: bool, found: bool) -> None:
+def test_sheet_marks_what_is_found(drawn: Path, bits: int, same: bool, found: bool) -> None:
     sheet = script.contact_sheet(scan_folder(drawn), np.array([[5, 6, bits]]), np.array([same]))
     caption = set(map(tuple, np.asarray(sheet)[: 3 * script.GAP].reshape(-1, 3).tolist()))
     green, orange = (26, 127, 55), (179, 89, 0)
@@ -150,7 +135,7 @@ def test_sheet_marks_what_is_found(script: ModuleType, drawn: Path, bits: int, s
 
 
 def test_many_pairs_are_thinned_out_from_near_to_far(
-    script: ModuleType, drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = []
     monkeypatch.setattr(
@@ -166,9 +151,7 @@ def test_many_pairs_are_thinned_out_from_near_to_far(
     assert thinned == whole[:: -(-len(whole) // 3)]
 
 
-def test_folder_without_near_pairs(
-    script: ModuleType, tiny_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_folder_without_near_pairs(tiny_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     script.main(["--root", str(tiny_tree), "--output", str(tmp_path), "--sample", "2"])
     assert rows(capsys.readouterr().out)["near in structure"] == [0] * 7
     with Image.open(tmp_path / "pairs.png") as sheet:
@@ -176,9 +159,7 @@ def test_folder_without_near_pairs(
 
 
 @pytest.mark.parametrize("wrong", ["no root", "no photograph", "sample"])
-def test_wrong_use_ends_in_one_line(
-    script: ModuleType, drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture, wrong: str
-) -> None:
+def test_wrong_use_ends_in_one_line(drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture, wrong: str) -> None:
     root, sample = drawn, "1"
     if wrong == "no root":
         root = tmp_path / "nowhere"

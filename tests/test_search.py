@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +11,12 @@ import yaml
 from sklearn.metrics import balanced_accuracy_score
 
 pytest.importorskip("optuna")
-PROJECT = Path(__file__).parents[1]
-sys.path.insert(0, str(PROJECT / "scripts"))  # as where a script runs as a file
-
 import search
 
 from animals_pl.cli import main as animals_pl
 from animals_pl.errors import UsageError
 
+PROJECT = Path(__file__).parents[1]
 OPTIONS = "options: {data.size: 16, data.batch_size: 16, data.num_workers: 0, trainer.accelerator: cpu}\n"
 TEXT = (
     "config: configs/lenet.yaml\n" + OPTIONS + "search:\n"
@@ -28,12 +25,6 @@ TEXT = (
     "  model.loss: [cross_entropy, focal]\n"
     "  trainer.max_epochs: {low: 1, high: 2}\n"
 )
-
-
-@pytest.fixture(autouse=True)
-def imported(monkeypatch):
-    """Other test files load cross_validate.py of their own; the callback is looked up under this name."""
-    monkeypatch.setitem(sys.modules, "cross_validate", search.cv)
 
 
 def arguments(folder: Path, root: Path, trials: int, text: str = TEXT) -> list[str]:
@@ -52,7 +43,6 @@ def searched(tmp_path_factory, tiny_tree):
     """A search of three trials, and where it is."""
     folder = tmp_path_factory.mktemp("searched")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cross_validate", search.cv)
         patch.setenv("ANIMALS_PL_CACHE", str(folder / "cache"))
         assert search.main(arguments(folder, tiny_tree, 3)) == 0
     return folder
