@@ -15,13 +15,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import nn
 
-from animals_pl import models
 from animals_pl.cli import main
 from animals_pl.evaluation.epoch_rows import best_epoch, monitor_mode, read_metrics, write_metrics
-from animals_pl.evaluation.reference import REFERENCE
-from animals_pl.evaluation.run_report import OWN_NETS, count_trainable, describe
+from animals_pl.evaluation.finished_runs import count_trainable
 
 PROJECT = Path(__file__).parents[2]
 TRANSFER = {"net": "tf_mobilenetv3_small_100.in1k", "head": "linear", "features": "pooled", "freeze": True}
@@ -160,36 +157,6 @@ def test_a_report_does_not_touch_the_runs(real_runs, capsys):
     assert {file: file.stat().st_mtime_ns for file in real_runs.rglob("*")} == before
 
 
-# ---------------------------------------------------------------- trainable parameters
-
-
-def saved(net: nn.Module, freeze: bool) -> dict[str, Any]:
-    """Return what matters of the checkpoint of a net."""
-    state = {f"net.{key}": tensor for key, tensor in net.state_dict().items()}
-    return {"state_dict": {**state, "elsewhere": torch.zeros(7)}, "hyper_parameters": {"net": "", "freeze": freeze}}
-
-
-@pytest.mark.parametrize("name", REFERENCE)
-def test_trainable_parameters_are_those_of_the_reference(name):
-    model = yaml.safe_load((PROJECT / "configs" / f"{name}.yaml").read_text())["model"]
-    options = {key: model[key] for key in ("head", "features", "freeze", "dropout") if key in model}
-    with torch.device("meta") if name in OWN_NETS else contextlib.nullcontext():
-        net = models.build(model["net"], 10, 224, **options)
-    assert count_trainable(saved(net, bool(model.get("freeze")))) == REFERENCE[name].trainable
-
-
-@pytest.mark.parametrize("freeze", [False, True], ids=["fine-tuned", "frozen"])
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet", "test_vit", "test_convnext", "test_nfnet"])
-def test_trainable_parameters_are_those_that_learn(name, freeze):
-    net = models.build(name, 3, 160, freeze=freeze)
-    learning = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-    assert count_trainable(saved(net, freeze)) == learning
-
-
-def test_own_nets_are_known():
-    assert set(OWN_NETS) == set(models.FROM_SCRATCH)
-
-
 # ---------------------------------------------------------------- the best epoch and the ranks
 
 
@@ -274,32 +241,6 @@ def test_versions_are_read_in_their_order(write_run, told):
 
 
 # ---------------------------------------------------------------- what is told of a run
-
-
-@pytest.mark.parametrize(
-    ("model", "augment", "words"),
-    [
-        ({}, "none", "tf_mobilenetv3_small_100.in1k, linear head, pooled features, frozen, no augmentation"),
-        (
-            {"net": "swin", "head": "dense", "features": "pre_logits", "freeze": False},
-            "strong",
-            "swin, dense head, pre_logits features, fine-tuned, augmentation strong",
-        ),
-        (
-            {"net": "resnet10t", "freeze": False, "weights": None},
-            "folder/mine.yaml",
-            "resnet10t, linear head, pooled features, from scratch, augmentation mine.yaml",
-        ),
-        (
-            {"net": "lenet", "freeze": False, "weights": None},
-            "reference",
-            "lenet, from scratch, augmentation reference",
-        ),
-    ],
-    ids=["frozen", "fine-tuned", "a timm net from scratch", "an own net"],
-)
-def test_the_architecture_in_words(model, augment, words):
-    assert describe({**TRANSFER, "weights": "imagenet", **model}, augment) == words
 
 
 def test_what_the_reference_published_stands_under_each_run_of_its_experiments(write_run, told, tmp_path):
