@@ -281,8 +281,7 @@ class Search:
         Console(width=None if sys.stdout.isatty() else 130, highlight=False).print(table)
 
         (settings, value), count, folder = values[0], len(self.trials()), self.setup.folder.resolve()
-        # Names that tell what they stand for: cross_validate.py does nothing twice that has the same name.
-        variants = {f"start-{self.base}": {}, self.variant(settings).replace("trial", "tuned"): settings}
+        variants: dict[str, Any] = {"start": {}, "tuned": settings}
         study = {"config": str(self.recipe.config), "options": self.recipe.options, "variants": variants}
         files = {
             folder / "best.yaml": self.changes(settings, count, value),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from torch import nn
 
 from animals_pl.errors import UsageError
@@ -19,37 +22,23 @@ FROM_SCRATCH: dict[str, type[ShallowNet | LeNet | MiniVGGNet]] = {
 }
 
 
-def build(
-    net: str,
-    num_classes: int,
-    input_size: int,
-    head: Head = "linear",
-    features: Features = "pooled",
-    freeze: bool = False,
-    freeze_norm: bool = False,
-    dropout: float = 0.2,
-) -> nn.Module:
+def build(net: str, num_classes: int, input_size: int, **options: Any) -> nn.Module:
     """Build a net with random weights.
 
     Args:
         net: ``shallownet``, ``lenet``, ``minivggnet`` or any timm model name.
         num_classes: Number of logits.
         input_size: Side of the images in pixels.
-        head: See :class:`TransferNet`; from-scratch nets have a head of their own.
-        features: See :class:`TransferNet`.
-        freeze: See :class:`TransferNet`.
-        freeze_norm: See :class:`TransferNet`.
-        dropout: See :class:`TransferNet`.
+        options: Those of :class:`TransferNet`; a from-scratch net comes whole and takes none but their defaults.
 
     Raises:
         UsageError: The name is unknown, the size does not suit the net, or an option does not apply to it.
     """
     if net not in FROM_SCRATCH:
-        return TransferNet(net, num_classes, input_size, head, features, freeze, freeze_norm, dropout)
-    defaults = {"head": "linear", "features": "pooled", "freeze": False, "freeze_norm": False, "dropout": 0.2}
-    given = {"head": head, "features": features, "freeze": freeze, "freeze_norm": freeze_norm, "dropout": dropout}
-    for key, value in given.items():
-        if value != defaults[key]:
+        return TransferNet(net, num_classes, input_size, **options)
+    known = inspect.signature(TransferNet).parameters
+    for key, value in options.items():
+        if value != known[key].default:
             raise UsageError(
                 f"model.{key}={value!r} has no meaning for model.net={net!r}, which comes whole; "
                 "leave it out or choose a timm net"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from timm.data import ImageNetInfo
 
 IMAGENET_CLASSES = 1000
@@ -32,6 +34,10 @@ def imagenet_indices(name: str) -> list[int]:
     if name.lower() in SYNSETS:
         return list(SYNSETS[name.lower()])
     wanted = name.lower().replace("_", " ").replace("-", " ")
+    return [index for index, lemmas in enumerate(_animal_lemmas()) if wanted in lemmas]
+
+
+@cache
+def _animal_lemmas() -> list[list[str]]:
     info = ImageNetInfo("imagenet-1k")
-    names = [info.index_to_description(index).lower().replace("-", " ").split(", ") for index in range(ANIMALS)]
-    return [index for index, lemmas in enumerate(names) if wanted in lemmas]
+    return [info.index_to_description(index).lower().replace("-", " ").split(", ") for index in range(ANIMALS)]
