@@ -46,7 +46,9 @@ class ExportedNet(nn.Module):
         return logits.softmax(1), logits
 
 
-def export(ckpt_path: str, output: str = "model.onnx", photographs: str | None = None) -> None:
+def export(
+    ckpt_path: str, output: str = "model.onnx", photographs: str | None = None, flips: bool | None = None
+) -> None:
     """Write a checkpoint's net as one ONNX file that needs nothing else.
 
     The file takes ``images``, uint8 RGB (B, 3, S, S) for any B, normalises them itself, and gives
@@ -58,6 +60,7 @@ def export(ckpt_path: str, output: str = "model.onnx", photographs: str | None =
         output: The ONNX file to write.
         photographs: Folder of photographs to verify on; null: the dataset that the checkpoint was trained on, or
             practice pictures where that is gone.
+        flips: Fold the mean over mirror images in, which doubles the time of an image; null: as the run's model.flips.
     """
     checkpoint = load_checkpoint(ckpt_path)
     data = checkpoint["datamodule_hyper_parameters"]
@@ -69,7 +72,7 @@ def export(ckpt_path: str, output: str = "model.onnx", photographs: str | None =
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         partial = Path(folder) / target.name
-        net = ExportedNet(model.net, model.hparams["flips"]).eval()
+        net = ExportedNet(model.net, model.hparams["flips"] if flips is None else flips).eval()
         _write(net, images, partial, _metadata(model, data, ckpt_path))
         difference = _verify(net, images, partial)
         partial.replace(target)

@@ -142,6 +142,21 @@ def test_mirror_images_give_the_same_with_flips_alone(exported, tiny_tree):
     assert np.allclose(plain, mirrored, atol=1e-4) == (exported.case.options == FLIPS)
 
 
+@pytest.mark.parametrize("flips", [True, False], ids=["flips", "plain"])
+def test_an_export_may_choose_about_mirror_images(exported, tiny_tree, tmp_path, flips):
+    """The same checkpoint gives either file, whatever it was judged by."""
+    file = tmp_path / "chosen.onnx"
+    assert cli("export", "--ckpt_path", exported.checkpoint, "--output", file, "--flips", flips) == 0
+    images = photographs(tiny_tree, exported, 3)
+    (logits,) = onnxruntime.InferenceSession(file).run(["logits"], {"images": images})
+    batch = torch.from_numpy(images)
+    with torch.no_grad():
+        expected = exported.module.net(batch)
+        if flips:
+            expected = (expected + exported.module.net(batch.flip(3))) / 2
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3, rtol=1e-3)
+
+
 def test_photographs_matter(exported, tiny_tree):
     """A file that answers the same whatever it sees would pass the comparison with an untrained net."""
     probabilities, _ = exported.run(photographs(tiny_tree, exported, 17))
