@@ -1,3 +1,3 @@
-"""Identify animals in photographs: train, judge and ship image classifiers."""
+"""Identify animals in images: train, evaluate and ship image classifiers."""
 
 __version__ = "0.1.0"

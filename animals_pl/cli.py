@@ -11,19 +11,19 @@ from collections.abc import Callable, Sequence
 
 from animals_pl.errors import UsageError, did_you_mean, explain_argument_error
 
-LIGHTNING = "animals_pl.training.lightning_cli:run"
+LIGHTNING = "animals_pl.lightning_cli:run"
 
 VERBS = {
     "fit": ("train a model as a configuration file says", LIGHTNING),
-    "validate": ("judge a checkpoint on the validation photographs of its run", LIGHTNING),
-    "test": ("judge a checkpoint on test photographs, or on another folder", LIGHTNING),
-    "predict": ("name the animals in photographs, as a CSV file", LIGHTNING),
+    "validate": ("evaluate a checkpoint on the validation images of its run", LIGHTNING),
+    "test": ("evaluate a checkpoint on test images, or on another folder", LIGHTNING),
+    "predict": ("name the animals in images, as a CSV file", LIGHTNING),
     "prepare": (
-        "get and check photographs: Animals-10, an archive, a folder, drawn ones",
-        "animals_pl.data.prepare:prepare",
+        "get and check images: Animals-10, an archive, a folder, drawn ones",
+        "animals_pl.data.sources.prepare:prepare",
     ),
-    "analyze": ("report what is in a dataset and what is wrong with it", "animals_pl.analysis.analyze:analyze"),
-    "report": ("rank all runs in one table, beside the reference's", "animals_pl.evaluation.run_report:report"),
+    "analyze": ("report what is in a dataset and what is wrong with it", "animals_pl.reports.analyze:analyze"),
+    "report": ("rank all runs in one table, beside the reference's", "animals_pl.experiments.run_table:report"),
     "export": ("turn a checkpoint into a verified ONNX file", "animals_pl.deploy.export:export"),
 }
 """Verb → what it does, and the function that does it, which is imported when its verb runs."""
@@ -36,7 +36,7 @@ def usage() -> str:
         [
             "usage: python -m animals_pl VERB [--help] [--config FILE] [options]",
             "",
-            "Identify animals in photographs.",
+            "Identify animals in images.",
             "",
             *lines,
             "",

@@ -18,7 +18,7 @@ from PIL import Image
 from animals_pl.data.catalog import ANIMALS10
 
 COUNTS = dict(zip(ANIMALS10, [8, 6, 5, 5, 6, 5, 5, 5, 7, 5], strict=True))
-"""Photographs per class in the tiny tree: unequal on purpose."""
+"""Images per class in the tiny tree: unequal on purpose."""
 
 
 def write_tree(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
@@ -36,7 +36,7 @@ def write_tree(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A read-only tree of 57 photographs in Animals-10's ten folders."""
+    """A read-only tree of 57 images in Animals-10's ten folders."""
     return write_tree(tmp_path_factory.mktemp("tiny") / "raw-img", COUNTS)
 
 
@@ -84,7 +84,7 @@ def shared_folder(variable: str, name: str) -> Path:
 
 @pytest.fixture(scope="session")
 def animals10_root() -> Path:
-    """Real Animals-10 photographs."""
+    """Real Animals-10 images."""
     return shared_folder("ANIMALS10_ROOT", "animals10/raw-img")
 
 

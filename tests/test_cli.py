@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from animals_pl.cli import VERBS, main
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.decode import decode
-from animals_pl.training.callbacks.predictions import PredictionCSV
+from animals_pl.training.callbacks.prediction_writer import PredictionCSV
 from animals_pl.training.classifier import AnimalClassifier
 
 PROJECT = Path(__file__).parents[1]
@@ -40,7 +40,7 @@ COLUMNS = {
     "seconds",
     "image_size",
     "lr",
-    *(f"{name}/{fold}" for name in METRICS for fold in ("train", "val")),
+    *(f"{name}/{split}" for name in METRICS for split in ("train", "val")),
 }
 
 
@@ -74,13 +74,13 @@ def without_seconds(file: Path) -> list[dict[str, str]]:
     return [{key: cell for key, cell in row.items() if key != "seconds"} for row in rows(file)]
 
 
-def folds(run: Path) -> dict[str, str]:
+def splits(run: Path) -> dict[str, str]:
     return {row["path"]: row["split"] for row in rows(run / "split.csv")}
 
 
-def printed(text: str, fold: str) -> dict[str, str]:
+def printed(text: str, split: str) -> dict[str, str]:
     """Return the metrics that validate or test has printed."""
-    return dict(re.findall(rf"^(\w+)/{fold} +(\d\.\d{{4}})$", text, re.MULTILINE))
+    return dict(re.findall(rf"^(\w+)/{split} +(\d\.\d{{4}})$", text, re.MULTILINE))
 
 
 @dataclass
@@ -136,11 +136,11 @@ def test_metrics_csv_has_one_complete_row_per_epoch(run):
 
 def test_summary_before_training(run):
     summary = run.output.partition("epoch   1")[0]
-    assert re.search(rf"^data +{run.tree}: 57 photographs, 10 classes *$", summary, re.MULTILINE)
-    membership = list(folds(run.folder).values())
-    counts = {fold: membership.count(fold) for fold in ("train", "val", "test")}
+    assert re.search(rf"^data +{run.tree}: 57 images, 10 classes *$", summary, re.MULTILINE)
+    membership = list(splits(run.folder).values())
+    counts = {split: membership.count(split) for split in ("train", "val", "test")}
     assert min(counts.values()) > 0
-    split = "  ".join(f"{fold} {count}" for fold, count in counts.items())
+    split = "  ".join(f"{split} {count}" for split, count in counts.items())
     assert re.search(rf"^split +{split}  \(seed 42\) *$", summary, re.MULTILINE)
     assert re.search(rf"^images +{SIZE} px \(stretch\), batches of 16, ", summary, re.MULTILINE)
     assert re.search(r"^net +shallownet, from random weights *$", summary, re.MULTILINE)
@@ -150,13 +150,13 @@ def test_summary_before_training(run):
     assert re.search(rf"^run +{run.folder} *$", summary, re.MULTILINE)
 
 
-def test_summary_counts_each_class_in_each_fold(run):
-    train = [path.partition("/")[0] for path, fold in folds(run.folder).items() if fold == "train"]
+def test_summary_counts_each_class_in_each_split(run):
+    train = [path.partition("/")[0] for path, split in splits(run.folder).items() if split == "train"]
     largest = max(train.count(name) for name in ANIMALS10)
     for italian, english in ANIMALS10.items():
         counts = [
-            sum(path.startswith(f"{italian}/") and of == fold for path, of in folds(run.folder).items())
-            for fold in ("train", "val", "test")
+            sum(path.startswith(f"{italian}/") and of == split for path, of in splits(run.folder).items())
+            for split in ("train", "val", "test")
         ]
         columns = " +".join(map(str, counts))
         factor = f"{largest / train.count(italian):.3f}"
@@ -197,7 +197,7 @@ def test_config_of_a_run_repeats_it_in_a_folder_of_its_own(run):
     assert cli("fit", "--config", run.folder / "config.yaml") == 0
     again = run.root / "first" / "version_1"
     assert without_seconds(again / "metrics.csv") == without_seconds(run.folder / "metrics.csv")
-    assert folds(again) == folds(run.folder)
+    assert splits(again) == splits(run.folder)
     assert (again / "config.yaml").read_bytes() == (run.folder / "config.yaml").read_bytes()
 
 
@@ -209,14 +209,14 @@ def test_another_seed_is_another_run(run, tmp_path):
     weights, split = (tmp_path / name / "version_0" for name in ("weights", "split"))
     first = without_seconds(run.folder / "metrics.csv")[0]
     assert without_seconds(weights / "metrics.csv")[0] != first
-    assert folds(weights) == folds(run.folder)
-    assert folds(split) != folds(run.folder)
+    assert splits(weights) == splits(run.folder)
+    assert splits(split) != splits(run.folder)
 
 
 def test_a_split_is_used_again(run, tmp_path, capsys):
     split = run.folder / "split.csv"
     assert fit(run.tree, tmp_path, "--data.split", split, "--data.seed", 7, "--data.val_fraction", 0.5) == 0
-    assert folds(tmp_path / "run" / "version_0") == folds(run.folder)
+    assert splits(tmp_path / "run" / "version_0") == splits(run.folder)
     assert f"(from {split})" in capsys.readouterr().out
 
 
@@ -234,48 +234,48 @@ def test_a_narrow_screen_cuts_no_path(tiny_tree, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     rich.reconfigure()
     assert f"run{folder}/run/version_0" in summary
-    assert f"data{tiny_tree}:57photographs" in summary
+    assert f"data{tiny_tree}:57images" in summary
 
 
-# ---------------------------------------------------------------- broken and excluded photographs
+# ---------------------------------------------------------------- broken and excluded images
 
 
-def test_fit_validate_and_test_leave_broken_photographs_out_and_say_so(make_tree, tmp_path, capsys):
+def test_fit_validate_and_test_leave_broken_images_out_and_say_so(make_tree, tmp_path, capsys):
     tree = make_tree("tree", {"cane": 10, "gatto": 10})
     broken = tree / "cane" / "cane_3.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
     line = f"{broken.relative_to(tree)}: cut short"
     assert fit(tree, tmp_path, "--data.test_fraction", 0.2) == 0
     told = capsys.readouterr().out
-    assert "1 broken photographs are left out" in told and line in told
+    assert "1 broken images are left out" in told and line in told
     run = tmp_path / "run" / "version_0"
     split = {row["path"]: row["split"] for row in rows(run / "split.csv")}
     assert split.pop("cane/cane_3.jpg") == "left out"
     assert set(split.values()) == {"train", "val", "test"}
-    for verb, fold in (("validate", "val"), ("test", "test")):
+    for verb, split in (("validate", "val"), ("test", "test")):
         assert cli(verb, "--ckpt_path", run / "best.ckpt") == 0
         told = capsys.readouterr().out
         assert line in told
         counts = re.findall(r"^ *(?:cane|gatto) .*?\) +(\d+)", told, re.M)
-        assert sum(map(int, counts)) == list(split.values()).count(fold)
+        assert sum(map(int, counts)) == list(split.values()).count(split)
     assert cli("test", "--ckpt_path", run / "best.ckpt", "--data.test_root", tree) == 0
     told = capsys.readouterr().out
     assert line in told
     assert sum(map(int, re.findall(r"^ *(?:cane|gatto) .*?\) +(\d+)", told, re.M))) == 19
 
 
-def test_fit_takes_a_list_of_photographs_to_leave_out(make_tree, tmp_path, capsys):
+def test_fit_takes_a_list_of_images_to_leave_out(make_tree, tmp_path, capsys):
     tree = make_tree("tree", {"cane": 10, "gatto": 10})
     exclude = tmp_path / "exclude.csv"
     exclude.write_text("reason,path\nodd,cane/cane_1.jpg\n,gatto/gatto_7.jpg\n")
     assert fit(tree, tmp_path, "--data.exclude", exclude) == 0
-    assert f"2 photographs are excluded by {exclude}" in capsys.readouterr().out
+    assert f"2 images are excluded by {exclude}" in capsys.readouterr().out
     run = tmp_path / "run" / "version_0"
     split = {row["path"]: row["split"] for row in rows(run / "split.csv")}
-    assert [path for path, fold in split.items() if fold == "left out"] == ["cane/cane_1.jpg", "gatto/gatto_7.jpg"]
+    assert [path for path, split in split.items() if split == "left out"] == ["cane/cane_1.jpg", "gatto/gatto_7.jpg"]
     exclude.unlink()  # the run's split tells what it left out
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*photographs.*")
+        warnings.filterwarnings("error", ".*images.*")
         assert cli("validate", "--ckpt_path", run / "best.ckpt") == 0
 
 
@@ -283,7 +283,7 @@ def test_an_exclude_file_that_fits_another_folder_is_noticed(make_tree, tmp_path
     tree = make_tree("tree", {"cane": 10, "gatto": 10})
     exclude = tmp_path / "exclude.csv"
     exclude.write_text("path\nnowhere/1.jpg\n")
-    with pytest.warns(UserWarning, match=r"names 1 photographs that are not in .*tree.* \(first: nowhere/1\.jpg\)"):
+    with pytest.warns(UserWarning, match=r"names 1 images that are not in .*tree.* \(first: nowhere/1\.jpg\)"):
         assert fit(tree, tmp_path, "--data.exclude", exclude) == 0
     exclude.write_text("file\ncane/cane_1.jpg\n")
     options = ["--data.root", tree, "--data.exclude", exclude, "--trainer.default_root_dir", tmp_path]
@@ -294,7 +294,7 @@ def test_an_exclude_file_that_fits_another_folder_is_noticed(make_tree, tmp_path
 # ---------------------------------------------------------------- predict
 
 
-def test_predict_names_every_photograph_in_order(run, predictions):
+def test_predict_names_every_image_in_order(run, predictions):
     assert [row["path"] for row in predictions] == sorted(str(file) for file in run.tree.rglob("*.jpg"))
 
 
@@ -315,7 +315,7 @@ def test_predict_rows_hold_together(predictions):
 
 
 def squeezed(path: str) -> np.ndarray:
-    """Return a photograph as a person would resize it with Pillow: (SIZE, SIZE, 3) uint8."""
+    """Return an image as a person would resize it with Pillow: (SIZE, SIZE, 3) uint8."""
     picture = Image.fromarray(decode(path, SIZE))
     return np.array(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
@@ -333,8 +333,8 @@ def test_predict_is_the_softmax_of_the_nets_own_forward(run, predictions):
 @pytest.mark.parametrize(("top_k", "named"), [(1, 1), (4, 4), (99, 10)])
 def test_predict_names_top_k_classes(run, tmp_path, top_k, named):
     file = tmp_path / "out.csv"
-    photograph = run.tree / "gatto" / "gatto_0.jpg"
-    assert cli("predict", photograph, "--ckpt_path", run.best, "--output", file, "--top_k", top_k) == 0
+    image = run.tree / "gatto" / "gatto_0.jpg"
+    assert cli("predict", image, "--ckpt_path", run.best, "--output", file, "--top_k", top_k) == 0
     (row,) = rows(file)
     assert len(row) == 5 + 2 * named
 
@@ -351,44 +351,44 @@ def test_predict_takes_relative_files_and_folders(run, predictions, tmp_path, mo
     assert f"{len(found)} predictions written to {file}" in " ".join(capsys.readouterr().out.split())
 
 
-def test_predict_needs_no_training_photographs(tiny_tree, tmp_path):
+def test_predict_needs_no_training_images(tiny_tree, tmp_path):
     tree = shutil.copytree(tiny_tree, tmp_path / "copy")
     assert fit(tree, tmp_path / "runs") == 0
-    photograph = shutil.copy(tree / "cane" / "cane_0.jpg", tmp_path / "dog.jpg")
+    image = shutil.copy(tree / "cane" / "cane_0.jpg", tmp_path / "dog.jpg")
     shutil.rmtree(tree)
     (tmp_path / "runs" / "run" / "version_0" / "split.csv").unlink()
     file = tmp_path / "out.csv"
-    assert cli("predict", photograph, "--ckpt_path", tmp_path / "runs/run/version_0/last.ckpt", "--output", file) == 0
-    assert [row["path"] for row in rows(file)] == [str(photograph)]
+    assert cli("predict", image, "--ckpt_path", tmp_path / "runs/run/version_0/last.ckpt", "--output", file) == 0
+    assert [row["path"] for row in rows(file)] == [str(image)]
 
 
 def test_predict_that_wrong_use_ends_leaves_the_old_file(run, make_tree, tmp_path, capsys):
-    tree = make_tree("photographs", {"cane": 2})
+    tree = make_tree("images", {"cane": 2})
     for file in tree.rglob("*.jpg"):
         file.write_bytes(b"")
     file = tmp_path / "out.csv"
     file.write_text("old")
     assert cli("predict", tree, "--ckpt_path", run.best, "--output", file) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "none of the 2 photographs can be decoded" in message
+    assert "none of the 2 images can be decoded" in message
     assert "cane_0.jpg" in message and "empty file" in message
     assert file.read_text() == "old"
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_predict_lists_broken_photographs_and_names_the_others(run, make_tree, tmp_path, capsys, workers):
-    tree = make_tree("photographs", {"cane": 4, "ragno": 4})
+def test_predict_lists_broken_images_and_names_the_others(run, make_tree, tmp_path, capsys, workers):
+    tree = make_tree("images", {"cane": 4, "ragno": 4})
     whole = {path: path.read_bytes() for path in sorted(tree.rglob("*.jpg"))}
     empty, text, cut = tree / "cane" / "cane_0.jpg", tree / "cane" / "cane_2.jpg", tree / "ragno" / "ragno_3.jpg"
     options = ["--ckpt_path", run.best, "--data.batch_size", 3, "--data.num_workers", workers]
     assert cli("predict", tree, *options, "--output", tmp_path / "whole.csv") == 0
     empty.write_bytes(b"")
-    text.write_text("no photograph")
+    text.write_text("no image")
     cut.write_bytes(whole[cut][: len(whole[cut]) * 8 // 10])
     capsys.readouterr()
     assert cli("predict", tree, *options, "--output", tmp_path / "out.csv") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "3 broken photographs" in told
+    assert "3 broken images" in told
     before = {row["path"]: row for row in rows(tmp_path / "whole.csv")}
     after = {row["path"]: row for row in rows(tmp_path / "out.csv")}
     assert after.keys() == before.keys() == set(map(str, whole))
@@ -422,9 +422,9 @@ def test_interrupted_predict_leaves_no_file(run, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- test
 
 
-def test_test_judges_the_test_fold_of_the_run(run, predictions, capsys):
+def test_test_judges_the_test_split_of_the_run(run, predictions, capsys):
     assert cli("test", "--ckpt_path", run.best) == 0
-    of_test = {str(run.tree / path) for path, fold in folds(run.folder).items() if fold == "test"}
+    of_test = {str(run.tree / path) for path, split in splits(run.folder).items() if split == "test"}
     right = [Path(row["path"]).parent.name == row["class"] for row in predictions if row["path"] in of_test]
     assert len(right) == len(of_test) > 0
     assert printed(capsys.readouterr().out, "test")["acc"] == f"{np.mean(right):.4f}"
@@ -538,7 +538,7 @@ TRAINING = [
         ("predict", [*TRAINING, "--output", "--top_k", "--data.predict_paths"]),
         ("prepare", ["--source", "--output", "--count", "--seed"]),
         ("report", ["--folder", "--output", "--rank_by"]),
-        ("export", ["--ckpt_path", "--output", "--photographs"]),
+        ("export", ["--ckpt_path", "--output", "--image_folder"]),
     ],
 )
 def test_help_of_a_verb_lists_its_options(capsys, verb, options):
@@ -621,13 +621,13 @@ FIT_MISTAKES = {
         ["--model.net", "test_vit", "--data.size", 30],
         ["data.size=30", "'test_vit'", "choose a larger size"],
     ),
-    "no photographs per batch": (["--data.batch_size", 0], ["data.batch_size=0", "1 or more"]),
+    "no images per batch": (["--data.batch_size", 0], ["data.batch_size=0", "1 or more"]),
     "negative workers": (["--data.num_workers", -1], ["data.num_workers=-1", "0 or more"]),
     "fractions above 1": (
         ["--data.val_fraction", 0.7, "--data.test_fraction", 0.4],
         ["data.val_fraction=0.7", "data.test_fraction=0.4", "below 1"],
     ),
-    "crop without crop": (["--data.crop_fraction", 0.9], ["data.crop_fraction=0.9", "data.resize=crop"]),
+    "crop without crop": (["--data.crop_pct", 0.9], ["data.crop_pct=0.9", "data.resize=crop"]),
     "misspelt key": (["--data.siez", 32], ["unknown key 'data.siez'", "did you mean 'data.size'?"]),
     "misspelt name": (["--nmae", "x"], ["unknown key 'nmae'", "did you mean 'name'?"]),
     "missing configuration": (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
@@ -703,7 +703,7 @@ def test_fit_refuses_a_wrong_configuration_file(refused, tiny_tree, tmp_path, co
     ("counts", "named"),
     [({}, ["data.root=", "no class folders"]), ({"cane": 5, "gatto": 0}, ["'gatto'", "fill or remove it"])],
 )
-def test_fit_refuses_a_tree_without_photographs(refused, make_tree, tmp_path, counts, named):
+def test_fit_refuses_a_tree_without_images(refused, make_tree, tmp_path, counts, named):
     tree = make_tree("tree", counts)
     tree.mkdir(exist_ok=True)
     message = refused("fit", "--data.root", tree, "--trainer.default_root_dir", tmp_path, "--trainer.max_epochs", 1)
@@ -716,7 +716,7 @@ def test_fit_refuses_a_class_that_is_all_broken(refused, make_tree, tmp_path):
         file.write_bytes(b"")
     options = ["--data.root", tree, "--data.size", SIZE, "--model.net", "shallownet"]
     message = refused("fit", *options, "--trainer.default_root_dir", tmp_path / "runs", "--trainer.max_epochs", 1)
-    assert "every photograph of the class 'gatto' is broken or excluded" in message
+    assert "every image of the class 'gatto' is broken or excluded" in message
 
 
 def test_unknown_verb(refused):
@@ -769,7 +769,7 @@ def test_what_contradicts_the_checkpoint_is_refused(refused, run, verb, key, val
     assert f"trained with {kept}" in message
 
 
-def test_test_without_test_photographs_is_refused(refused, tiny_tree, tmp_path):
+def test_test_without_test_images_is_refused(refused, tiny_tree, tmp_path):
     assert fit(tiny_tree, tmp_path) == 0
     message = refused("test", "--ckpt_path", tmp_path / "run" / "version_0" / "best.ckpt")
     assert "--data.test_root DIR" in message
@@ -786,9 +786,9 @@ def test_test_on_a_folder_with_an_unknown_class_is_refused(refused, run, make_tr
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        ([], "there are no photographs to predict"),
+        ([], "there are no images to predict"),
         (["nowhere.jpg"], "'nowhere.jpg' does not exist"),
-        ([PROJECT / "configs"], "there are no photographs to predict in"),
+        ([PROJECT / "configs"], "there are no images to predict in"),
         ([PROJECT / "setup.cfg"], "not an image in a format that is known"),
     ],
 )

@@ -96,7 +96,7 @@ def steps(monkeypatch) -> Iterator[list[float]]:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda file: file.stem)
 def test_a_configuration_trains(tiny_tree, tmp_path, steps, config):
-    """As it is, but for the photographs, the number of steps and the weights, which would be downloaded."""
+    """As it is, but for the images, the number of steps and the weights, which would be downloaded."""
     data = ["--data.root", tiny_tree, "--data.batch_size", 2, "--data.num_workers", 0]
     trainer = ["--trainer.fast_dev_run", 1, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path]
     weights = ["--model.weights", "null"] if "model.weights" in keys_of(config) else []

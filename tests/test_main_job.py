@@ -1,4 +1,4 @@
-"""The main job on real photographs: the reference's small frozen network, with and without class weights."""
+"""The main job on real images: the reference's small frozen network, with and without class weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from animals_pl.cli import main
-from animals_pl.evaluation.epoch_rows import Row, read_metrics
+from animals_pl.training.metrics_csv import Row, read_metrics
 
 CONFIG = Path(__file__).parents[1] / "configs" / "mobilenetv3_small_frozen.yaml"
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> None:
-    """Not here: batches of real photographs are worth every core."""
+    """Not here: batches of real images are worth every core."""
 
 
 def best_epoch(output: Path, root: Path, weights: Path, *options: str) -> Row:

@@ -1,1 +1,1 @@
-"""Photographs → batches."""
+"""Images → batches."""

@@ -1,4 +1,4 @@
-"""Which photographs there are: class names, scanning a folder, matching folders to known classes."""
+"""Which images there are: class names, scanning a folder, matching folders to known classes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ANIMALS10_COUNTS = {
     "ragno": 4821,
     "scoiattolo": 1862,
 }
-"""Photographs per class in the full dataset (26,179 in all)."""
+"""Images per class in the full dataset (26,179 in all)."""
 
 RAW = "raw-img"
 """The folder in which Animals-10 keeps its class folders."""
@@ -58,33 +58,33 @@ def display_name(class_name: str) -> str:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The photographs below one folder, sorted by path.
+    """The images below one folder, sorted by path.
 
     Attributes:
         root: The folder that was scanned.
         class_names: Label order; ``labels`` index into it.
         paths: POSIX paths relative to ``root``, sorted.
         labels: int64 array (N,), one class index per path.
-        contents: N content hashes, by which a photograph is known again; empty where none were computed.
-        groups: int64 array (N,), the number of the group that a photograph may not be parted from, or -1.
+        sha256: N content hashes, by which an image is known again; empty where none were computed.
+        groups: int64 array (N,), the number of the group that an image may not be parted from, or -1.
     """
 
     root: Path
     class_names: list[str]
     paths: list[str]
     labels: np.ndarray
-    contents: list[str] = field(default_factory=list)
+    sha256: list[str] = field(default_factory=list)
     groups: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
         """Let a catalog without hashes or groups have empty ones."""
-        if not self.contents:
-            object.__setattr__(self, "contents", [""] * len(self.paths))
+        if not self.sha256:
+            object.__setattr__(self, "sha256", [""] * len(self.paths))
         if not len(self.groups):
             object.__setattr__(self, "groups", np.full(len(self.paths), -1, dtype=np.int64))
 
     def counts(self) -> dict[str, int]:
-        """Return the number of photographs of every class, in label order."""
+        """Return the number of images of every class, in label order."""
         found = Counter(self.labels.tolist())
         return {name: found[index] for index, name in enumerate(self.class_names)}
 
@@ -92,7 +92,7 @@ class Catalog:
         """Return the catalog of these of its paths, in the order given."""
         index_of = {path: index for index, path in enumerate(self.paths)}
         chosen = np.array([index_of[path] for path in paths], dtype=np.int64)
-        contents = [self.contents[index] for index in chosen]
+        contents = [self.sha256[index] for index in chosen]
         return Catalog(self.root, self.class_names, list(paths), self.labels[chosen], contents, self.groups[chosen])
 
 
@@ -119,7 +119,7 @@ def find_root(folder: Path) -> Path:
     """Return the folder whose folders are the classes.
 
     That is ``folder`` itself, unless there is a ``raw-img`` in it, as in Animals-10, or only one folder, in which
-    (or deeper, by the same rule) two or more folders hold photographs.
+    (or deeper, by the same rule) two or more folders hold images.
     """
     folders = _folders(folder) if folder.is_dir() else []
     if folder / RAW in folders:
@@ -146,9 +146,7 @@ def class_folders(root: Path, argument: str = "data.root") -> list[Path]:
         raise UsageError(f"{argument}={str(root)!r} is not a folder; {remedy}")
     folders = _folders(root)
     if not folders:
-        raise UsageError(
-            f"{argument}={str(root)!r} has no class folders (one folder of photographs per class); {remedy}"
-        )
+        raise UsageError(f"{argument}={str(root)!r} has no class folders (one folder of images per class); {remedy}")
     return folders
 
 
@@ -175,10 +173,10 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
 
 
 def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argument: str = "data.root") -> Catalog:
-    """List the photographs of a folder-per-class dataset.
+    """List the images of a folder-per-class dataset.
 
     Args:
-        root: A folder with one folder of photographs per class, or one around it (see :func:`find_root`).
+        root: A folder with one folder of images per class, or one around it (see :func:`find_root`).
         class_names: The label order of a trained model: folders are matched to it by name
             (Italian or English) and classes may be missing. ``None``: the folders, sorted, are the classes.
         argument: The name of the option that ``root`` came from, for messages.
@@ -196,7 +194,7 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
         images = find_images(folder)
         if not images:
             raise UsageError(
-                f"{argument}={str(root)!r}: the class folder {folder.name!r} holds no photographs "
+                f"{argument}={str(root)!r}: the class folder {folder.name!r} holds no images "
                 f"({', '.join(sorted(IMAGE_SUFFIXES))}); fill or remove it"
             )
         found += [(path.relative_to(root).as_posix(), index) for path in images]

@@ -1,4 +1,4 @@
-"""Photographs → uint8 batches (B, 3, S, S) and labels (B,)."""
+"""Images → uint8 batches (B, 3, S, S) and labels (B,)."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from animals_pl.data.catalog import IMAGE_SUFFIXES, Catalog, find_images, scan_folder
-from animals_pl.data.decode import Interpolation, Resize, ResizeRule, decode, decodes
-from animals_pl.data.decoded_store import DecodedStore, find_decoded, keep_decoded
+from animals_pl.data.catalog import Catalog, scan_folder
+from animals_pl.data.decode import Interpolation, Resize, ResizeRule, decode
 from animals_pl.data.grouping import group_by, join_groups
-from animals_pl.data.manifest import inspect_all, scan
-from animals_pl.data.practice import PRACTICE_ROOT, draw_practice_set
+from animals_pl.data.info import DataInfo
+from animals_pl.data.inspection.manifest import scan
+from animals_pl.data.prediction import find_prediction_images
 from animals_pl.data.sampling import KeyBatchSampler, SampleKey, Sampling
-from animals_pl.data.splits import FOLDS, load_split, stratified_split
+from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
+from animals_pl.data.splits import SPLITS, load_split, stratified_split
 from animals_pl.data.tables import read_rows
 from animals_pl.data.transforms import Augmentation
 from animals_pl.errors import UsageError
 
 
 class AnimalsDataset(Dataset[tuple[Tensor, int]]):
-    """The photographs of a catalog as uint8 tensors.
+    """The images of a catalog as uint8 tensors.
 
     Args:
-        catalog: Which photographs.
+        catalog: Which images.
         resize: How they become squares.
         size: Side in pixels of samples that are asked for by a plain index.
         augmentation: What training samples go through.
         seed: The run's seed.
-        store: Where some of the photographs are decoded already.
     """
 
     def __init__(
@@ -50,46 +50,42 @@ class AnimalsDataset(Dataset[tuple[Tensor, int]]):
         size: int,
         augmentation: Augmentation | None = None,
         seed: int = 0,
-        store: DecodedStore | None = None,
     ) -> None:
         self.catalog = catalog
         self.resize = resize
         self.size = size
         self.augmentation = augmentation
         self.seed = seed
-        self.store = store
 
     def __len__(self) -> int:
-        """Return the number of photographs."""
+        """Return the number of images."""
         return len(self.catalog.paths)
 
     def __getitem__(self, key: SampleKey | int) -> tuple[Tensor, int]:
         """Return the image (3, S, S) uint8 and its label.
 
         A :class:`SampleKey` gives the augmented training sample that belongs to it; a plain index the
-        photograph as validation sees it (Lightning puts a sampler of such in for ``predict``).
+        image as validation sees it (Lightning puts a sampler of such in for ``predict``).
         """
         index = key.index if isinstance(key, SampleKey) else key
+        path = self.catalog.root / self.catalog.paths[index]
         if isinstance(key, SampleKey) and self.augmentation is not None:
             # At the scale of the run's own size in its smaller stages, too: they differ in nothing but the resizing.
-            image = self._photograph(index, max(self.size, key.size))
+            image = decode(path, max(self.size, key.size))
             seed = np.random.SeedSequence([self.seed, key.epoch, key.index, key.repeat])
             image = self.augmentation(image, key.size, seed)
         else:
-            image = self.resize(self._photograph(index, self.size), self.size)
+            image = self.resize(decode(path, self.size), self.size)
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), int(self.catalog.labels[index])
-
-    def _photograph(self, index: int, size: int) -> np.ndarray:
-        """Return a photograph (H, W, 3) as ``decode`` gives it for squares of ``size`` pixels."""
-        if self.store is not None and self.store.size == size:
-            image = self.store.get(self.catalog.contents[index])
-            if image is not None:
-                return image
-        return decode(self.catalog.root / self.catalog.paths[index], size)
 
 
 LOADER_NICENESS = 10
 """How much loader processes yield, 0 to 19. With 10, fine-tuning at 128 pixels took 15 % less time on two cores."""
+
+
+def default_num_workers() -> int:
+    """Cores that this process may use, at most 16."""
+    return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
 
 
 class LazyDataLoader(DataLoader[Any]):
@@ -108,30 +104,28 @@ class AnimalsDataModule(L.LightningDataModule):
     """Splits, sampling, augmentation and loaders for one folder-per-class dataset.
 
     Args:
-        root: Folder with one folder of photographs per class. ``datasets/practice`` is drawn when it is absent.
+        root: Folder with one folder of images per class. ``datasets/practice`` is drawn when it is absent.
         size: Side of the images in pixels, for validation and export (training: see ``ProgressiveResizing``).
-        resize: ``stretch`` (squeeze the whole photograph into the square) or ``crop`` (centre, aspect ratio kept).
+        resize: ``stretch`` (squeeze the whole image into the square) or ``crop`` (centre, aspect ratio kept).
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
-        crop_fraction: For ``crop``: the part, in (0, 1], of the shorter side that is kept.
-        batch_size: Photographs per batch and device.
-        sampling: ``shuffle`` (each photograph once an epoch), ``weighted`` (drawn with replacement, all classes
+        crop_pct: For ``crop``: the part, in (0, 1], of the shorter side that is kept.
+        batch_size: Images per batch and device.
+        sampling: ``shuffle`` (each image once an epoch), ``weighted`` (drawn with replacement, all classes
             equally likely) or ``weighted_sqrt`` (in proportion to the square root of their counts).
         augment: ``none``, ``reference``, ``reference_no_flip``, ``light``, ``strong``, or a YAML or JSON file saved
             by albumentations.
-        val_fraction: Part of the photographs for validation, in (0, 1).
-        test_fraction: Part of the photographs for test, in [0, 1).
+        val_fraction: Part of the images for validation, in (0, 1).
+        test_fraction: Part of the images for test, in [0, 1).
         seed: Seed of the split, the order and the augmentation.
         split: A ``split.csv`` to reuse instead of drawing a split.
-        group_duplicates: Keep copies of one picture (resized, encoded anew, slightly cut, mirrored) in one fold, so
-            that no validation or test photograph has been learnt by heart.
-        group_by: Keep photographs that belong together in one fold: a regular expression over their paths, such as
+        group_duplicates: Keep copies of one picture (resized, encoded anew, slightly cut, mirrored) in one split, so
+            that no validation or test image has been learnt by heart.
+        group_by: Keep images that belong together in one split: a regular expression over their paths, such as
             ``camera[0-9]+``, or ``TABLE.csv:COLUMN`` with a column ``path``.
-        exclude: A CSV file with a column ``path`` of photographs to leave out, such as analyze writes.
+        exclude: A CSV file with a column ``path`` of images to leave out, such as analyze writes.
         test_root: Another folder-per-class dataset, which ``test`` evaluates whole.
-        predict_paths: Photographs and folders of photographs for ``predict``.
+        predict_paths: Images and folders of images for ``predict``.
         num_workers: Loader processes; null: one per core, at most 16.
-        keep_decoded: Gigabytes of disk (and, as far as there is room, of RAM: the file is memory-mapped) for decoded
-            photographs, which pay where photographs are large or a net is small; 0: none.
 
     Raises:
         UsageError: A value is out of range or unknown.
@@ -143,7 +137,7 @@ class AnimalsDataModule(L.LightningDataModule):
         size: int = 224,
         resize: ResizeRule = "stretch",
         interpolation: Interpolation = "bilinear",
-        crop_fraction: float = 1.0,
+        crop_pct: float = 1.0,
         batch_size: int = 64,
         sampling: Sampling = "shuffle",
         augment: str = "none",
@@ -157,7 +151,6 @@ class AnimalsDataModule(L.LightningDataModule):
         test_root: str | None = None,
         predict_paths: list[str] | None = None,
         num_workers: int | None = None,
-        keep_decoded: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -166,26 +159,23 @@ class AnimalsDataModule(L.LightningDataModule):
             ("batch_size", batch_size, 1),
             ("seed", seed, 0),
             ("num_workers", num_workers, 0),
-            ("keep_decoded", keep_decoded, 0),
         ):
             if value is not None and not value >= least:  # nan is neither more nor less
                 raise UsageError(f"data.{key}={value} is too small; choose {least} or more")
         self.root = Path(root)
         self.size = size
-        self.resize = Resize(resize, interpolation, crop_fraction)
+        self.resize = Resize(resize, interpolation, crop_pct)
         self.augmentation = Augmentation(augment, self.resize)
-        self.num_workers = min(os.cpu_count() or 1, 16) if num_workers is None else num_workers
+        self.num_workers = default_num_workers() if num_workers is None else num_workers
         self.size_schedule: Callable[[int], int] = lambda epoch: size
         """Epoch → image side of training batches; replaced by ``ProgressiveResizing``."""
         self.class_names: list[str] = []
-        self.folds: dict[str, Catalog] = {}
+        self.catalogs: dict[str, Catalog] = {}
         self.broken: dict[str, str] = {}
-        """Path of each photograph that cannot be decoded whole → the reason. None of them is in a fold, but that
+        """Path of each image that cannot be decoded whole → the reason. None of them is in a split, but that
         ``predict`` looks at what is left of one that was cut short."""
         self.excluded: set[str] = set()
         """Paths that ``exclude`` names."""
-        self.store: DecodedStore | None = None
-        """Decoded photographs for training and validation."""
         self.datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
 
     def prepare_data(self) -> None:
@@ -202,27 +192,26 @@ class AnimalsDataModule(L.LightningDataModule):
         Labels follow the model's class names where it has them (a checkpoint), else the sorted folders.
 
         Raises:
-            UsageError: A folder, the split or the test photographs are missing or do not suit the model.
+            UsageError: A folder, the split or the test images are missing or do not suit the model.
         """
         module = self.trainer.lightning_module if self.trainer else None
         known = getattr(module, "class_names", None)
         if stage == "predict":
-            self.folds["predict"] = self._predict_catalog()
+            self.catalogs["predict"] = self._predict_catalog(known or [])
         elif stage == "test" and self.hparams["test_root"]:
             catalog = self._inspected(scan_folder(self.hparams["test_root"], known, "data.test_root"))
-            self.folds["test"] = catalog.select([path for path in catalog.paths if path not in self.broken])
-        elif "train" not in self.folds:
+            self.catalogs["test"] = catalog.select([path for path in catalog.paths if path not in self.broken])
+        elif "train" not in self.catalogs:
             self._split(scan_folder(self.root, known))
-        if stage == "test" and not self.folds["test"].paths:
+        if stage == "test" and not self.catalogs["test"].paths:
             raise UsageError(
-                "there are no test photographs: data.test_fraction was 0 in training; pass --data.test_root DIR "
+                "there are no test images: data.test_fraction was 0 in training; pass --data.test_root DIR "
                 "to test on another folder, or train with --data.test_fraction 0.15"
             )
-        if stage == "fit" and self.hparams["keep_decoded"]:
-            self.store = self._decoded_store()
-        self.datasets = {fold: self.photographs(fold) for fold in self.folds}
-        if stage == "fit" and self.trainer and self.trainer.is_global_zero and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._save_split()
+        self.datasets = {split_name: self.dataset(split_name) for split_name in self.catalogs}
+        set_data: Any = getattr(module, "set_data", None)
+        if set_data is not None and stage != "predict":
+            set_data(self.info)
 
     def _split(self, catalog: Catalog) -> None:
         hparams = self.hparams
@@ -233,7 +222,7 @@ class AnimalsDataModule(L.LightningDataModule):
         usable = self.catalog.select([path for path in catalog.paths if path not in left_out])
         for label in np.setdiff1d(catalog.labels, usable.labels):
             raise UsageError(
-                f"{str(catalog.root)!r}: every photograph of the class {catalog.class_names[label]!r} is broken or "
+                f"{str(catalog.root)!r}: every image of the class {catalog.class_names[label]!r} is broken or "
                 "excluded; mend some, or remove the folder"
             )
         if hparams["split"]:
@@ -241,14 +230,14 @@ class AnimalsDataModule(L.LightningDataModule):
         else:
             self.split = stratified_split(usable, hparams["val_fraction"], hparams["test_fraction"], hparams["seed"])
         self.class_names = catalog.class_names
-        self.folds |= {fold: usable.select(getattr(self.split, fold)) for fold in FOLDS}
+        self.catalogs |= {split_name: usable.select(getattr(self.split, split_name)) for split_name in SPLITS}
 
     def _inspected(self, catalog: Catalog) -> Catalog:
-        """Note which photographs are broken, and return the catalog with content hashes and groups of duplicates."""
+        """Note which images are broken, and return the catalog with content hashes and groups of duplicates."""
         manifest = scan(catalog).manifest
         problems = zip(catalog.paths, manifest["problem"], strict=True)
         self.broken = {path: problem for path, problem in problems if problem}
-        return replace(catalog, contents=manifest["sha256"].tolist(), groups=manifest["duplicate_group"].to_numpy())
+        return replace(catalog, sha256=manifest["sha256"].tolist(), groups=manifest["duplicate_group"].to_numpy())
 
     def _grouped(self, catalog: Catalog) -> Catalog:
         """Return the catalog with the groups that a split may not divide."""
@@ -265,50 +254,29 @@ class AnimalsDataModule(L.LightningDataModule):
         unknown = sorted(named - set(catalog.paths))
         if unknown:
             rank_zero_warn(
-                f"data.exclude={file!r} names {len(unknown)} photographs that are not in {str(catalog.root)!r} "
+                f"data.exclude={file!r} names {len(unknown)} images that are not in {str(catalog.root)!r} "
                 f"(first: {unknown[0]})"
             )
         return named & set(catalog.paths)
 
-    def _decoded_store(self) -> DecodedStore | None:
-        """Return the store of decoded photographs, which one process writes for all."""
-        # Of the whole dataset, whatever is excluded and in whichever fold: runs that differ in that share a file.
-        wanted = (self.decodable, self.size, self.hparams["keep_decoded"])
-        rank, _ = self._rank_and_world()
-        store = keep_decoded(*wanted) if rank == 0 else None
-        if store is not None:
-            kept = sum(content in store.places for content in self.decodable.contents)
-            print(f"{kept:,} of {len(self.decodable.paths):,} photographs are kept decoded in {store}")
-        if self.trainer is not None:
-            self.trainer.strategy.barrier("decoded photographs")
-        return store if rank == 0 else find_decoded(*wanted)
+    @property
+    def info(self) -> DataInfo:
+        """What the model needs to know; available after :meth:`setup`."""
+        catalog = next(iter(self.catalogs.values()))
+        counts = tuple(self.catalogs["train"].counts().values()) if "train" in self.catalogs else ()
+        return DataInfo(tuple(catalog.class_names), counts, self.size, self.hparams["sampling"])
 
-    def _save_split(self) -> None:
-        assert self.trainer is not None
-        file = Path(self.trainer.default_root_dir) / "split.csv"
-        if file.resolve() != Path(self.hparams["split"] or "").resolve():  # a resumed run reads its own
+    def save_split(self, folder: Path) -> None:
+        """Write ``split.csv`` into a folder, unless the split was read from that very file."""
+        file = folder / "split.csv"
+        if file.resolve() != Path(self.hparams["split"] or "").resolve():
             file.parent.mkdir(parents=True, exist_ok=True)
             self.split.save(file, self.catalog)
 
-    def _predict_catalog(self) -> Catalog:
-        given = [Path(path) for path in self.hparams["predict_paths"] or []]
-        remedy = "name photographs or folders of them: 'python -m animals_pl predict PATH … --ckpt_path FILE'"
-        for path in given:
-            if not path.exists():
-                raise UsageError(f"{str(path)!r} does not exist; {remedy}")
-        paths = [image for path in given for image in (find_images(path) if path.is_dir() else [path])]
-        if not paths:
-            where = f" in {', '.join(map(str, given))} ({', '.join(sorted(IMAGE_SUFFIXES))})" if given else ""
-            raise UsageError(f"there are no photographs to predict{where}; {remedy}")
-        problems = [inspection.problem for inspection in inspect_all(paths)]
-        self.broken = {str(path): problem for path, problem in zip(paths, problems, strict=True) if problem}
-        found, paths = paths, [path for path in paths if str(path) not in self.broken or decodes(path)]
-        if not paths:
-            raise UsageError(
-                f"none of the {len(found)} photographs can be decoded (first: {found[0]}: {problems[0]}); {remedy}"
-            )
-        unknown = np.full(len(paths), -1, dtype=np.int64)
-        return Catalog(Path(), self.class_names, [str(path) for path in paths], unknown)
+    def _predict_catalog(self, class_names: list[str]) -> Catalog:
+        found = find_prediction_images([Path(path) for path in self.hparams["predict_paths"] or []])
+        self.broken = found.broken
+        return found.catalog(class_names)
 
     def _position(self) -> tuple[int, int]:
         """Return the epoch and the number of its batches that are done, from Lightning's own counters."""
@@ -320,16 +288,15 @@ class AnimalsDataModule(L.LightningDataModule):
         epochs_done: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         return epochs_done, loop.epoch_loop.batch_progress.current.ready
 
-    def photographs(self, fold: str) -> AnimalsDataset:
-        """Return the photographs of a fold; those for training come augmented when asked for by key."""
-        augmentation = self.augmentation if fold == "train" else None
-        store = self.store if fold in ("train", "val") else None
-        return AnimalsDataset(self.folds[fold], self.resize, self.size, augmentation, self.hparams["seed"], store)
+    def dataset(self, split_name: str) -> AnimalsDataset:
+        """Return the images of a split; those for training come augmented when asked for by key."""
+        augmentation = self.augmentation if split_name == "train" else None
+        return AnimalsDataset(self.catalogs[split_name], self.resize, self.size, augmentation, self.hparams["seed"])
 
     def train_sampler(self, position: Callable[[], tuple[int, int]]) -> KeyBatchSampler:
         """Return what decides which samples make up the training batches from a position on."""
         return KeyBatchSampler(
-            self.folds["train"].labels,
+            self.catalogs["train"].labels,
             self.hparams["batch_size"],
             self.hparams["sampling"],
             self.hparams["seed"],
@@ -352,26 +319,28 @@ class AnimalsDataModule(L.LightningDataModule):
         return self.evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of the photographs to predict, labelled -1."""
+        """Return the loader of the images to predict, labelled -1."""
         return self.evaluation_loader("predict")
 
-    def evaluation_loader(self, fold: str) -> DataLoader[Any]:
-        """Return a loader of a fold as it is: in order, not augmented, each photograph once over all processes."""
+    def evaluation_loader(self, split_name: str) -> DataLoader[Any]:
+        """Return a loader of a split as it is: in order, not augmented, each image once over all processes."""
         rank, world_size = self._rank_and_world()
-        # A distributed sampler would pad, and count some photographs twice.
-        return self.loader(fold, range(rank, len(self.folds[fold].paths), world_size))
+        # A distributed sampler would pad, and count some images twice.
+        return self.loader(split_name, range(rank, len(self.catalogs[split_name].paths), world_size))
 
-    def loader(self, fold: str, keys: Sequence[SampleKey | int]) -> DataLoader[Any]:
-        """Return a loader of certain samples of a fold, in their order."""
+    def loader(self, split_name: str, keys: Sequence[SampleKey | int]) -> DataLoader[Any]:
+        """Return a loader of certain samples of a split, in their order."""
         batch_size = self.hparams["batch_size"]
-        return DataLoader(self.datasets[fold], batch_size=batch_size, sampler=keys, **self._loader_options(fold))
+        return DataLoader(
+            self.datasets[split_name], batch_size=batch_size, sampler=keys, **self._loader_options(split_name)
+        )
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader_options(self, fold: str) -> dict[str, Any]:
+    def _loader_options(self, split_name: str) -> dict[str, Any]:
         # Only decoding is work for other processes; features are in memory already.
-        num_workers = self.num_workers if isinstance(self.datasets[fold], AnimalsDataset) else 0
+        num_workers = self.num_workers if isinstance(self.datasets[split_name], AnimalsDataset) else 0
         return {
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,

@@ -35,19 +35,19 @@ _RESAMPLING = {
 
 @dataclass(frozen=True)
 class Resize:
-    """How a photograph of any shape becomes a square of ``size`` pixels.
+    """How an image of any shape becomes a square of ``size`` pixels.
 
     Attributes:
-        rule: ``stretch`` squeezes the whole photograph into the square; ``crop`` keeps the aspect
+        rule: ``stretch`` squeezes the whole image into the square; ``crop`` keeps the aspect
             ratio and cuts the square out of the centre.
         interpolation: Pillow's filter (antialiased when shrinking).
-        crop_fraction: For ``crop``: the part, in (0, 1], of the shorter side that the square covers;
+        crop_pct: For ``crop``: the part, in (0, 1], of the shorter side that the square covers;
             0.875 resizes the shorter side to ``size / 0.875`` before cutting.
     """
 
     rule: ResizeRule = "stretch"
     interpolation: Interpolation = "bilinear"
-    crop_fraction: float = 1.0
+    crop_pct: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -57,12 +57,12 @@ class Resize:
         ):
             if value not in known:
                 raise UsageError(f"data.{key}={value!r} is unknown; choose one of {', '.join(known)}")
-        if not 0 < self.crop_fraction <= 1:
-            raise UsageError(f"data.crop_fraction={self.crop_fraction} is out of range; choose a value in (0, 1]")
-        if self.rule == "stretch" and self.crop_fraction != 1:
+        if not 0 < self.crop_pct <= 1:
+            raise UsageError(f"data.crop_pct={self.crop_pct} is out of range; choose a value in (0, 1]")
+        if self.rule == "stretch" and self.crop_pct != 1:
             raise UsageError(
-                f"data.crop_fraction={self.crop_fraction} has no effect with data.resize=stretch; "
-                "set data.resize=crop or leave crop_fraction at 1"
+                f"data.crop_pct={self.crop_pct} has no effect with data.resize=stretch; "
+                "set data.resize=crop or leave crop_pct at 1"
             )
 
     def __call__(self, image: np.ndarray, size: int) -> np.ndarray:
@@ -76,7 +76,7 @@ class Resize:
         if self.rule == "stretch":
             return (0.0, 0.0, float(width), float(height))
         # Resampling the centre square alone is resizing the shorter side and then cutting, in one pass.
-        side = min(width, height) * self.crop_fraction
+        side = min(width, height) * self.crop_pct
         left, top = (width - side) / 2, (height - side) / 2
         return (left, top, left + side, top + side)
 
@@ -85,7 +85,7 @@ UNKNOWN_FORMAT = "not an image in a format that is known"
 
 ABSURD_EXPANSION = 200
 """A picture above Pillow's size limit is refused if it unpacks to this many times its file's bytes; a large
-photograph unpacks to about 30 times."""
+image unpacks to about 30 times."""
 
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -172,7 +172,7 @@ def upright(picture: Image.Image, size: int | None = None) -> Image.Image:
 MARGIN = 2
 """A JPEG is decoded at a fraction of its size if each side keeps this many times the side of the square to be made.
 
-Measured on 3,292 Animals-10 photographs, against decoding them whole. At 64 pixels 22 % are reduced; in the square
+Measured on 3,292 Animals-10 images, against decoding them whole. At 64 pixels 22 % are reduced; in the square
 these differ by 0.4 of 255 levels on average, and their features of a MobileNetV3-Small by a cosine of 0.9993. Of all
 predictions of a linear head (five folds) 0.4 % change, and the accuracy of 0.6255 does not. At 112 pixels 1.2 % are
 reduced and one prediction changes. With a margin of 1, 3.4 % of the predictions change at 64 pixels and 2.1 % at 112.
@@ -186,7 +186,7 @@ def _reduced(picture: Image.Image, size: int) -> Image.Image:
     rgb = to_rgb(picture)
     if drafted is None or drafted[1][2:] == rgb.size:
         return rgb
-    # The photograph ends within the last row or column; left so, it would be shrunk towards the corner, by up to
+    # The image ends within the last row or column; left so, it would be shrunk towards the corner, by up to
     # half a pixel of the square: as large a change as all others together.
     return rgb.resize(rgb.size, Image.Resampling.BICUBIC, drafted[1])
 
@@ -210,7 +210,7 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
 
     Args:
         source: The file's path or content.
-        size: Side in pixels of the square that the photograph is wanted for. A large JPEG is then decoded at 1/2,
+        size: Side in pixels of the square that the image is wanted for. A large JPEG is then decoded at 1/2,
             1/4 or 1/8 of its size (libjpeg's scaled DCT), which is several times quicker; neither side falls below
             :data:`MARGIN` times ``size``. ``None``: whole.
 
@@ -225,7 +225,7 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
         reason = (
             UNKNOWN_FORMAT if isinstance(error, Image.UnidentifiedImageError) else f"{type(error).__name__}: {error}"
         )
-        raise UsageError(f"cannot decode the photograph {name}: {reason}; mend or remove the file") from error
+        raise UsageError(f"cannot decode the image {name}: {reason}; mend or remove the file") from error
 
 
 def decodes(source: str | Path | bytes) -> bool:

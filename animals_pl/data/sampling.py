@@ -15,9 +15,9 @@ class SampleKey(NamedTuple):
     """Everything that a training sample depends on, apart from the run's seed.
 
     Attributes:
-        index: Which photograph.
+        index: Which image.
         epoch: In which epoch.
-        repeat: How often the epoch has drawn this photograph before: 0 with ``shuffle``.
+        repeat: How often the epoch has drawn this image before: 0 with ``shuffle``.
         size: Side of the image, in pixels.
     """
 
@@ -33,10 +33,10 @@ def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def weighted(labels: np.ndarray, seed: int, epoch: int, power: float = 1.0) -> np.ndarray:
-    """Draw ``len(labels)`` indices with replacement, photographs of scarce classes more often.
+    """Draw ``len(labels)`` indices with replacement, images of scarce classes more often.
 
     Args:
-        labels: (N,) class index of every photograph.
+        labels: (N,) class index of every image.
         seed: The run's seed.
         epoch: Another one, another draw.
         power: A class is drawn in proportion to its count to the power of ``1 - power``: 1 makes all classes equally
@@ -76,9 +76,9 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
     """Yields batches of :class:`SampleKey` for one rank, starting wherever the training stands.
 
     Args:
-        labels: (N,) class index of every photograph.
+        labels: (N,) class index of every image.
         batch_size: Samples per batch and rank.
-        sampling: ``shuffle`` (every photograph once an epoch), ``weighted`` (classes equally likely) or
+        sampling: ``shuffle`` (every image once an epoch), ``weighted`` (classes equally likely) or
             ``weighted_sqrt`` (in proportion to the square root of their count).
         seed: Seed of the order.
         size_at: Epoch → image side in pixels.

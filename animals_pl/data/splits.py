@@ -1,4 +1,4 @@
-"""Which photograph is for training, validation or test: drawn, saved, loaded, verified."""
+"""Which image is for training, validation or test: drawn, saved, loaded, verified."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from animals_pl.data.catalog import Catalog
 from animals_pl.data.tables import read_rows
 from animals_pl.errors import UsageError
 
-FOLDS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 LEFT_OUT = "left out"
-"""What stands in a split file in place of a fold for photographs that are in none."""
+"""What stands in a split file in place of a split_name for images that are in none."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Paths (relative to the dataset's root, sorted) of each fold; no path is in two."""
+    """Paths (relative to the dataset's root, sorted) of each split_name; no path is in two."""
 
     train: list[str]
     val: list[str]
@@ -34,17 +34,17 @@ class Split:
 
         Args:
             file: The file to write.
-            catalog: All photographs; those in no fold are marked as left out.
+            catalog: All images; those in no split_name are marked as left out.
         """
-        fold_of = {path: fold for fold in FOLDS for path in getattr(self, fold)}
-        columns = (catalog.paths, catalog.labels.tolist(), catalog.contents, catalog.groups.tolist())
+        split_of = {path: split_name for split_name in SPLITS for path in getattr(self, split_name)}
+        columns = (catalog.paths, catalog.labels.tolist(), catalog.sha256, catalog.groups.tolist())
         partial = file.with_suffix(".partial")
         with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream:
             writer = csv.writer(stream)
             writer.writerow(["path", "label", "split", "sha256", "group"])
             for path, label, content, group in zip(*columns, strict=True):
-                name, fold = catalog.class_names[label], fold_of.get(path, LEFT_OUT)
-                writer.writerow([path, name, fold, content, group if group >= 0 else ""])
+                name, split_name = catalog.class_names[label], split_of.get(path, LEFT_OUT)
+                writer.writerow([path, name, split_name, content, group if group >= 0 else ""])
         partial.replace(file)
 
 
@@ -54,7 +54,7 @@ def _order(paths: Iterable[str], seed: int) -> list[str]:
 
 
 def _quotas(count: int, fractions: Sequence[float]) -> list[int]:
-    """Divide ``count`` by largest remainder: every fold gets its exact share, rounded up or down."""
+    """Divide ``count`` by largest remainder: every split_name gets its exact share, rounded up or down."""
     shares = count * np.array(fractions)
     quotas = np.floor(shares + 1e-9).astype(int)
     missing = count - int(quotas.sum())
@@ -63,20 +63,20 @@ def _quotas(count: int, fractions: Sequence[float]) -> list[int]:
 
 
 def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float = 0.0, seed: int = 42) -> Split:
-    """Split a catalog so that each class keeps its proportion in every fold and no group is divided.
+    """Split a catalog so that each class keeps its proportion in every split_name and no group is divided.
 
-    Without groups a class deviates from its proportion by less than one photograph, with them by less than its
+    Without groups a class deviates from its proportion by less than one image, with them by less than its
     largest group (unless groups hold several classes). The result depends on the paths, the labels, the groups and
     the seed only: not on the machine, the order of the files or the version of a library.
 
     Args:
-        catalog: The photographs.
+        catalog: The images.
         val_fraction: Part of them for validation, in (0, 1).
         test_fraction: Part of them for test, in [0, 1 - val_fraction).
         seed: Another seed, another split.
 
     Raises:
-        UsageError: A fraction is out of range, or no photograph is left for training or validation.
+        UsageError: A fraction is out of range, or no image is left for training or validation.
     """
     if not (0 < val_fraction < 1 and 0 <= test_fraction < 1 and val_fraction + test_fraction < 1):
         raise UsageError(
@@ -86,31 +86,31 @@ def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float
     fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
     num_classes = len(catalog.class_names)
     counts = np.bincount(catalog.labels, minlength=num_classes)
-    quotas = np.array([_quotas(count, fractions) for count in counts]).reshape(num_classes, len(FOLDS))
+    quotas = np.array([_quotas(count, fractions) for count in counts]).reshape(num_classes, len(SPLITS))
     members, singles = _members(catalog)
-    folds: dict[str, list[str]] = {fold: [] for fold in FOLDS}
+    splits: dict[str, list[str]] = {split_name: [] for split_name in SPLITS}
     room = quotas.copy()
     label_of = dict(zip(catalog.paths, catalog.labels.tolist(), strict=True))
     for paths in _largest_first(members, seed):
         need = np.bincount([label_of[path] for path in paths], minlength=num_classes)
-        fold = _fold_with_room(need, room, quotas)
-        room[:, fold] -= need
-        folds[FOLDS[fold]] += paths
+        split_name = _split_with_room(need, room, quotas)
+        room[:, split_name] -= need
+        splits[SPLITS[split_name]] += paths
     for label, paths in enumerate(singles):
         ordered = iter(_order(paths, seed))
-        for name, free in zip(FOLDS, room[label].tolist(), strict=True):
-            folds[name] += islice(ordered, max(0, free))
-    if not folds["train"] or not folds["val"]:
+        for name, free in zip(SPLITS, room[label].tolist(), strict=True):
+            splits[name] += islice(ordered, max(0, free))
+    if not splits["train"] or not splits["val"]:
         raise UsageError(
-            f"data.root={str(catalog.root)!r} holds only {len(catalog.paths)} photographs: too few for "
-            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}; add photographs"
+            f"data.root={str(catalog.root)!r} holds only {len(catalog.paths)} images: too few for "
+            f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}; add images"
             + (", or let groups be divided (data.group_duplicates, data.group_by)" if members else "")
         )
-    return Split(**{fold: sorted(paths) for fold, paths in folds.items()})
+    return Split(**{split_name: sorted(paths) for split_name, paths in splits.items()})
 
 
 def _members(catalog: Catalog) -> tuple[list[list[str]], list[list[str]]]:
-    """Return the sorted paths of every group of two or more, and of each class's photographs in no such group."""
+    """Return the sorted paths of every group of two or more, and of each class's images in no such group."""
     numbers, sizes = np.unique(catalog.groups, return_counts=True)
     shared = {number: [] for number in numbers[(sizes > 1) & (numbers >= 0)].tolist()}  # type: dict[int, list[str]]
     singles: list[list[str]] = [[] for _ in catalog.class_names]
@@ -125,13 +125,13 @@ def _largest_first(members: list[list[str]], seed: int) -> list[list[str]]:
     return sorted((group_of[path] for path in _order(group_of, seed)), key=len, reverse=True)
 
 
-def _fold_with_room(need: np.ndarray, room: np.ndarray, quotas: np.ndarray) -> int:
-    """Return the fold for a group: the one that is least full of those with room for it, else the roomiest.
+def _split_with_room(need: np.ndarray, room: np.ndarray, quotas: np.ndarray) -> int:
+    """Return the split_name for a group: the one that is least full of those with room for it, else the roomiest.
 
     Args:
-        need: (C,) photographs of each class in the group.
-        room: (C, F) photographs that each fold still lacks.
-        quotas: (C, F) photographs that each fold shall have.
+        need: (C,) images of each class in the group.
+        room: (C, F) images that each split_name still lacks.
+        quotas: (C, F) images that each split_name shall have.
     """
     involved = need > 0
     left = (room[involved] - need[involved, None]).min(axis=0)
@@ -143,18 +143,18 @@ def _fold_with_room(need: np.ndarray, room: np.ndarray, quotas: np.ndarray) -> i
 
 
 def load_split(file: str | Path, catalog: Catalog, left_out: Collection[str] = ()) -> Split:
-    """Read a split file and check it against the photographs that are there.
+    """Read a split file and check it against the images that are there.
 
-    A photograph that was moved is found by its content. Moved and changed photographs, and those that the file
+    An image that was moved is found by its content. Moved and changed images, and those that the file
     does not name and that are left out, are named in warnings.
 
     Args:
         file: A file that :meth:`Split.save` wrote, or any CSV with the columns ``path`` and ``split``.
-        catalog: The photographs that can be used.
+        catalog: The images that can be used.
         left_out: Paths that are not in the catalog on purpose: broken or excluded.
 
     Raises:
-        UsageError: The file is missing or malformed, names a path twice, or names photographs that
+        UsageError: The file is missing or malformed, names a path twice, or names images that
             are gone.
     """
     file = Path(file)
@@ -162,60 +162,62 @@ def load_split(file: str | Path, catalog: Catalog, left_out: Collection[str] = (
         raise UsageError(
             f"data.split={str(file)!r} is not a file; pass the split.csv of a run, or leave data.split out"
         )
-    fold_of: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     recorded: dict[str, str] = {}
     rows = read_rows(file, "data.split")
     for row in rows:
-        path, fold = row.get("path"), row.get("split")
-        if path is None or fold not in (*FOLDS, LEFT_OUT):
+        path, split_name = row.get("path"), row.get("split")
+        if path is None or split_name not in (*SPLITS, LEFT_OUT):
             raise UsageError(
                 f"data.split={str(file)!r}: each row needs a path and a split (train, val or test), not {row}"
             )
-        fold_of[path] = fold
+        split_of[path] = split_name
         recorded[path] = row.get("sha256") or ""
-    twice = len(rows) - len(fold_of)
+    twice = len(rows) - len(split_of)
     if twice:
-        raise UsageError(f"data.split={str(file)!r} names {twice} photographs more than once; each belongs to one fold")
-    if not {"train", "val"} <= set(fold_of.values()):
         raise UsageError(
-            f"data.split={str(file)!r} names no photographs for train or none for val; "
+            f"data.split={str(file)!r} names {twice} images more than once; each belongs to one split_name"
+        )
+    if not {"train", "val"} <= set(split_of.values()):
+        raise UsageError(
+            f"data.split={str(file)!r} names no images for train or none for val; "
             "pass the split.csv of a run, or leave data.split out"
         )
-    found = dict(zip(catalog.paths, catalog.contents, strict=True))
-    moved = _follow_moves(fold_of, recorded, found, left_out)
-    folds: dict[str, list[str]] = {fold: [] for fold in (*FOLDS, LEFT_OUT)}
+    found = dict(zip(catalog.paths, catalog.sha256, strict=True))
+    moved = _follow_moves(split_of, recorded, found, left_out)
+    splits: dict[str, list[str]] = {split_name: [] for split_name in (*SPLITS, LEFT_OUT)}
     gone = []
-    for path, fold in fold_of.items():
+    for path, split_name in split_of.items():
         here = moved.get(path, path)
         if here in found:
-            folds[fold].append(here)
-        elif fold != LEFT_OUT and path not in left_out:
+            splits[split_name].append(here)
+        elif split_name != LEFT_OUT and path not in left_out:
             gone.append(path)
     if gone:
         raise UsageError(
-            f"data.split={str(file)!r} names {len(gone)} photographs that are not in {str(catalog.root)!r} "
+            f"data.split={str(file)!r} names {len(gone)} images that are not in {str(catalog.root)!r} "
             f"(first: {min(gone)}); restore them, or pass --data.test_root to evaluate on another folder whole"
         )
-    changed = [path for path in fold_of if recorded[path] and found.get(path) and found[path] != recorded[path]]
-    unnamed = sorted(set(found) - set(fold_of) - set(moved.values()))
+    changed = [path for path in split_of if recorded[path] and found.get(path) and found[path] != recorded[path]]
+    unnamed = sorted(set(found) - set(split_of) - set(moved.values()))
     _warn("have changed since this split was made:", changed, catalog, file)
     _warn("were moved since this split was made:", [f"{old} → {new}" for old, new in moved.items()], catalog, file)
     _warn("are not named in this split and are left out:", unnamed, catalog, file)
-    return Split(**{fold: sorted(folds[fold]) for fold in FOLDS})
+    return Split(**{split_name: sorted(splits[split_name]) for split_name in SPLITS})
 
 
 def _follow_moves(
-    fold_of: Collection[str], recorded: dict[str, str], found: dict[str, str], left_out: Collection[str]
+    split_of: Collection[str], recorded: dict[str, str], found: dict[str, str], left_out: Collection[str]
 ) -> dict[str, str]:
-    """Return old path → new path of photographs that are gone from where they were and stand elsewhere."""
+    """Return old path → new path of images that are gone from where they were and stand elsewhere."""
     new: dict[str, list[str]] = {}
-    for path in sorted(found.keys() - set(fold_of)):
+    for path in sorted(found.keys() - set(split_of)):
         new.setdefault(found[path], []).append(path)
-    gone = [path for path in fold_of if path not in found and path not in left_out]
+    gone = [path for path in split_of if path not in found and path not in left_out]
     return {path: new[recorded[path]].pop(0) for path in gone if recorded[path] and new.get(recorded[path])}
 
 
 def _warn(what: str, names: Sequence[str], catalog: Catalog, file: Path) -> None:
     if names:
         named = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        warnings.warn(f"{len(names)} photographs in {catalog.root} {what} {named} ({file})", stacklevel=3)
+        warnings.warn(f"{len(names)} images in {catalog.root} {what} {named} ({file})", stacklevel=3)

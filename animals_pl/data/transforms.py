@@ -46,7 +46,7 @@ def reference_no_flip(size: int) -> list[A.BasicTransform]:
 
 
 def light(size: int) -> list[A.BasicTransform]:
-    """Crops of at least half of the photograph and flips."""
+    """Crops of at least half of the image and flips."""
     return [_random_crop(size, smallest=0.5), A.HorizontalFlip(p=0.5)]
 
 
@@ -72,7 +72,7 @@ POLICIES: dict[str, Callable[[int], list[A.BasicTransform]]] = {
 
 
 class Augmentation:
-    """Changes a decoded photograph at random, then brings it to the size asked for.
+    """Changes a decoded image at random, then brings it to the size asked for.
 
     Args:
         policy: ``none``, a name in :data:`POLICIES`, or a YAML or JSON file written by ``albumentations.save``.
@@ -100,7 +100,7 @@ class Augmentation:
             image = pipeline(image=image)["image"]
             if image.dtype != np.uint8 or image.shape[2:] != (3,):
                 raise UsageError(
-                    f"data.augment={self.policy!r} turns photographs into {image.dtype} arrays of shape {image.shape}; "
+                    f"data.augment={self.policy!r} turns images into {image.dtype} arrays of shape {image.shape}; "
                     "leave out steps such as Normalize and ToTensorV2: the net normalises"
                 )
         if image.shape[:2] == (size, size):

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 import animals_pl
 from animals_pl.data.catalog import ANIMALS10, english_name, find_images
 from animals_pl.data.decode import Resize, decode, decodes
-from animals_pl.data.practice import draw_animal
+from animals_pl.data.sources.practice.practice_set import draw_animal
 from animals_pl.errors import UsageError
-from animals_pl.models.layers import flip_averaged
+from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.checkpoint import load_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
 
 TOLERANCE = 1e-4
 """Largest difference of a probability between torch and the exported file that passes."""
-NUM_PHOTOGRAPHS = 16
+NUM_IMAGES = 16
 
 
 class ExportedNet(nn.Module):
@@ -32,47 +32,45 @@ class ExportedNet(nn.Module):
 
     Args:
         net: (B, 3, S, S) pixels → (B, C) logits.
-        flips: Whether the logits are the mean of an image's and its mirror image's.
+        tta: Test-time augmentation that is part of the graph.
     """
 
-    def __init__(self, net: nn.Module, flips: bool = False) -> None:
+    def __init__(self, net: nn.Module, tta: TTA = "none") -> None:
         super().__init__()
         self.net = net
-        self.flips = flips
+        self.tta = tta
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Turn uint8 RGB images (B, 3, S, S) into probabilities (B, C) and logits (B, C)."""
-        logits = flip_averaged(self.net, images) if self.flips else self.net(images)
+        logits = forward_tta(self.net, images, self.tta)
         return logits.softmax(1), logits
 
 
-def export(
-    ckpt_path: str, output: str = "model.onnx", photographs: str | None = None, flips: bool | None = None
-) -> None:
+def export(ckpt_path: str, output: str = "model.onnx", image_folder: str | None = None, tta: TTA | None = None) -> None:
     """Write a checkpoint's net as one ONNX file that needs nothing else.
 
     The file takes ``images``, uint8 RGB (B, 3, S, S) for any B, normalises them itself, and gives
     ``probabilities`` and ``logits`` (B, C). Its metadata holds class names, size and resize rule. It is
-    compared with torch on photographs before it takes its place.
+    compared with torch on images before it takes its place.
 
     Args:
         ckpt_path: A run's best.ckpt or last.ckpt.
         output: The ONNX file to write.
-        photographs: Folder of photographs to verify on; null: the dataset that the checkpoint was trained on, or
+        image_folder: Folder of images to verify on; null: the dataset that the checkpoint was trained on, or
             practice pictures where that is gone.
-        flips: Fold the mean over mirror images in, which doubles the time of an image; null: as the run's model.flips.
+        tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
     """
     checkpoint = load_checkpoint(ckpt_path)
     data = checkpoint["datamodule_hyper_parameters"]
     model = AnimalClassifier.load_from_checkpoint(ckpt_path, map_location="cpu", weights_only=True)
-    resize = Resize(data["resize"], data["interpolation"], data["crop_fraction"])
+    resize = Resize(data["resize"], data["interpolation"], data["crop_pct"])
     size = model.hparams["input_size"]
-    images, source = _verification_images(photographs, data["root"], resize, size)
+    images, source = _verification_images(image_folder, data["root"], resize, size)
     target = Path(output)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         partial = Path(folder) / target.name
-        net = ExportedNet(model.net, model.hparams["flips"] if flips is None else flips).eval()
+        net = ExportedNet(model.net, model.hparams["tta"] if tta is None else tta).eval()
         _write(net, images, partial, _metadata(model, data, ckpt_path))
         difference = _verify(net, images, partial)
         partial.replace(target)
@@ -84,20 +82,22 @@ def export(
     )
 
 
-def _verification_images(photographs: str | None, root: str, resize: Resize, size: int) -> tuple[Tensor, str]:
+def _verification_images(image_folder: str | None, root: str, resize: Resize, size: int) -> tuple[Tensor, str]:
     """Return (N, 3, S, S) uint8 images and what they are."""
-    folder = Path(photographs or root)
+    folder = Path(image_folder or root)
     paths = find_images(folder) if folder.is_dir() else []
-    if photographs and not paths:
-        raise UsageError(f"photographs={photographs!r} is not a folder with photographs; pass one, or leave it out")
-    chosen = [paths[index] for index in np.linspace(0, max(0, len(paths) - 1), NUM_PHOTOGRAPHS).astype(int) if paths]
+    if image_folder and not paths:
+        raise UsageError(f"image_folder={image_folder!r} is not a folder with images; pass one, or leave it out")
+    chosen = [paths[index] for index in np.linspace(0, max(0, len(paths) - 1), NUM_IMAGES).astype(int) if paths]
     arrays = [decode(path, size) for path in chosen if decodes(path)]
-    source = f"photographs of {folder}"
-    if photographs and not arrays:
-        raise UsageError(f"photographs={photographs!r}: none can be decoded (such as {chosen[0]}); mend or remove them")
+    source = f"images of {folder}"
+    if image_folder and not arrays:
+        raise UsageError(
+            f"image_folder={image_folder!r}: none can be decoded (such as {chosen[0]}); mend or remove them"
+        )
     if not arrays:
         names = list(ANIMALS10)
-        drawings = [draw_animal(names[i % len(names)], np.random.default_rng(i)) for i in range(NUM_PHOTOGRAPHS)]
+        drawings = [draw_animal(names[i % len(names)], np.random.default_rng(i)) for i in range(NUM_IMAGES)]
         arrays, source = [np.asarray(drawing) for drawing in drawings], "practice pictures"
     batch = np.stack([resize(array, size).transpose(2, 0, 1) for array in arrays])
     return torch.from_numpy(batch), source
@@ -113,7 +113,7 @@ def _metadata(model: AnimalClassifier, data: dict[str, Any], ckpt_path: str) -> 
         "input_size": model.hparams["input_size"],
         "resize": data["resize"],
         "interpolation": data["interpolation"],
-        "crop_fraction": data["crop_fraction"],
+        "crop_pct": data["crop_pct"],
         "mean": [round(value / 255, 6) for value in normalize.mean.flatten().tolist()],
         "std": [round(value / 255, 6) for value in normalize.std.flatten().tolist()],
         "net": model.hparams["net"],
@@ -144,7 +144,7 @@ def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
     """Return the largest difference of a probability between torch and the file.
 
     Raises:
-        UsageError: The difference is above the tolerance, in a batch or photograph by photograph.
+        UsageError: The difference is above the tolerance, in a batch or image by image.
     """
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     with torch.inference_mode():

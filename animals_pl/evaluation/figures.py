@@ -20,10 +20,10 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = np.array([row["epoch"] + 1 for row in rows])
     for axes, (metric, title) in zip(figure.subplots(1, 2), [("loss", "loss"), ("acc", "accuracy")], strict=True):
-        for fold, colour in (("train", TRAIN_COLOUR), ("val", VAL_COLOUR)):
-            values = np.array([row.get(f"{metric}/{fold}", np.nan) for row in rows], dtype=float)
-            axes.plot(epochs, values, color=colour, marker="o", markersize=3, label=fold)
-            if fold == "val" and not np.isnan(values).all():
+        for split, colour in (("train", TRAIN_COLOUR), ("val", VAL_COLOUR)):
+            values = np.array([row.get(f"{metric}/{split}", np.nan) for row in rows], dtype=float)
+            axes.plot(epochs, values, color=colour, marker="o", markersize=3, label=split)
+            if split == "val" and not np.isnan(values).all():
                 best = int(np.nanargmin(values) if metric == "loss" else np.nanargmax(values))
                 axes.plot(epochs[best], values[best], "*", color=colour, markersize=13)
                 axes.annotate(

@@ -11,7 +11,7 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 
 
 def recall_per_class(confusion: np.ndarray) -> np.ndarray:
-    """Return the part of each class's photographs that were recognised: (C,), NaN where there were none.
+    """Return the part of each class's images that were recognised: (C,), NaN where there were none.
 
     Args:
         confusion: (C, C) counts, rows the truth, columns the prediction.
@@ -20,7 +20,7 @@ def recall_per_class(confusion: np.ndarray) -> np.ndarray:
 
 
 def f1_per_class(confusion: np.ndarray) -> np.ndarray:
-    """Return 2·TP / (2·TP + FP + FN) of each class: (C,), NaN where a class has no photographs.
+    """Return 2·TP / (2·TP + FP + FN) of each class: (C,), NaN where a class has no images.
 
     Args:
         confusion: (C, C) counts, rows the truth, columns the prediction.
@@ -33,8 +33,8 @@ def f1_per_class(confusion: np.ndarray) -> np.ndarray:
 def summarise(confusion: np.ndarray) -> dict[str, float]:
     """Return top-1 accuracy, macro recall and macro-F1, each in 0…1.
 
-    The macro averages are over the classes that have photographs, so a folder with three of ten
-    classes is judged on those three (scikit-learn's ``balanced_accuracy_score`` does the same).
+    The macro averages are over the classes that have images, so a folder with three of ten
+    classes is evaluated on those three (scikit-learn's ``balanced_accuracy_score`` does the same).
 
     Args:
         confusion: (C, C) counts, rows the truth, columns the prediction; not all zero.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,10 @@ class SequentialNet(nn.Module):
         return self.forward_head(self.forward_features(images))
 
 
-def flip_averaged(net: nn.Module, images: Tensor) -> Tensor:
-    """Return the mean of a net's logits (B, C) of images (B, 3, S, S) and of their mirror images."""
-    return (net(images) + net(images.flip(3))) / 2
+TTA = Literal["none", "hflip"]
+"""Test-time augmentation: ``hflip`` averages the logits of an image and its horizontal flip."""
+
+
+def forward_tta(net: nn.Module, images: Tensor, tta: TTA) -> Tensor:
+    """Logits (B, C) of images (B, 3, S, S) with test-time augmentation."""
+    return (net(images) + net(images.flip(3))) / 2 if tta == "hflip" else net(images)

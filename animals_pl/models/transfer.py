@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from animals_pl.errors import UsageError, did_you_mean
-from animals_pl.models.folding import fold_batch_norms
+from animals_pl.models.fusion import fuse_conv_bn
 from animals_pl.models.layers import Normalize, keras_init
+from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.models.synsets import IMAGENET_CLASSES, imagenet_indices
 
 Head = Literal["linear", "dense"]
@@ -167,13 +168,13 @@ class TransferNet(nn.Module):
                 module.eval()
         return self
 
-    def learn(self, part: float) -> None:
-        """Let the last blocks of the backbone learn, that part of all of them in [0, 1], and freeze the others."""
+    def unfreeze(self, fraction: float) -> None:
+        """Make the last ``fraction`` of the backbone's blocks trainable, in [0, 1]; freeze the others."""
         block_of = group_parameters(self.backbone, self.backbone.group_matcher(coarse=False), reverse=True)
-        first = round((1 - part) * (1 + max(block_of.values())), 6)  # parts such as 1/3 are not exact
+        first = round((1 - fraction) * (1 + max(block_of.values())), 6)  # 1/3 is not exact
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(block_of[name] >= first)
-        self.freeze = part == 0
+        self.freeze = fraction == 0
         self.train(self.training)
 
     def forward_features(self, images: Tensor) -> Tensor:
@@ -184,13 +185,13 @@ class TransferNet(nn.Module):
         return self.backbone.forward_head(feature_map, pre_logits=True)
 
     @torch.no_grad()
-    def for_extraction(self, images: Tensor) -> TransferNet:
+    def for_inference(self, images: Tensor) -> TransferNet:
         """Return a copy whose ``forward_features`` is quicker and, to float32 accuracy, the same.
 
         Args:
             images: (B, 3, S, S) pixels in 0…255 to check that with; a few are enough.
         """
-        return fold_batch_norms(self, lambda net: net.forward_features(images))
+        return fuse_conv_bn(self, lambda net: net.forward_features(images))
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Turn (B, F) features into (B, C) logits."""
@@ -212,9 +213,9 @@ def _build_head(head: Head, num_features: int, num_classes: int, dropout: float)
 def _require_known(name: str) -> None:
     architecture = name.partition(".")[0]
     if not timm.is_model(architecture):
-        hint = did_you_mean(architecture.lower(), ["shallownet", "lenet", "minivggnet", *timm.list_models()])
+        hint = did_you_mean(architecture.lower(), [*FROM_SCRATCH, *timm.list_models()])
         raise UsageError(
-            f"model.net={name!r} is unknown; {hint}choose shallownet, lenet, minivggnet or a timm model "
+            f"model.net={name!r} is unknown; {hint}choose {', '.join(FROM_SCRATCH)} or a timm model "
             "(see timm.list_models())"
         )
     if "." in name and name not in timm.list_pretrained(f"{architecture}*"):

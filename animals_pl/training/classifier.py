@@ -18,12 +18,16 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
-from animals_pl import models
 from animals_pl.data.catalog import english_name
+from animals_pl.data.class_weights import ClassWeights, class_weights
+from animals_pl.data.info import DataInfo
+from animals_pl.data.sampling import Sampling
 from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.evaluation.metrics import summarise
-from animals_pl.models.layers import flip_averaged
-from animals_pl.training.losses import ClassificationLoss, ClassWeights, Loss, class_weights
+from animals_pl.models.layers import TTA, forward_tta
+from animals_pl.models.registry import FROM_SCRATCH, build_net
+from animals_pl.models.transfer import Features, Head, TransferNet
+from animals_pl.training.losses import ClassificationLoss, Loss
 from animals_pl.training.parameter_groups import parameter_groups
 
 HeadInit = Literal["imagenet", "random"]
@@ -35,8 +39,8 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 _cross_entropy = partial(F.cross_entropy, reduction="none")
 
 
-class FoldMetrics(nn.Module):
-    """Loss and confusion matrix of one fold over an epoch, exact over any number of processes.
+class SplitMetrics(nn.Module):
+    """Loss and confusion matrix of one split over an epoch, exact over any number of processes.
 
     Args:
         num_classes: Number of classes.
@@ -80,7 +84,7 @@ class AnimalClassifier(L.LightningModule):
             weights come with one and ``features`` are what it sees; others as with random) or ``random``.
         freeze_norm: Keep the BatchNorm statistics of a backbone that learns as they are; null: where it is pretrained.
         loss: ``cross_entropy``, ``focal`` or ``logit_adjusted``.
-        focal_gamma: How much ``focal`` turns to photographs that are still hard, 0 or more.
+        focal_gamma: How much ``focal`` turns to images that are still hard, 0 or more.
         logit_tau: How strongly ``logit_adjusted`` corrects the imbalance: 1 in full, 0 not at all.
         class_weights: Factor of each class's loss: ``none``, ``balanced`` (N / (C · count)), ``reference``
             (max(count) / count, rounded to three decimals) or ``effective`` (by the effective number of samples).
@@ -88,10 +92,10 @@ class AnimalClassifier(L.LightningModule):
         label_smoothing: Part of every target that is spread over all classes, in [0, 1).
         mixup: Alpha of MixUp: training images are blended in pairs; 0: not. With cutmix, each takes half the batches.
         cutmix: Alpha of CutMix: a rectangle of each training image comes from another one; 0: not.
-        flips: Judge, predict and export by the mean of the logits of a photograph and its mirror image.
+        tta: Test-time augmentation. "hflip" averages the logits of the image and its horizontal flip.
         optimizer: A name that timm's optimizer factory knows.
         lr: Learning rate, of a timm net's head.
-        body_lr: Learning rate of a timm net's last block as a part of ``lr``, above 0.
+        backbone_lr_mult: Learning rate of a timm net's last block as a part of ``lr``, above 0.
         layer_decay: Each block of a timm net learns at this part of the rate of the one after it, in (0, 1].
         weight_decay: Weight decay; biases and norms are spared.
         optimizer_eps: The optimizer's epsilon; null: its own default (Keras's Adam has 1e-7).
@@ -108,8 +112,8 @@ class AnimalClassifier(L.LightningModule):
     def __init__(
         self,
         net: str = "minivggnet",
-        head: models.Head = "linear",
-        features: models.Features = "pooled",
+        head: Head = "linear",
+        features: Features = "pooled",
         freeze: bool = False,
         dropout: float = 0.2,
         weights: str | None = None,
@@ -123,10 +127,10 @@ class AnimalClassifier(L.LightningModule):
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
         cutmix: float = 0.0,
-        flips: bool = False,
+        tta: TTA = "none",
         optimizer: str = "adam",
         lr: float = 1e-3,
-        body_lr: float = 1.0,
+        backbone_lr_mult: float = 1.0,
         layer_decay: float = 1.0,
         weight_decay: float = 0.0,
         optimizer_eps: float | None = None,
@@ -147,52 +151,90 @@ class AnimalClassifier(L.LightningModule):
             ("mixup", mixup, mixup >= 0, "0 or above"),
             ("cutmix", cutmix, cutmix >= 0, "0 or above"),
             ("lr", lr, lr >= 0, "0 or above"),
-            ("body_lr", body_lr, body_lr > 0, "above 0"),
+            ("backbone_lr_mult", backbone_lr_mult, backbone_lr_mult > 0, "above 0"),
             ("layer_decay", layer_decay, 0 < layer_decay <= 1, "(0, 1]"),
             ("weight_decay", weight_decay, weight_decay >= 0, "0 or above"),
             ("warmup_epochs", warmup_epochs, warmup_epochs >= 0, "0 or above"),
         ):
             if not fits:
                 raise UsageError(f"model.{key}={value} is out of range; choose a value {range_}")
-        self._restored = False
-        self.net: Any = None  # built in configure_model, when classes and size are known
+        self.net: Any = None  # built in configure_model, once classes and size are known
+        self.data_info: DataInfo | None = None
+        self.image_size = 0
+        """Side of the latest training images, in pixels."""
 
     @property
     def class_names(self) -> list[str] | None:
-        """Label order, once it is known."""
+        """Class names in label order; ``None`` until :meth:`set_data`."""
         return self.hparams["class_names"]
 
+    def set_data(self, info: DataInfo) -> None:
+        """Tell the model which classes it learns, at which image size, and how many training images each has.
+
+        The datamodule's ``setup`` calls this. With plain dataloaders, call it before ``trainer.fit``.
+
+        Args:
+            info: The facts. Class names and size become hyper-parameters of a new model.
+
+        Raises:
+            UsageError: The class names differ from those of the checkpoint.
+        """
+        if self.hparams["class_names"] is None:
+            self.hparams["class_names"], self.hparams["input_size"] = list(info.class_names), info.size
+        elif list(info.class_names) != self.hparams["class_names"]:
+            raise UsageError(
+                f"the data has the classes {', '.join(info.class_names)}, but the model was trained on "
+                f"{', '.join(self.hparams['class_names'])}; use data with the model's classes, or a new model"
+            )
+        self.data_info = info
+
     def configure_model(self) -> None:
-        """Build the net for the checkpoint's classes and size, or at a fresh ``fit`` for the dataset's."""
+        """Build the net for the known classes and size; at the start of a new training, load pretrained weights.
+
+        Raises:
+            UsageError: The classes are not known.
+        """
         if self.net is not None:
             return
         hparams = self.hparams
-        self._fresh = hparams["class_names"] is None
-        if self._fresh:
-            data = self.trainer.datamodule  # type: ignore[attr-defined]
-            hparams["class_names"], hparams["input_size"] = list(data.class_names), data.size
+        if hparams["class_names"] is None:
+            raise UsageError(
+                "the model does not know its classes; call model.set_data(DataInfo(class_names, class_counts, size)), "
+                "or train with an AnimalsDataModule"
+            )
         num_classes = len(hparams["class_names"])
         options = {key: hparams[key] for key in ("head", "features", "freeze", "freeze_norm", "dropout")}
         if options["freeze_norm"] is None:
-            options["freeze_norm"] = hparams["weights"] is not None and hparams["net"] not in models.FROM_SCRATCH
-        net = models.build(hparams["net"], num_classes, hparams["input_size"], **options)
-        # Convolutions are quicker so: 1.5 times in training on two cores, and tensor cores are made for it.
+            options["freeze_norm"] = hparams["weights"] is not None and hparams["net"] not in FROM_SCRATCH
+        net = build_net(hparams["net"], num_classes, hparams["input_size"], **options)
+        # channels_last: 1.5x faster training on 2 cores; required for full tensor core throughput.
         self.net = net.to(memory_format=torch.channels_last)
-        self.train_metrics = FoldMetrics(num_classes)
-        self.val_metrics = FoldMetrics(num_classes)
-        self.test_metrics = FoldMetrics(num_classes)
+        self.train_metrics = SplitMetrics(num_classes)
+        self.val_metrics = SplitMetrics(num_classes)
+        self.test_metrics = SplitMetrics(num_classes)
+        if hparams["weights"] and self._starts_training():
+            self._load_weights(hparams["weights"])
+
+    def _starts_training(self) -> bool:
+        """Whether a new training begins: not a resumed one, nor an evaluation."""
+        trainer = self._trainer
+        return trainer is not None and trainer.state.fn == "fit" and trainer.ckpt_path is None
 
     def setup(self, stage: str) -> None:
-        """Before training: load pretrained weights and take the class counts from the dataset."""
+        """Build the net and, before training, the loss from the class counts.
+
+        Raises:
+            UsageError: The class counts are not known.
+        """
         self.configure_model()
         if stage != "fit":
             return
-        self._warn_of_double_correction()
-        if self.hparams["weights"] and self._fresh:
-            self._load_weights(self.hparams["weights"])
-        labels = self.trainer.datamodule.folds["train"].labels  # type: ignore[attr-defined]
-        self.training_loss = self._build_loss(np.bincount(labels, minlength=len(self.hparams["class_names"])))
-        self.mixing = self._build_mixing()
+        if self.data_info is None:
+            raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training")
+        self.image_size = self.data_info.size
+        self._warn_of_double_correction(self.data_info.sampling)
+        self.training_loss = self._build_loss(np.array(self.data_info.class_counts))
+        self.mixup_cutmix = self._build_mixup_cutmix()
 
     def _build_loss(self, counts: np.ndarray) -> ClassificationLoss:
         hparams = self.hparams
@@ -200,31 +242,15 @@ class AnimalClassifier(L.LightningModule):
         numbers = (hparams["focal_gamma"], hparams["logit_tau"], hparams["label_smoothing"])
         return ClassificationLoss(counts, hparams["loss"], weights, *numbers).to(self.device)
 
-    def _build_mixing(self) -> Any:
-        """Return what blends a batch of images and labels, if anything: (B, C) targets take the labels' place."""
+    def _build_mixup_cutmix(self) -> nn.Module | None:
+        """Transform of images and labels (B,) into blended images and targets (B, C)."""
         num_classes = len(self.hparams["class_names"])
         kinds = (("mixup", v2.MixUp), ("cutmix", v2.CutMix))
         wanted = [kind(alpha=self.hparams[key], num_classes=num_classes) for key, kind in kinds if self.hparams[key]]
         return v2.RandomChoice(wanted) if wanted else None
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note that the net's weights are a checkpoint's."""
-        self._restored = True
-
-    def on_fit_start(self) -> None:
-        """Refuse to train a fresh net without the weights that were asked for.
-
-        Raises:
-            UsageError: ``class_names`` was given, as for a checkpoint, but there is no checkpoint.
-        """
-        if self.hparams["weights"] and not self._fresh and not self._restored:
-            raise UsageError(
-                "model.class_names and model.input_size belong to a checkpoint; leave them out to start "
-                f"from model.weights={self.hparams['weights']!r}, or pass --ckpt_path to resume"
-            )
-
     def _load_weights(self, weights: str) -> None:
-        if not isinstance(self.net, models.TransferNet):
+        if not isinstance(self.net, TransferNet):
             raise UsageError(
                 f"model.weights={weights!r}: model.net={self.hparams['net']!r} is trained from scratch; "
                 "set model.weights to null or choose a timm net"
@@ -232,9 +258,8 @@ class AnimalClassifier(L.LightningModule):
         names = [english_name(name) for name in self.hparams["class_names"]]
         self.net.load_weights(weights, names if self.hparams["head_init"] == "imagenet" else [])
 
-    def _warn_of_double_correction(self) -> None:
+    def _warn_of_double_correction(self, sampling: Sampling) -> None:
         """Warn where sampling, class weights and loss together correct the imbalance more than in full."""
-        sampling = self.trainer.datamodule.hparams.sampling  # type: ignore[attr-defined]
         weights, loss, tau = (self.hparams[key] for key in ("class_weights", "loss", "logit_tau"))
         strengths = {
             f"data.sampling={sampling}": {"shuffle": 0, "weighted_sqrt": 0.5, "weighted": 1}[sampling],
@@ -249,9 +274,7 @@ class AnimalClassifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
-        if self.hparams["flips"] and not self.training:
-            return flip_averaged(self.net, images)
-        return self.net(images)
+        return forward_tta(self.net, images, "none" if self.training else self.hparams["tta"])
 
     def _logits(self, images: Tensor) -> Tensor:
         """Turn images, or features that have been through the frozen backbone already, into (B, C) logits.
@@ -265,13 +288,13 @@ class AnimalClassifier(L.LightningModule):
         return logits.mean(1) if images.dim() > FEATURE_DIMS else logits
 
     def _step(
-        self, batch: Batch, metrics: FoldMetrics, loss: LossFunction = _cross_entropy, targets: Tensor | None = None
+        self, batch: Batch, metrics: SplitMetrics, loss: LossFunction = _cross_entropy, targets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss of a batch, the mean of its photographs' losses, and its logits; note both for the epoch.
+        """Return the loss of a batch, the mean of its images' losses, and its logits; note both for the epoch.
 
         Args:
             batch: Images, see :meth:`_logits`, and labels (B,).
-            metrics: The fold's metrics.
+            metrics: The split's metrics.
             loss: Logits (B, C) and targets → losses (B,).
             targets: Probabilities (B, C) in place of the labels, of images that are blended.
         """
@@ -281,15 +304,17 @@ class AnimalClassifier(L.LightningModule):
         metrics.update(losses, logits, labels)
         return losses.mean(), logits
 
-    def _log_epoch(self, metrics: FoldMetrics, fold: str) -> None:
-        self.log_dict({f"{name}/{fold}": value for name, value in metrics.compute().items()}, sync_dist=True)
+    def _log_epoch(self, metrics: SplitMetrics, split: str) -> None:
+        self.log_dict({f"{name}/{split}": value for name, value in metrics.compute().items()}, sync_dist=True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the weighted loss of a batch, blended where that is asked for."""
         images, labels = batch
+        if images.dim() == PIXEL_DIMS:
+            self.image_size = images.shape[-1]
         targets = None
-        if self.mixing is not None:
-            images, targets = self.mixing(images.float(), labels)
+        if self.mixup_cutmix is not None:
+            images, targets = self.mixup_cutmix(images.float(), labels)
         loss, _ = self._step((images, labels), self.train_metrics, self.training_loss, targets)
         self.log("loss", loss, prog_bar=True, logger=False)
         return loss
@@ -324,23 +349,22 @@ class AnimalClassifier(L.LightningModule):
         Resumed from a checkpoint of its validation, an epoch ends without a batch: there is nothing to log.
         """
         if self.train_metrics.loss.update_called:
-            size = self.trainer.datamodule.size_schedule(self.current_epoch)  # type: ignore[attr-defined]
-            self.log("image_size", float(size), sync_dist=True)
+            self.log("image_size", float(self.image_size), sync_dist=True)
             self._log_epoch(self.train_metrics, "train")
 
     def on_validation_epoch_end(self) -> None:
-        """Log the same of the validation photographs."""
+        """Log the same of the validation images."""
         self._log_epoch(self.val_metrics, "val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the same of the test photographs."""
+        """Log the same of the test images."""
         self._log_epoch(self.test_metrics, "test")
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and the schedule by name through timm's factories."""
         hparams = self.hparams
         eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
-        rates = {key: hparams[key] for key in ("lr", "weight_decay", "body_lr", "layer_decay")}
+        rates = {key: hparams[key] for key in ("lr", "weight_decay", "backbone_lr_mult", "layer_decay")}
         groups = parameter_groups(self.net, **rates)
         optimizer = create_optimizer_v2(groups, hparams["optimizer"], lr=hparams["lr"], **eps)
         schedule, warmup_epochs = hparams["schedule"], hparams["warmup_epochs"]

@@ -224,7 +224,7 @@ def test_root_without_class_folders_is_named_with_a_remedy(tmp_path, content):
 def test_empty_class_is_named_with_a_remedy(make_tree):
     root = make_tree("zoo", {"cane": 1})
     (root / "gatto").mkdir()
-    (root / "gatto/readme.txt").write_text("no photographs")
+    (root / "gatto/readme.txt").write_text("no images")
     message = refusal(root)
     assert f"data.root={str(root)!r}" in message
     assert "'gatto'" in message

@@ -1,4 +1,4 @@
-"""Photographs → batches: which ones, in which order, with which labels, for which process."""
+"""Images → batches: which ones, in which order, with which labels, for which process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from animals_pl.data import datamodule as datamodule_file
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.decode import decode
-from animals_pl.data.practice import PRACTICE_ROOT, draw_animal
+from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_animal
 from animals_pl.errors import UsageError
 from animals_pl.training.classifier import AnimalClassifier
 
@@ -63,39 +63,39 @@ def samples(loader) -> list[tuple[bytes, int]]:
     ]
 
 
-def expected(data: AnimalsDataModule, fold: str) -> list[tuple[bytes, int]]:
-    catalog = data.folds[fold]
+def expected(data: AnimalsDataModule, split: str) -> list[tuple[bytes, int]]:
+    catalog = data.catalogs[split]
     return [(by_hand(catalog.root / path).tobytes(), NAMES.index(path.partition("/")[0])) for path in catalog.paths]
 
 
-# ---------------------------------------------------------------- folds
+# ---------------------------------------------------------------- splits
 
 
-def test_folds_divide_the_photographs(tiny_tree):
+def test_splits_divide_the_images(tiny_tree):
     data = make(tiny_tree, "fit", val_fraction=0.25, test_fraction=0.2)
-    paths = [set(data.folds[fold].paths) for fold in ("train", "val", "test")]
+    paths = [set(data.catalogs[split].paths) for split in ("train", "val", "test")]
     assert sum(map(len, paths)) == len(set.union(*paths)) == 57
     assert set.union(*paths) == {file.relative_to(tiny_tree).as_posix() for file in tiny_tree.rglob("*.jpg")}
     assert data.class_names == NAMES
 
 
-def test_stages_agree_on_the_folds(tiny_tree):
-    folds = [
-        {fold: catalog.paths for fold, catalog in make(tiny_tree, stage, test_fraction=0.2).folds.items()}
+def test_stages_agree_on_the_splits(tiny_tree):
+    splits = [
+        {split: catalog.paths for split, catalog in make(tiny_tree, stage, test_fraction=0.2).splits.items()}
         for stage in ("fit", "validate", "test")
     ]
-    assert folds[0] == folds[1] == folds[2]
+    assert splits[0] == splits[1] == splits[2]
 
 
-def test_a_stage_after_another_keeps_the_folds(tiny_tree):
+def test_a_stage_after_another_keeps_the_splits(tiny_tree):
     data = make(tiny_tree, "fit", test_fraction=0.2)
-    before = dict(data.folds)
+    before = dict(data.catalogs)
     data.setup("validate")
     data.setup("test")
-    assert all(data.folds[fold] is before[fold] for fold in ("train", "val", "test"))
+    assert all(data.catalogs[split] is before[split] for split in ("train", "val", "test"))
 
 
-def test_test_needs_photographs(tiny_tree):
+def test_test_needs_images(tiny_tree):
     with pytest.raises(UsageError, match=r"--data\.test_root DIR .*--data\.test_fraction"):
         make(tiny_tree, "test")
 
@@ -103,7 +103,7 @@ def test_test_needs_photographs(tiny_tree):
 def test_test_root_is_taken_whole(tiny_tree, make_tree):
     other = make_tree("other", {"pecora": 3, "cane": 2})
     data = make(tiny_tree, "test", test_root=str(other), batch_size=2)
-    assert data.folds["test"].paths == [
+    assert data.catalogs["test"].paths == [
         *(f"cane/cane_{i}.jpg" for i in range(2)),
         *(f"pecora/pecora_{i}.jpg" for i in range(3)),
     ]
@@ -114,7 +114,7 @@ def test_test_root_is_taken_whole(tiny_tree, make_tree):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_gives_every_photograph_once(tiny_tree, workers):
+def test_training_gives_every_image_once(tiny_tree, workers):
     data = make(tiny_tree, "fit", num_workers=workers)
     batches = list(data.train_dataloader())
     assert [(images.dtype, tuple(images.shape[1:])) for images, _ in batches] == [(torch.uint8, (3, SIZE, SIZE))] * 6
@@ -124,7 +124,7 @@ def test_training_gives_every_photograph_once(tiny_tree, workers):
     assert found != expected(data, "train")
 
 
-def test_augmented_training_photographs_keep_their_labels(tiny_tree):
+def test_augmented_training_images_keep_their_labels(tiny_tree):
     data = make(tiny_tree, "fit", augment="light")
     plain, augmented = samples(make(tiny_tree, "fit").train_dataloader()), samples(data.train_dataloader())
     assert [label for _, label in augmented] == [label for _, label in plain]
@@ -132,7 +132,7 @@ def test_augmented_training_photographs_keep_their_labels(tiny_tree):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_validation_gives_the_photographs_in_order(tiny_tree, workers):
+def test_validation_gives_the_images_in_order(tiny_tree, workers):
     data = make(tiny_tree, "fit", num_workers=workers, augment="strong")
     data.size_schedule = lambda epoch: 24
     assert samples(data.val_dataloader()) == expected(data, "val")
@@ -146,7 +146,7 @@ def test_training_follows_the_size_schedule(tiny_tree):
 
 @pytest.fixture
 def asked(monkeypatch) -> list[int | None]:
-    """The sizes that photographs are decoded for."""
+    """The sizes that images are decoded for."""
     sizes: list[int | None] = []
     decode = datamodule_file.decode
     monkeypatch.setattr(datamodule_file, "decode", lambda path, size=None: sizes.append(size) or decode(path, size))
@@ -170,7 +170,7 @@ def test_validation_and_prediction_decode_for_the_final_size(tiny_tree, asked):
     assert asked == [SIZE] * (14 + 5)
 
 
-def test_large_photographs_are_decoded_at_a_fraction_of_their_size(tmp_path):
+def test_large_images_are_decoded_at_a_fraction_of_their_size(tmp_path):
     animals = {name: draw_animal(name, np.random.default_rng(0)).resize((1203, 901)) for name in ("cane", "gatto")}
     for name, picture in animals.items():
         (tmp_path / name).mkdir()
@@ -178,7 +178,7 @@ def test_large_photographs_are_decoded_at_a_fraction_of_their_size(tmp_path):
             picture.save(tmp_path / name / f"{index}.jpg", quality=90)
     data = make(tmp_path, "fit", val_fraction=0.5, size=32, group_duplicates=False)
     image, label = data.datasets["val"][0]
-    small = decode(tmp_path / data.folds["val"].paths[0], 32)
+    small = decode(tmp_path / data.catalogs["val"].paths[0], 32)
     assert small.shape[:2] == (113, 151)
     assert np.array_equal(image.numpy().transpose(1, 2, 0), data.resize(small, 32))
     whole = np.asarray(animals[data.class_names[label]].resize((32, 32), Image.Resampling.BILINEAR))
@@ -189,8 +189,8 @@ def test_predict_takes_files_and_folders(tiny_tree):
     files = sorted((tiny_tree / "gatto").iterdir())
     given = [str(tiny_tree / "cane" / "cane_3.jpg"), str(tiny_tree / "gatto")]
     data = make("nowhere", "predict", predict_paths=given, batch_size=4)
-    assert data.folds["predict"].paths == [given[0], *map(str, files)]
-    wanted = [(by_hand(Path(path)).tobytes(), -1) for path in data.folds["predict"].paths]
+    assert data.catalogs["predict"].paths == [given[0], *map(str, files)]
+    wanted = [(by_hand(Path(path)).tobytes(), -1) for path in data.catalogs["predict"].paths]
     assert samples(data.predict_dataloader()) == wanted
 
 
@@ -307,14 +307,14 @@ def fit(data: AnimalsDataModule, folder: Path, **options) -> tuple[L.Trainer, di
     return trainer, given
 
 
-def test_a_trainer_gives_the_net_every_photograph(tiny_tree, tmp_path):
+def test_a_trainer_gives_the_net_every_image(tiny_tree, tmp_path):
     data = make(tiny_tree)
     _, given = fit(data, tmp_path)
     assert sorted(given["train"]) == sorted(expected(data, "train"))
     assert given["val"] == expected(data, "val")
 
 
-def test_every_epoch_has_every_photograph_in_its_own_order(tiny_tree, tmp_path):
+def test_every_epoch_has_every_image_in_its_own_order(tiny_tree, tmp_path):
     data = make(tiny_tree)
     _, given = fit(data, tmp_path, max_epochs=3)
     wanted = sorted(expected(data, "train"))
@@ -340,16 +340,16 @@ def test_the_split_is_saved_and_used_again(tiny_tree, tmp_path):
     data = make(tiny_tree, test_fraction=0.2)
     fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
     again = make(tiny_tree, "fit", split=str(tmp_path / "split.csv"), seed=7, val_fraction=0.6)
-    for fold in ("train", "val", "test"):
-        assert again.folds[fold].paths == data.folds[fold].paths
-    assert make(tiny_tree, "fit", seed=7, test_fraction=0.2).folds["train"].paths != data.folds["train"].paths
+    for split in ("train", "val", "test"):
+        assert again.catalogs[split].paths == data.catalogs[split].paths
+    assert make(tiny_tree, "fit", seed=7, test_fraction=0.2).splits["train"].paths != data.catalogs["train"].paths
 
 
-def test_a_used_split_may_not_name_photographs_that_are_gone(tiny_tree, tmp_path):
+def test_a_used_split_may_not_name_images_that_are_gone(tiny_tree, tmp_path):
     fit(make(tiny_tree), tmp_path, limit_train_batches=1, limit_val_batches=1)
     tree = shutil.copytree(tiny_tree, tmp_path / "copy")
     (tree / "ragno" / "ragno_2.jpg").unlink()
-    with pytest.raises(UsageError, match=r"names 1 photographs that are not in .*ragno/ragno_2\.jpg"):
+    with pytest.raises(UsageError, match=r"names 1 images that are not in .*ragno/ragno_2\.jpg"):
         make(tree, "fit", split=str(tmp_path / "split.csv"))
 
 
@@ -378,7 +378,7 @@ def copy_picture(source: Path, target: Path, kind: str) -> Path:
 
 @pytest.fixture(scope="module")
 def copied_tree(tmp_path_factory) -> tuple[Path, list[set[str]]]:
-    """A tree of 40 drawn photographs, and the sets of 2 or 3 of them that are one picture."""
+    """A tree of 40 drawn images, and the sets of 2 or 3 of them that are one picture."""
     root = tmp_path_factory.mktemp("copied")
     for number, name in enumerate(("cane", "gatto")):
         (root / name).mkdir()
@@ -403,22 +403,22 @@ def copied_tree(tmp_path_factory) -> tuple[Path, list[set[str]]]:
     return root, sets
 
 
-def fold_of(data: AnimalsDataModule) -> dict[str, str]:
-    return {path: fold for fold in ("train", "val", "test") for path in data.folds[fold].paths}
+def split_of(data: AnimalsDataModule) -> dict[str, str]:
+    return {path: split for split in ("train", "val", "test") for path in data.catalogs[split].paths}
 
 
 def straddling(data: AnimalsDataModule, sets: list[set[str]]) -> list[set[str]]:
-    folds = fold_of(data)
-    return [paths for paths in sets if len({folds[path] for path in paths}) > 1]
+    splits = split_of(data)
+    return [paths for paths in sets if len({splits[path] for path in paths}) > 1]
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_copies_of_a_picture_are_in_one_fold(copied_tree, seed):
+def test_copies_of_a_picture_are_in_one_split(copied_tree, seed):
     root, sets = copied_tree
     data = make(root, "fit", seed=seed, test_fraction=0.2)
     assert straddling(data, sets) == []
-    assert len(fold_of(data)) == 40
-    assert all(data.folds[fold].paths for fold in ("train", "val", "test"))
+    assert len(split_of(data)) == 40
+    assert all(data.catalogs[split].paths for split in ("train", "val", "test"))
 
 
 def test_copies_are_divided_where_that_is_asked_for(copied_tree):
@@ -431,16 +431,16 @@ def test_copies_are_divided_where_that_is_asked_for(copied_tree):
 
 def test_without_duplicates_the_option_changes_nothing(tiny_tree):
     with_groups, without = (make(tiny_tree, "fit", group_duplicates=group) for group in (True, False))
-    assert fold_of(with_groups) == fold_of(without)
+    assert split_of(with_groups) == split_of(without)
 
 
 @pytest.mark.parametrize("group_duplicates", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_what_a_rule_has_in_common_is_in_one_fold(copied_tree, seed, group_duplicates):
+def test_what_a_rule_has_in_common_is_in_one_split(copied_tree, seed, group_duplicates):
     root, _ = copied_tree
     data = make(root, "fit", seed=seed, group_by=r"(\w+)/cam(\d+)", group_duplicates=group_duplicates)
     cameras: dict[str, set[str]] = {}
-    for path in fold_of(data):
+    for path in split_of(data):
         cameras.setdefault(path.partition("_")[0], set()).add(path)
     assert len(cameras) == 10
     assert straddling(data, list(cameras.values())) == []
@@ -458,7 +458,7 @@ def test_a_rule_and_duplicates_together_join_more_than_each(copied_tree):
 
 
 def test_a_rule_that_says_nothing_ends_before_training(tiny_tree):
-    with pytest.raises(UsageError, match=r"data\.group_by='camera' says nothing of any photograph"):
+    with pytest.raises(UsageError, match=r"data\.group_by='camera' says nothing of any image"):
         make(tiny_tree, "fit", group_by="camera")
 
 
@@ -477,17 +477,17 @@ def excluding(tmp_path: Path, *paths: str) -> str:
     return str(file)
 
 
-def test_excluded_photographs_are_in_no_fold_and_the_others_are(tiny_tree, tmp_path):
+def test_excluded_images_are_in_no_split_and_the_others_are(tiny_tree, tmp_path):
     left_out = {"cane/cane_1.jpg", "gatto/gatto_0.jpg", "ragno/ragno_6.jpg"}
     data = make(tiny_tree, "fit", exclude=excluding(tmp_path, *left_out))
     assert data.excluded == left_out
-    assert fold_of(data).keys() == set(fold_of(make(tiny_tree, "fit"))) - left_out
+    assert split_of(data).keys() == set(split_of(make(tiny_tree, "fit"))) - left_out
     assert data.broken == {}
 
 
-def test_excluded_photographs_that_are_not_there_are_counted_and_named(tiny_tree, tmp_path):
+def test_excluded_images_that_are_not_there_are_counted_and_named(tiny_tree, tmp_path):
     file = excluding(tmp_path, "cane/cane_1.jpg", "cane/gone.jpg", "a/b.jpg")
-    with pytest.warns(UserWarning, match=r"data\.exclude=.* names 2 photographs that are not in .*first: a/b\.jpg"):
+    with pytest.warns(UserWarning, match=r"data\.exclude=.* names 2 images that are not in .*first: a/b\.jpg"):
         data = make(tiny_tree, "fit", exclude=file)
     assert data.excluded == {"cane/cane_1.jpg"}
 
@@ -499,7 +499,7 @@ def test_a_list_without_paths_is_refused(tiny_tree, tmp_path, text):
         make(tiny_tree, "fit", exclude=str(tmp_path / "exclude.csv"))
 
 
-def test_broken_photographs_are_in_no_fold_and_have_a_reason(own_tree):
+def test_broken_images_are_in_no_split_and_have_a_reason(own_tree):
     whole = (own_tree / "mucca" / "mucca_0.jpg").read_bytes()
     (own_tree / "mucca" / "mucca_0.jpg").write_bytes(whole[: len(whole) // 2])
     (own_tree / "cane" / "empty.jpg").touch()
@@ -510,16 +510,16 @@ def test_broken_photographs_are_in_no_fold_and_have_a_reason(own_tree):
         "cane/empty.jpg": "empty file (0 bytes)",
         "pecora/text.png": "not an image in a format that is known",
     }
-    assert len(fold_of(data)) == 56
-    assert not data.broken.keys() & fold_of(data).keys()
-    assert len(samples(data.train_dataloader())) == len(data.folds["train"].paths)
+    assert len(split_of(data)) == 56
+    assert not data.broken.keys() & split_of(data).keys()
+    assert len(samples(data.train_dataloader())) == len(data.catalogs["train"].paths)
 
 
-def test_broken_photographs_of_a_test_root_are_in_no_fold(tiny_tree, own_tree):
+def test_broken_images_of_a_test_root_are_in_no_split(tiny_tree, own_tree):
     (own_tree / "cane" / "cane_0.jpg").write_bytes(b"")
     data = make(tiny_tree, "test", test_root=str(own_tree))
-    assert "cane/cane_0.jpg" not in data.folds["test"].paths
-    assert len(data.folds["test"].paths) == 56
+    assert "cane/cane_0.jpg" not in data.catalogs["test"].paths
+    assert len(data.catalogs["test"].paths) == 56
     assert data.broken.keys() == {"cane/cane_0.jpg"}
 
 
@@ -530,23 +530,23 @@ def test_a_class_of_which_nothing_is_left_is_refused(own_tree, tmp_path, how):
     for file in broken:
         file.write_bytes(b"")
     exclude = excluding(tmp_path, *(f"gatto/{file.name}" for file in files if file not in broken))
-    with pytest.raises(UsageError, match="every photograph of the class 'gatto' is broken or excluded"):
+    with pytest.raises(UsageError, match="every image of the class 'gatto' is broken or excluded"):
         make(own_tree, "fit", exclude=exclude)
     for file in broken[:1]:
         shutil.copy(own_tree / "cane" / "cane_0.jpg", file)
     if broken:
-        assert f"gatto/{files[0].name}" in fold_of(make(own_tree, "fit", exclude=exclude))
+        assert f"gatto/{files[0].name}" in split_of(make(own_tree, "fit", exclude=exclude))
 
 
-def test_a_photograph_that_broke_later_leaves_the_split_as_it_was(own_tree, tmp_path):
+def test_a_image_that_broke_later_leaves_the_split_as_it_was(own_tree, tmp_path):
     data = make(own_tree)
     fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
-    lost = data.folds["train"].paths[3]
+    lost = data.catalogs["train"].paths[3]
     (own_tree / lost).write_bytes(b"")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again = make(own_tree, "fit", split=str(tmp_path / "split.csv"), seed=9)
-    assert fold_of(again) == {path: fold for path, fold in fold_of(data).items() if path != lost}
+    assert split_of(again) == {path: split for path, split in split_of(data).items() if path != lost}
 
 
 def test_the_saved_split_says_who_was_left_out(own_tree, tmp_path):
@@ -560,29 +560,29 @@ def test_the_saved_split_says_who_was_left_out(own_tree, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         again = make(own_tree, "fit", split=str(tmp_path / "split.csv"))  # the list is not needed again
-    assert fold_of(again) == fold_of(data)
+    assert split_of(again) == split_of(data)
 
 
-def test_a_photograph_that_was_changed_since_is_named_in_validation(own_tree, tmp_path):
+def test_a_image_that_was_changed_since_is_named_in_validation(own_tree, tmp_path):
     data = make(own_tree)
     fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
-    path = data.folds["val"].paths[2]
+    path = data.catalogs["val"].paths[2]
     with Image.open(own_tree / path) as picture:
         ImageOps.invert(picture).save(own_tree / path)
     with pytest.warns(UserWarning, match="have changed since this split was made") as caught:
         again = make(own_tree, "validate", split=str(tmp_path / "split.csv"))
-    assert fold_of(again) == fold_of(data)
+    assert split_of(again) == split_of(data)
     assert len(caught) == 1
-    assert "1 photographs in" in str(caught[0].message) and path in str(caught[0].message)
+    assert "1 images in" in str(caught[0].message) and path in str(caught[0].message)
 
 
-def test_a_photograph_that_was_moved_since_is_validated_where_it_is(own_tree, tmp_path):
+def test_a_image_that_was_moved_since_is_validated_where_it_is(own_tree, tmp_path):
     data = make(own_tree)
     fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
-    old = data.folds["val"].paths[2]
+    old = data.catalogs["val"].paths[2]
     new = old.replace(".jpg", " moved.jpg")
     (own_tree / old).rename(own_tree / new)
     with pytest.warns(UserWarning, match="were moved since this split was made") as caught:
         again = make(own_tree, "validate", split=str(tmp_path / "split.csv"))
     assert f"{old} → {new}" in str(caught[0].message)
-    assert fold_of(again) == {new if path == old else path: fold for path, fold in fold_of(data).items()}
+    assert split_of(again) == {new if path == old else path: split for path, split in split_of(data).items()}

@@ -205,7 +205,7 @@ def test_animation_gives_its_first_frame():
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"this is text, not a photograph\n" * 9, b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"\0" * 512],
+    [b"", b"this is text, not an image\n" * 9, b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"\0" * 512],
     ids=["empty", "text", "jpeg marker only", "png signature only", "zeros"],
 )
 def test_what_is_no_image_is_refused_by_name(tmp_path, content):
@@ -356,11 +356,11 @@ def test_read_only_input_is_resized():
     [
         ({"rule": "squash"}, "data.resize='squash'", "stretch, crop"),
         ({"interpolation": "area"}, "data.interpolation='area'", "nearest, bilinear, bicubic, lanczos"),
-        ({"rule": "crop", "crop_fraction": 0.0}, "data.crop_fraction=0.0", "(0, 1]"),
-        ({"rule": "crop", "crop_fraction": -0.5}, "data.crop_fraction=-0.5", "(0, 1]"),
-        ({"rule": "crop", "crop_fraction": 1.01}, "data.crop_fraction=1.01", "(0, 1]"),
-        ({"rule": "crop", "crop_fraction": float("nan")}, "data.crop_fraction=nan", "(0, 1]"),
-        ({"rule": "stretch", "crop_fraction": 0.875}, "data.crop_fraction=0.875", "data.resize=crop"),
+        ({"rule": "crop", "crop_pct": 0.0}, "data.crop_pct=0.0", "(0, 1]"),
+        ({"rule": "crop", "crop_pct": -0.5}, "data.crop_pct=-0.5", "(0, 1]"),
+        ({"rule": "crop", "crop_pct": 1.01}, "data.crop_pct=1.01", "(0, 1]"),
+        ({"rule": "crop", "crop_pct": float("nan")}, "data.crop_pct=nan", "(0, 1]"),
+        ({"rule": "stretch", "crop_pct": 0.875}, "data.crop_pct=0.875", "data.resize=crop"),
     ],
 )
 def test_wrong_settings_are_refused_with_a_remedy(arguments, named, remedy):
@@ -407,7 +407,7 @@ def test_threads_may_decode_files_cut_short_side_by_side():
         assert all(np.array_equal(image, expected) for image in pool.map(decode, [cut] * 400))
 
 
-def test_odd_exif_does_not_keep_a_photograph_from_being_decoded_and_turned():
+def test_odd_exif_does_not_keep_a_image_from_being_decoded_and_turned():
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
     content = bytearray(encoded(Image.fromarray(noise()), "JPEG", exif=exif))
@@ -502,7 +502,7 @@ def test_opaque_picture_keeps_every_pixel():
 
 
 def scene(height, width):
-    """Return a picture with detail of every scale, such as photographs have: noise whose amplitude falls with scale."""
+    """Return a picture with detail of every scale, such as images have: noise whose amplitude falls with scale."""
     rng = np.random.default_rng([height, width])
     image = np.full((height, width, 3), 127.5)
     for cells in (2, 4, 8, 16, 32, 64, 128):
@@ -571,7 +571,7 @@ def test_a_tiff_that_holds_a_jpeg_is_decoded_whole():
 @pytest.mark.parametrize("rule", ["stretch", "crop"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize("shape", [(257, 301), (300, 260), (600, 900), (1201, 1030)])
-def test_a_reduced_photograph_is_close_to_the_whole_one_once_resized(shape, rule, interpolation):
+def test_a_reduced_image_is_close_to_the_whole_one_once_resized(shape, rule, interpolation):
     content = jpeg(scene(*shape))
     resize, size = Resize(rule, interpolation), 64
     whole, reduced = decode(content), decode(content, size)
@@ -594,7 +594,7 @@ def test_reduced_animals_are_close_to_whole_ones_once_resized(animals10_root):
 
 
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_a_reduced_photograph_is_turned_as_its_exif_says(orientation):
+def test_a_reduced_image_is_turned_as_its_exif_says(orientation):
     stored = scene(512, 768)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -636,7 +636,7 @@ def test_the_first_picture_of_several_in_a_jpeg_is_reduced():
     assert np.abs(Resize()(image, 32).astype(int) - Resize()(decode(content), 32)).mean() < 1.5
 
 
-def test_a_reduced_photograph_is_a_writable_array():
+def test_a_reduced_image_is_a_writable_array():
     image = decode(jpeg(scene(256, 256)), 32)
     assert image.dtype == np.uint8
     assert image.flags.writeable and image.flags.c_contiguous

@@ -1,4 +1,4 @@
-"""Which photographs belong together: by their names, by a table, by either of two groupings."""
+"""Which images belong together: by their names, by a table, by either of two groupings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATHS = [
 
 
 def catalog(paths: list[str] = PATHS) -> Catalog:
-    return Catalog(Path("photographs"), ["cane", "gatto"], paths, np.array([path[0] == "g" for path in paths], int))
+    return Catalog(Path("images"), ["cane", "gatto"], paths, np.array([path[0] == "g" for path in paths], int))
 
 
 def together(numbers: np.ndarray, names: list[str] = PATHS) -> list[list[str]]:
@@ -79,10 +79,10 @@ def test_a_part_that_takes_no_part_in_the_match_is_empty():
     assert together(group_by(r"(cam\d)(_\d)?", catalog(paths)), paths) == [["cam1.jpg", "cam1.png"], ["cam1_2.jpg"]]
 
 
-@pytest.mark.parametrize("rule", ["burst", r"x*", r"(x*)", "photographs/"])
+@pytest.mark.parametrize("rule", ["burst", r"x*", r"(x*)", "images/"])
 def test_a_rule_that_says_nothing_is_refused(rule):
     message = refusal(rule)
-    assert f"data.group_by={rule!r} says nothing of any photograph in 'photographs'" in message
+    assert f"data.group_by={rule!r} says nothing of any image in 'images'" in message
     assert f"such as {PATHS[0]!r}" in message
 
 
@@ -98,7 +98,7 @@ def test_a_broken_regular_expression_is_refused(rule):
 
 @pytest.fixture
 def table(tmp_path) -> Path:
-    """Places of some photographs, and of one that is not there; one cell is empty, one row is cut short."""
+    """Places of some images, and of one that is not there; one cell is empty, one row is cut short."""
     file = tmp_path / "my: places.csv"
     rows = [(PATHS[0], "lake"), (PATHS[2], "hill"), (PATHS[4], "lake"), (PATHS[3], ""), ("gone.jpg", "lake")]
     lines = ["note,path,place", *(f"x,{path},{place}" for path, place in rows), f"x,{PATHS[1]}"]
@@ -155,7 +155,7 @@ def test_a_table_without_rows_is_refused(tmp_path, content):
 def test_a_table_that_says_nothing_is_refused(tmp_path, rows):
     (tmp_path / "places.csv").write_text("path,place\n" + rows, encoding="utf-8")
     rule = f"{tmp_path}/places.csv:place"
-    assert f"data.group_by={rule!r} says nothing of any photograph in 'photographs'" in refusal(rule)
+    assert f"data.group_by={rule!r} says nothing of any image in 'images'" in refusal(rule)
 
 
 # ---------------------------------------------------------------- two groupings

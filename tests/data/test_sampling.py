@@ -94,7 +94,7 @@ def test_a_rest_too_small_joins_the_batch_before(count, batch, world, sizes):
 
 @settings(deadline=None)
 @given(count=COUNT, batch=BATCH, world=WORLD, seed=st.integers(0, 99), epoch=st.integers(0, 99))
-def test_shuffled_epoch_visits_every_photograph_once_over_all_ranks(count, batch, world, seed, epoch):
+def test_shuffled_epoch_visits_every_image_once_over_all_ranks(count, batch, world, seed, epoch):
     shares = ranks(np.zeros(count, np.int64), world, batch=batch, seed=seed, at=(epoch, 0))
     keys = flat(flat(share) for share in shares)
     assert sorted(key.index for key in keys) == list(range(count))
@@ -237,7 +237,7 @@ def test_weighted_draws_are_uniform_within_a_class(power):
     epoch=st.integers(0, 99),
     power=st.floats(0, 1),
 )
-def test_weighted_draws_as_many_as_there_are_photographs(labels, seed, epoch, power):
+def test_weighted_draws_as_many_as_there_are_images(labels, seed, epoch, power):
     order = weighted(np.array(labels), seed, epoch, power)
     assert np.array_equal(order, weighted(np.array(labels), seed, epoch, power))
     assert len(order) == len(labels)

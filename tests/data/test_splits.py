@@ -20,10 +20,10 @@ from animals_pl.errors import UsageError
 
 
 def listing(counts: dict[str, int]) -> Catalog:
-    """Return a catalog of photographs that need not exist."""
+    """Return a catalog of images that need not exist."""
     paths = [f"{name}/{index}.jpg" for name, count in counts.items() for index in range(count)]
     labels = np.repeat(np.arange(len(counts)), list(counts.values()))
-    return Catalog(Path("photographs"), list(counts), paths, labels)
+    return Catalog(Path("images"), list(counts), paths, labels)
 
 
 def reordered(catalog: Catalog, order: np.ndarray) -> Catalog:
@@ -53,15 +53,15 @@ def test_folds_are_disjoint_complete_and_within_one_of_their_share(counts, fract
     try:
         split = stratified_split(catalog, *fractions, seed)
     except UsageError:
-        # Rightly refused only where no class has a whole photograph to give to training and to validation.
+        # Rightly refused only where no class has a whole image to give to training and to validation.
         share = min(fractions[0], 1 - sum(fractions))
         assert all(count * share < 1 for count in counts.values())
         return
-    folds = [split.train, split.val, split.test]
+    splits = [split.train, split.val, split.test]
     assert sorted(split.train + split.val + split.test) == sorted(catalog.paths)
-    assert all(fold == sorted(fold) for fold in folds)
-    for fold, fraction in zip(folds, (1 - sum(fractions), *fractions), strict=True):
-        found = per_class(fold)
+    assert all(split_name == sorted(split_name) for split_name in splits)
+    for split_name, fraction in zip(splits, (1 - sum(fractions), *fractions), strict=True):
+        found = per_class(split_name)
         for name, count in counts.items():
             assert abs(found.get(name, 0) - count * fraction) < 1 + 1e-6
 
@@ -94,7 +94,7 @@ def test_every_seed_gives_another_split():
     assert len(drawn) == 50
 
 
-def test_every_photograph_is_equally_likely_to_be_validated():
+def test_every_image_is_equally_likely_to_be_validated():
     catalog = listing({"a": 20, "b": 30})
     draws = 400
     seen = dict.fromkeys(catalog.paths, 0)
@@ -107,7 +107,7 @@ def test_every_photograph_is_equally_likely_to_be_validated():
 
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(10, 60), seed=st.integers(0, 999), name=st.text("xyz", min_size=1, max_size=5))
-def test_a_new_photograph_moves_at_most_one_other(count, seed, name):
+def test_a_new_image_moves_at_most_one_other(count, seed, name):
     before = stratified_split(listing({"a": count, "b": 20}), 0.3, 0.0, seed)
     catalog = listing({"a": count, "b": 20})
     grown = Catalog(catalog.root, ["a", "b"], [*catalog.paths, f"a/{name}.jpg"], np.r_[catalog.labels, 0])
@@ -153,11 +153,11 @@ def test_fractions_that_do_not_fit_are_refused(val, test):
 
 
 @pytest.mark.parametrize(("counts", "val"), [({"a": 1}, 0.3), ({"a": 1}, 0.9), ({"a": 1, "b": 1}, 0.3), ({}, 0.3)])
-def test_too_few_photographs_are_refused(counts, val):
+def test_too_few_images_are_refused(counts, val):
     message = refusal(stratified_split, listing(counts), val)
-    assert f"data.root='photographs' holds only {sum(counts.values())} photographs" in message
+    assert f"data.root='images' holds only {sum(counts.values())} images" in message
     assert f"data.val_fraction={val}" in message
-    assert "add photographs" in message
+    assert "add images" in message
 
 
 @pytest.mark.parametrize("test_fraction", [0.0, 0.2])
@@ -170,7 +170,7 @@ def test_saved_split_is_loaded_again(tiny_tree, tmp_path, recwarn, test_fraction
     assert not recwarn.list
 
 
-def test_saved_file_names_path_class_and_fold_of_every_photograph(tiny_tree, tmp_path):
+def test_saved_file_names_path_class_and_fold_of_every_image(tiny_tree, tmp_path):
     catalog = scan_folder(tiny_tree)
     split = stratified_split(catalog, 0.3, 0.2)
     split.save(tmp_path / "split.csv", catalog)
@@ -178,7 +178,7 @@ def test_saved_file_names_path_class_and_fold_of_every_photograph(tiny_tree, tmp
     assert rows[0] == ["path", "label", "split", "sha256", "group"]
     assert [row[0] for row in rows[1:]] == catalog.paths
     assert all(path.split("/")[0] == label for path, label, *_ in rows[1:])
-    assert all(path in getattr(split, fold) for path, _, fold, *_ in rows[1:])
+    assert all(path in getattr(split, split_name) for path, _, split_name, *_ in rows[1:])
     assert [file.name for file in tmp_path.iterdir()] == ["split.csv"]
 
 
@@ -230,16 +230,16 @@ def written(tmp_path: Path, text: str) -> Path:
     ("text", "says"),
     [
         ("file,label,split\na/0.jpg,a,train\n", "needs a path and a split"),
-        ("path,label,fold\na/0.jpg,a,train\n", "needs a path and a split"),
+        ("path,label,split_name\na/0.jpg,a,train\n", "needs a path and a split"),
         (HEADER + "a/0.jpg,a,valid\n", "'valid'"),
         (HEADER + "a/0.jpg,a,\n", "train, val or test"),
         (HEADER + "a/0.jpg\n", "'a/0.jpg'"),
         ("a/0.jpg,a,train\na/1.jpg,a,train\n", "needs a path and a split"),
-        (HEADER + WHOLE + "a/0.jpg,a,val\n", "1 photographs more than once"),
-        (HEADER + WHOLE + "a/0.jpg,a,train\n" * 2, "2 photographs more than once"),
+        (HEADER + WHOLE + "a/0.jpg,a,val\n", "1 images more than once"),
+        (HEADER + WHOLE + "a/0.jpg,a,train\n" * 2, "2 images more than once"),
         (
             HEADER + WHOLE + "a/99.jpg,a,val\nb/0.jpg,b,val\n",
-            "2 photographs that are not in 'photographs' (first: a/99.jpg)",
+            "2 images that are not in 'images' (first: a/99.jpg)",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_malformed_split_file_is_refused_by_name(tmp_path, text, says):
 
 @pytest.mark.parametrize("text", ["", HEADER, HEADER + "a/0.jpg,a,val\n"])
 @pytest.mark.filterwarnings("ignore:.*are not named in")
-def test_split_file_without_training_photographs_is_refused(tmp_path, text):
+def test_split_file_without_training_images_is_refused(tmp_path, text):
     file = written(tmp_path, text)
     assert f"data.split={str(file)!r}" in refusal(load_split, file, listing({"a": 3}))
 
@@ -275,9 +275,9 @@ def test_columns_may_stand_in_another_order_and_label_may_be_absent(tmp_path):
     assert load_split(file, listing({"a": 3})) == Split(train=["a/0.jpg", "a/2.jpg"], val=["a/1.jpg"])
 
 
-def test_photographs_that_the_file_does_not_name_are_left_out_with_a_warning(tmp_path):
+def test_images_that_the_file_does_not_name_are_left_out_with_a_warning(tmp_path):
     file = written(tmp_path, HEADER + WHOLE)
-    with pytest.warns(UserWarning, match=r"^2 photographs in photographs are not named in .*split\.csv") as caught:
+    with pytest.warns(UserWarning, match=r"^2 images in images are not named in .*split\.csv") as caught:
         split = load_split(file, listing({"a": 5}))
     assert len(caught) == 1
     assert split == Split(train=["a/0.jpg", "a/1.jpg"], val=["a/2.jpg"])
@@ -293,7 +293,7 @@ def test_complete_file_gives_no_warning(tmp_path):
 # ---------------------------------------------------------------- groups
 
 
-FOLDS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 PERCENT = st.tuples(st.integers(5, 60), st.integers(0, 35))
 """Parts of a hundred for validation and for test."""
 
@@ -311,16 +311,18 @@ def grouped(draw, mixed: bool) -> Catalog:
 
 
 def divided(catalog: Catalog, split: Split) -> list[int]:
-    """Return the numbers of the groups that are in more than one fold."""
-    folds: dict[int, set[str]] = {}
+    """Return the numbers of the groups that are in more than one split_name."""
+    splits: dict[int, set[str]] = {}
     for path, group in zip(catalog.paths, catalog.groups.tolist(), strict=True):
         if group >= 0:
-            folds.setdefault(group, set()).update(fold for fold in FOLDS if path in getattr(split, fold))
-    return [group for group, found in folds.items() if len(found) > 1]
+            splits.setdefault(group, set()).update(
+                split_name for split_name in SPLITS if path in getattr(split, split_name)
+            )
+    return [group for group, found in splits.items() if len(found) > 1]
 
 
 def exact_quotas(count: int, parts: Sequence[Fraction]) -> list[int] | None:
-    """Divide by largest remainder in whole numbers; None where two remainders tie for the last photograph."""
+    """Divide by largest remainder in whole numbers; None where two remainders tie for the last image."""
     whole = [count * part // 1 for part in parts]
     remainders = [count * part % 1 for part in parts]
     missing = count - sum(whole)
@@ -331,7 +333,7 @@ def exact_quotas(count: int, parts: Sequence[Fraction]) -> list[int] | None:
 
 
 def largest_groups(catalog: Catalog) -> list[int]:
-    """Return the size of the largest group of each class; a photograph without one counts as a group of one."""
+    """Return the size of the largest group of each class; an image without one counts as a group of one."""
     sizes = Counter(zip(catalog.labels.tolist(), catalog.groups.tolist(), strict=True))
     return [
         max([1, *(size for (of, group), size in sizes.items() if of == label and group >= 0)])
@@ -341,14 +343,14 @@ def largest_groups(catalog: Catalog) -> list[int]:
 
 @settings(max_examples=200, deadline=None)
 @given(catalog=grouped(mixed=True), percent=PERCENT, seed=st.integers(0, 2**32 - 1))
-def test_no_group_is_divided_and_every_photograph_is_in_one_fold(catalog, percent, seed):
+def test_no_group_is_divided_and_every_image_is_in_one_fold(catalog, percent, seed):
     try:
         split = stratified_split(catalog, percent[0] / 100, percent[1] / 100, seed)
     except UsageError:
         assume(False)
     assert divided(catalog, split) == []
     assert sorted(split.train + split.val + split.test) == sorted(catalog.paths)
-    assert all(getattr(split, fold) == sorted(getattr(split, fold)) for fold in FOLDS)
+    assert all(getattr(split, split_name) == sorted(getattr(split, split_name)) for split_name in SPLITS)
     assert percent[1] or not split.test
 
 
@@ -363,13 +365,13 @@ def test_a_class_misses_its_quota_by_less_than_its_largest_group(catalog, percen
     try:
         split = stratified_split(catalog, float(val), float(test), seed)
     except UsageError:
-        # Rightly refused only where training or validation may be left without a photograph of any class.
-        assert any(all(q[fold] < most for q, most in zip(quotas, largest, strict=True)) for fold in (0, 1))
+        # Rightly refused only where training or validation may be left without an image of any class.
+        assert any(all(q[split_name] < most for q, most in zip(quotas, largest, strict=True)) for split_name in (0, 1))
         return
-    for fold, name in enumerate(FOLDS):
+    for split_name, name in enumerate(SPLITS):
         found = per_class(getattr(split, name))
         for label, class_name in enumerate(catalog.class_names):
-            assert abs(found.get(class_name, 0) - quotas[label][fold]) < largest[label]
+            assert abs(found.get(class_name, 0) - quotas[label][split_name]) < largest[label]
 
 
 @settings(max_examples=50, deadline=None)
@@ -441,7 +443,7 @@ def test_one_group_of_everything_is_refused_with_the_keys_that_made_it(counts):
     assert "too few for data.val_fraction=0.3" in message
 
 
-def test_too_few_photographs_without_groups_are_not_blamed_on_groups():
+def test_too_few_images_without_groups_are_not_blamed_on_groups():
     assert "group" not in refusal(stratified_split, listing({"a": 1}), 0.3)
 
 
@@ -449,9 +451,9 @@ def test_too_few_photographs_without_groups_are_not_blamed_on_groups():
 
 
 def hashed(counts: dict[str, int]) -> Catalog:
-    """Return a catalog in which every photograph has a content of its own."""
+    """Return a catalog in which every image has a content of its own."""
     catalog = listing(counts)
-    return replace(catalog, contents=[f"content of {path}" for path in catalog.paths])
+    return replace(catalog, sha256=[f"content of {path}" for path in catalog.paths])
 
 
 def changed(catalog: Catalog, contents: dict[str, str]) -> Catalog:
@@ -459,7 +461,7 @@ def changed(catalog: Catalog, contents: dict[str, str]) -> Catalog:
 
     Paths begin with the name of their class.
     """
-    content_of = dict(zip(catalog.paths, catalog.contents, strict=True)) | contents
+    content_of = dict(zip(catalog.paths, catalog.sha256, strict=True)) | contents
     paths = sorted(path for path, content in content_of.items() if content)
     labels = np.array([catalog.class_names.index(path.split("/")[0]) for path in paths], dtype=np.int64)
     return Catalog(catalog.root, catalog.class_names, paths, labels, [content_of[path] for path in paths])
@@ -471,8 +473,8 @@ def saved(tmp_path: Path, catalog: Catalog, seed: int = 42) -> tuple[Path, Split
     return tmp_path / "split.csv", split
 
 
-def fold_of(split: Split) -> dict[str, str]:
-    return {path: fold for fold in FOLDS for path in getattr(split, fold)}
+def split_of(split: Split) -> dict[str, str]:
+    return {path: split_name for split_name in SPLITS for path in getattr(split, split_name)}
 
 
 def quiet_load(*args) -> Split:
@@ -500,7 +502,7 @@ def test_saved_rows_hold_contents_groups_and_who_is_left_out(tmp_path):
     assert list(rows[0]) == ["path", "label", "split", "sha256", "group"]
     assert {row["path"]: row["sha256"] for row in rows} == {path: f"content of {path}" for path in catalog.paths}
     assert {row["path"]: row["split"] for row in rows} == {
-        **fold_of(split),
+        **split_of(split),
         "a/9.jpg": "left out",
         "b/7.jpg": "left out",
     }
@@ -511,7 +513,7 @@ def test_saved_rows_hold_contents_groups_and_who_is_left_out(tmp_path):
     assert [row["label"] for row in rows] == [path[0] for path in catalog.paths]
 
 
-def test_photographs_that_were_left_out_stay_out_without_a_word(tmp_path):
+def test_images_that_were_left_out_stay_out_without_a_word(tmp_path):
     catalog = hashed({"a": 10, "b": 8})
     split = stratified_split(catalog.select(catalog.paths[1:-1]), 0.3, 0.2)
     split.save(tmp_path / "split.csv", catalog)
@@ -520,86 +522,86 @@ def test_photographs_that_were_left_out_stay_out_without_a_word(tmp_path):
     assert quiet_load(tmp_path / "split.csv", gone) == split
 
 
-def test_a_changed_photograph_is_named_and_keeps_its_fold(tmp_path):
+def test_a_changed_image_is_named_and_keeps_its_fold(tmp_path):
     catalog = hashed({"a": 10, "b": 8})
     file, split = saved(tmp_path, catalog)
     loaded, message = warned_load(file, changed(catalog, {"a/3.jpg": "another content"}))
     assert loaded == split
-    assert "1 photographs in photographs have changed since this split was made: a/3.jpg" in message
+    assert "1 images in images have changed since this split was made: a/3.jpg" in message
 
 
 @pytest.mark.parametrize("target", ["a/z.jpg", "a/deeper/0.jpg", "b/0 of another label.jpg"])
-@pytest.mark.parametrize("fold", FOLDS)
-def test_a_moved_photograph_is_followed_to_where_it_is(tmp_path, fold, target):
+@pytest.mark.parametrize("split_name", SPLITS)
+def test_a_moved_image_is_followed_to_where_it_is(tmp_path, split_name, target):
     catalog = hashed({"a": 10, "b": 8})
     file, split = saved(tmp_path, catalog)
-    source = next(path for path in getattr(split, fold) if path.startswith("a/"))
+    source = next(path for path in getattr(split, split_name) if path.startswith("a/"))
     loaded, message = warned_load(file, changed(catalog, {source: "", target: f"content of {source}"}))
-    assert fold_of(loaded) == {target if path == source else path: name for path, name in fold_of(split).items()}
-    assert f"1 photographs in photographs were moved since this split was made: {source} → {target}" in message
+    assert split_of(loaded) == {target if path == source else path: name for path, name in split_of(split).items()}
+    assert f"1 images in images were moved since this split was made: {source} → {target}" in message
 
 
-def test_two_moved_photographs_of_one_content_are_both_followed(tmp_path):
+def test_two_moved_images_of_one_content_are_both_followed(tmp_path):
     twins = ["a/0.jpg", "a/1.jpg"]
     catalog = changed(hashed({"a": 10, "b": 8}), dict.fromkeys(twins, "twin"))
     catalog = replace(catalog, groups=np.array([0, 0, *[-1] * 16]))
     file, split = saved(tmp_path, catalog)
-    fold = fold_of(split)[twins[0]]
+    split_name = split_of(split)[twins[0]]
     moves = {**dict.fromkeys(twins, ""), "a/x.jpg": "twin", "a/y.jpg": "twin"}
     loaded, message = warned_load(file, changed(catalog, moves))
-    kept = {path: name for path, name in fold_of(split).items() if path not in twins}
-    assert fold_of(loaded) == {**kept, "a/x.jpg": fold, "a/y.jpg": fold}
-    assert "2 photographs" in message
+    kept = {path: name for path, name in split_of(split).items() if path not in twins}
+    assert split_of(loaded) == {**kept, "a/x.jpg": split_name, "a/y.jpg": split_name}
+    assert "2 images" in message
     assert "a/0.jpg → a/x.jpg" in message and "a/1.jpg → a/y.jpg" in message
 
 
-def test_a_copy_of_a_photograph_that_is_still_there_is_new_and_not_moved(tmp_path):
+def test_a_copy_of_a_image_that_is_still_there_is_new_and_not_moved(tmp_path):
     catalog = hashed({"a": 10, "b": 8})
     file, split = saved(tmp_path, catalog)
     loaded, message = warned_load(file, changed(catalog, {"a/copy.jpg": "content of a/0.jpg"}))
     assert loaded == split
-    assert "1 photographs in photographs are not named in this split and are left out: a/copy.jpg" in message
+    assert "1 images in images are not named in this split and are left out: a/copy.jpg" in message
 
 
-def test_a_photograph_is_not_taken_for_two_that_are_gone(tmp_path):
+def test_a_image_is_not_taken_for_two_that_are_gone(tmp_path):
     catalog = changed(hashed({"a": 10, "b": 8}), {"a/0.jpg": "twin", "a/1.jpg": "twin"})
     file, _ = saved(tmp_path, catalog)
     message = refusal(load_split, file, changed(catalog, {"a/0.jpg": "", "a/1.jpg": "", "a/x.jpg": "twin"}))
-    assert "names 1 photographs that are not in 'photographs' (first: a/1.jpg)" in message
+    assert "names 1 images that are not in 'images' (first: a/1.jpg)" in message
 
 
-def test_added_photographs_are_named(tmp_path):
+def test_added_images_are_named(tmp_path):
     catalog = hashed({"a": 10, "b": 8})
     file, split = saved(tmp_path, catalog)
     added = {f"b/new {number}.jpg": f"new {number}" for number in range(5)}
     loaded, message = warned_load(file, changed(catalog, added))
     assert loaded == split
-    assert "5 photographs in photographs are not named in this split and are left out: " in message
+    assert "5 images in images are not named in this split and are left out: " in message
     assert "b/new 0.jpg, b/new 1.jpg, b/new 2.jpg, …" in message
 
 
-def test_a_missing_photograph_is_an_error_that_names_it(tmp_path):
+def test_a_missing_image_is_an_error_that_names_it(tmp_path):
     catalog = hashed({"a": 10, "b": 8})
     file, _ = saved(tmp_path, catalog)
     message = refusal(load_split, file, changed(catalog, {"b/2.jpg": "", "a/4.jpg": ""}))
-    assert f"data.split={str(file)!r} names 2 photographs that are not in 'photographs' (first: a/4.jpg)" in message
+    assert f"data.split={str(file)!r} names 2 images that are not in 'images' (first: a/4.jpg)" in message
 
 
-def test_photographs_left_out_on_purpose_are_dropped_from_their_folds(tmp_path):
+def test_images_left_out_on_purpose_are_dropped_from_their_folds(tmp_path):
     catalog = hashed({"a": 10, "b": 8})
     file, split = saved(tmp_path, catalog)
     dropped = {split.train[0], split.val[0], split.test[0]}
     loaded = quiet_load(file, changed(catalog, dict.fromkeys(dropped, "")), dropped)
-    assert fold_of(loaded) == {path: fold for path, fold in fold_of(split).items() if path not in dropped}
+    assert split_of(loaded) == {path: split_name for path, split_name in split_of(split).items() if path not in dropped}
 
 
-def test_a_photograph_left_out_on_purpose_is_not_followed_to_its_copy(tmp_path):
+def test_a_image_left_out_on_purpose_is_not_followed_to_its_copy(tmp_path):
     catalog = hashed({"a": 10, "b": 8})
     file, split = saved(tmp_path, catalog)
     dropped = split.val[0]
     now = changed(catalog, {dropped: "", "a/copy.jpg": f"content of {dropped}"})
     loaded, message = warned_load(file, now, {dropped})
-    assert "a/copy.jpg" not in fold_of(loaded)
+    assert "a/copy.jpg" not in split_of(loaded)
     assert "not named in this split and are left out: a/copy.jpg" in message
 
 
@@ -609,7 +611,7 @@ def test_a_file_without_contents_still_loads(tmp_path, contents):
     assert quiet_load(written(tmp_path, HEADER + WHOLE), catalog).train == ["a/0.jpg", "a/1.jpg"]
 
 
-def test_without_contents_no_photograph_is_taken_for_another(tmp_path):
+def test_without_contents_no_image_is_taken_for_another(tmp_path):
     file = written(tmp_path, HEADER + WHOLE)
     assert "(first: a/2.jpg)" in refusal(load_split, file, changed(hashed({"a": 3}), {"a/2.jpg": "", "a/x.jpg": "x"}))
     paths = ["a/0.jpg", "a/1.jpg", "a/x.jpg"]

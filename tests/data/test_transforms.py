@@ -21,7 +21,7 @@ def seeded(*numbers):
     return np.random.SeedSequence(numbers)
 
 
-def photograph(height=60, width=90):
+def source(height=60, width=90):
     return np.random.default_rng([height, width]).integers(0, 256, (height, width, 3)).astype(np.uint8)
 
 
@@ -46,7 +46,7 @@ def test_the_documented_policies_are_there():
 @pytest.mark.parametrize("policy", EVERY)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_result_is_a_square_uint8_image(policy, shape):
-    augmentation, image = Augmentation(policy, Resize()), photograph(*shape)
+    augmentation, image = Augmentation(policy, Resize()), source(*shape)
     for size, seed in product((8, 33, 96), range(8)):
         result = augmentation(image, size, seeded(seed))
         assert isinstance(result, np.ndarray)
@@ -54,8 +54,8 @@ def test_result_is_a_square_uint8_image(policy, shape):
 
 
 @pytest.mark.parametrize("policy", EVERY)
-def test_photograph_itself_is_left_alone(policy):
-    image = photograph(64, 64)
+def test_image_itself_is_left_alone(policy):
+    image = source(64, 64)
     before = image.copy()
     for seed in range(20):
         Augmentation(policy, Resize())(image, 64, seeded(seed))
@@ -65,8 +65,8 @@ def test_photograph_itself_is_left_alone(policy):
 @pytest.mark.parametrize("policy", EVERY)
 @settings(max_examples=15, deadline=None)
 @given(calls=st.permutations(list(product((24, 40), (0, 1), (0, 1, 2)))))
-def test_result_depends_on_nothing_but_photograph_size_and_seed(policy, calls):
-    images = [photograph(60, 90), photograph(40, 40)]
+def test_result_depends_on_nothing_but_image_size_and_seed(policy, calls):
+    images = [source(60, 90), source(40, 40)]
     augmentation = Augmentation(policy, Resize())
     for size, index, seed in calls:
         alone = Augmentation(policy, Resize())(images[index], size, seeded(7, seed))
@@ -78,7 +78,7 @@ def test_result_depends_on_nothing_but_photograph_size_and_seed(policy, calls):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_global_random_state_plays_no_part(policy):
-    augmentation, image = Augmentation(policy, Resize()), photograph()
+    augmentation, image = Augmentation(policy, Resize()), source()
     results = []
     for state in (0, 1):
         np.random.seed(state)
@@ -90,27 +90,27 @@ def test_global_random_state_plays_no_part(policy):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_other_seeds_give_other_pixels(policy):
-    augmentation, image = Augmentation(policy, Resize()), photograph()
+    augmentation, image = Augmentation(policy, Resize()), source()
     assert len({augmentation(image, 48, seeded(0, seed)).tobytes() for seed in range(50)}) == 50
 
 
 @pytest.mark.parametrize("resize", [Resize(), Resize("crop", "bicubic", 0.875), Resize("stretch", "nearest")], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_none_is_the_resizing_alone(resize, shape):
-    image = photograph(*shape)
+    image = source(*shape)
     for seed in range(3):
         assert np.array_equal(Augmentation("none", resize)(image, 48, seeded(seed)), resize(image, 48))
 
 
-def test_reference_brings_the_photograph_to_size_by_the_resize_rule():
-    image = photograph(50, 120)
+def test_reference_brings_the_image_to_size_by_the_resize_rule():
+    image = source(50, 120)
     results = {Augmentation("reference", rule)(image, 40, seeded(1)).tobytes() for rule in (Resize(), Resize("crop"))}
     assert len(results) == 2
 
 
 @pytest.mark.parametrize("policy", ["reference", "reference_no_flip"])
 @pytest.mark.parametrize("level", [255, 0])
-def test_reference_fills_gaps_from_the_photograph(policy, level):
+def test_reference_fills_gaps_from_the_image(policy, level):
     image = np.full((60, 90, 3), level, np.uint8)
     for seed in range(40):
         assert np.all(Augmentation(policy, Resize())(image, 48, seeded(seed)) == level)
@@ -171,7 +171,7 @@ def is_mirrored(image, result):
 @pytest.mark.parametrize(
     ("policy", "share"), [("reference", 0.5), ("reference_no_flip", 0), ("light", 0.5), ("strong", 0.5), ("none", 0)]
 )
-def test_half_of_the_photographs_are_mirrored_where_the_policy_flips(policy, share):
+def test_half_of_the_images_are_mirrored_where_the_policy_flips(policy, share):
     augmentation, image, draws = Augmentation(policy, Resize()), gradient(), 200
     mirrored = sum(is_mirrored(image, augmentation(image, 32, seeded(seed))) for seed in range(draws))
     # Four standard deviations of a binomial count; none at all where the policy never flips.
@@ -207,7 +207,7 @@ def saved(request, tmp_path):
 @pytest.mark.parametrize("policy", POLICIES)
 def test_saved_copy_of_a_policy_gives_the_policys_pixels(saved, policy):
     file = saved(A.Compose(POLICIES[policy](40)))
-    image = photograph()
+    image = source()
     named, copy = Augmentation(policy, Resize()), Augmentation(file, Resize())
     for seed in range(10):
         assert np.array_equal(copy(image, 40, seeded(seed)), named(image, 40, seeded(seed)))
@@ -215,19 +215,19 @@ def test_saved_copy_of_a_policy_gives_the_policys_pixels(saved, policy):
 
 def test_file_gives_the_pixels_of_its_pipeline_and_then_resizes(saved):
     steps = A.Compose([A.RandomCrop(20, 30), A.RandomRotate90(), A.RandomBrightnessContrast(p=1.0)])
-    augmentation, image = Augmentation(saved(steps), Resize()), photograph()
+    augmentation, image = Augmentation(saved(steps), Resize()), source()
     for seed in range(5):
         steps.set_random_seed(int(seeded(seed).generate_state(1)[0]))
         assert np.array_equal(augmentation(image, 50, seeded(seed)), Resize()(steps(image=image)["image"], 50))
 
 
 def test_file_may_hold_a_single_transform(saved):
-    augmentation, image = Augmentation(saved(A.HorizontalFlip(p=1.0)), Resize()), photograph(32, 32)
+    augmentation, image = Augmentation(saved(A.HorizontalFlip(p=1.0)), Resize()), source(32, 32)
     assert np.array_equal(augmentation(image, 32, seeded(0)), image[:, ::-1])
 
 
 def test_changed_file_is_read_anew(tmp_path):
-    file, image = tmp_path / "pipeline.yaml", photograph(32, 32)
+    file, image = tmp_path / "pipeline.yaml", source(32, 32)
     A.save(A.HorizontalFlip(p=1.0), file, data_format="yaml")
     Augmentation(str(file), Resize())(image, 32, seeded(0))
     A.save(A.VerticalFlip(p=1.0), file, data_format="yaml")
@@ -241,7 +241,7 @@ def test_changed_file_is_read_anew(tmp_path):
 )
 def test_pipeline_that_leaves_no_rgb_bytes_is_refused(saved, steps):
     file = saved(A.Compose(steps))
-    message = refusal(file, photograph())
+    message = refusal(file, source())
     assert f"data.augment={file!r}" in message
     assert "leave out steps such as Normalize" in message
 

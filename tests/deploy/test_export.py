@@ -34,17 +34,17 @@ class Case:
     options: tuple[str, ...] = ()
 
 
-CROP = ("--data.resize", "crop", "--data.crop_fraction", "0.8", "--data.interpolation", "bicubic")
+CROP = ("--data.resize", "crop", "--data.crop_pct", "0.8", "--data.interpolation", "bicubic")
 # A large step of the head makes the answers of a random backbone differ.
 FROZEN = ("--model.freeze", "true", "--model.head", "dense", "--model.lr", "1")
-FLIPS = ("--model.flips", "true")
+HFLIP = ("--model.tta", "hflip")
 
 CASES = {
     "shallownet": Case("shallownet", 16, PLAIN),
     "minivggnet": Case("minivggnet", 24, PLAIN, CROP),
     "mobilenet": Case("mobilenetv3_small_050", 32, IMAGENET, FROZEN),
     "vit": Case("test_vit", 32, HALF),
-    "flips": Case("lenet", 20, PLAIN, FLIPS),
+    "hflip": Case("lenet", 20, PLAIN, HFLIP),
 }
 
 
@@ -93,14 +93,14 @@ def exported(request, tiny_tree, tmp_path_factory) -> Exported:
 
 @pytest.fixture(scope="module")
 def checkpoint(tiny_tree, tmp_path_factory) -> Path:
-    """A checkpoint whose training photographs are there."""
+    """A checkpoint whose training images are there."""
     return fit(tiny_tree, tmp_path_factory.mktemp("checkpoint"), CASES["shallownet"])
 
 
-def photographs(tree: Path, exported: Exported, count: int) -> np.ndarray:
-    """Return (count, 3, S, S) uint8 photographs, resized as the file's own metadata says."""
+def image_batch(tree: Path, exported: Exported, count: int) -> np.ndarray:
+    """Return (count, 3, S, S) uint8 images, resized as the file's own metadata says."""
     meta = exported.metadata
-    resize = Resize(meta["resize"], meta["interpolation"], json.loads(meta["crop_fraction"]))
+    resize = Resize(meta["resize"], meta["interpolation"], json.loads(meta["crop_pct"]))
     files = sorted(tree.rglob("*.jpg"))[:: 57 // count][:count]
     size = json.loads(meta["input_size"])
     return np.stack([resize(decode(file, size), size).transpose(2, 0, 1) for file in files])
@@ -123,8 +123,8 @@ def test_inputs_and_outputs(exported):
 
 
 @pytest.mark.parametrize("count", [1, 3, 17])
-def test_any_number_of_photographs_gives_what_torch_gives(exported, tiny_tree, count):
-    images = photographs(tiny_tree, exported, count)
+def test_any_number_of_images_gives_what_torch_gives(exported, tiny_tree, count):
+    images = image_batch(tiny_tree, exported, count)
     assert images.shape[0] == count
     probabilities, logits = exported.run(images)
     with torch.no_grad():
@@ -136,30 +136,30 @@ def test_any_number_of_photographs_gives_what_torch_gives(exported, tiny_tree, c
     np.testing.assert_allclose(probabilities, shifted / shifted.sum(1, keepdims=True), atol=1e-6)
 
 
-def test_mirror_images_give_the_same_with_flips_alone(exported, tiny_tree):
-    images = photographs(tiny_tree, exported, 3)
+def test_flipped_images_give_the_same_with_hflip_only(exported, tiny_tree):
+    images = image_batch(tiny_tree, exported, 3)
     plain, mirrored = (exported.run(batch)[1] for batch in (images, np.ascontiguousarray(images[..., ::-1])))
-    assert np.allclose(plain, mirrored, atol=1e-4) == (exported.case.options == FLIPS)
+    assert np.allclose(plain, mirrored, atol=1e-4) == (exported.case.options == HFLIP)
 
 
-@pytest.mark.parametrize("flips", [True, False], ids=["flips", "plain"])
-def test_an_export_may_choose_about_mirror_images(exported, tiny_tree, tmp_path, flips):
-    """The same checkpoint gives either file, whatever it was judged by."""
+@pytest.mark.parametrize("tta", ["hflip", "none"])
+def test_an_export_may_choose_tta(exported, tiny_tree, tmp_path, tta):
+    """The same checkpoint gives either file, whatever it was evaluated by."""
     file = tmp_path / "chosen.onnx"
-    assert cli("export", "--ckpt_path", exported.checkpoint, "--output", file, "--flips", flips) == 0
-    images = photographs(tiny_tree, exported, 3)
+    assert cli("export", "--ckpt_path", exported.checkpoint, "--output", file, "--tta", tta) == 0
+    images = image_batch(tiny_tree, exported, 3)
     (logits,) = onnxruntime.InferenceSession(file).run(["logits"], {"images": images})
     batch = torch.from_numpy(images)
     with torch.no_grad():
         expected = exported.module.net(batch)
-        if flips:
+        if tta == "hflip":
             expected = (expected + exported.module.net(batch.flip(3))) / 2
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3, rtol=1e-3)
 
 
-def test_photographs_matter(exported, tiny_tree):
+def test_images_matter(exported, tiny_tree):
     """A file that answers the same whatever it sees would pass the comparison with an untrained net."""
-    probabilities, _ = exported.run(photographs(tiny_tree, exported, 17))
+    probabilities, _ = exported.run(image_batch(tiny_tree, exported, 17))
     assert np.ptp(probabilities, axis=0).max() > 1e-3
 
 
@@ -174,27 +174,27 @@ def test_metadata_is_what_deployment_needs(exported):
     assert json.loads(meta["mean"]) == pytest.approx(mean)
     assert json.loads(meta["std"]) == pytest.approx(std)
     cropped = "--data.resize" in case.options
-    resize = (meta["resize"], meta["interpolation"], json.loads(meta["crop_fraction"]))
+    resize = (meta["resize"], meta["interpolation"], json.loads(meta["crop_pct"]))
     assert resize == (("crop", "bicubic", 0.8) if cropped else ("stretch", "bilinear", 1.0))
 
 
 # ---------------------------------------------------------------- what it is verified on
 
 
-def test_verified_on_the_training_photographs(checkpoint, tiny_tree, tmp_path, capsys):
+def test_verified_on_the_training_images(checkpoint, tiny_tree, tmp_path, capsys):
     assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx") == 0
     printed = capsys.readouterr().out
-    assert f"verified on 16 photographs of {tiny_tree}: probabilities differ from torch by at most" in printed
+    assert f"verified on 16 images of {tiny_tree}: probabilities differ from torch by at most" in printed
     assert "images uint8 (B, 3, 16, 16) → probabilities, logits (B, 10)" in printed
 
 
 def test_verified_on_a_folder_of_one_s_own(checkpoint, make_tree, tmp_path, capsys):
     own = make_tree("own", {"whatever": 3})
-    assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx", "--photographs", own) == 0
-    assert f"photographs of {own}" in capsys.readouterr().out
+    assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx", "--image_folder", own) == 0
+    assert f"images of {own}" in capsys.readouterr().out
 
 
-def test_verified_on_practice_pictures_when_the_photographs_are_gone(tiny_tree, tmp_path, capsys):
+def test_verified_on_practice_pictures_when_the_images_are_gone(tiny_tree, tmp_path, capsys):
     tree = shutil.copytree(tiny_tree, tmp_path / "copy")
     checkpoint = fit(tree, tmp_path, CASES["shallownet"])
     shutil.rmtree(tree)
@@ -270,20 +270,20 @@ def test_a_file_that_gives_no_numbers_is_refused(refused, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["absent", "empty", "file"])
-def test_a_folder_without_photographs_is_refused(refused, tmp_path, kind):
-    folder = tmp_path / "photographs"
+def test_a_folder_without_images_is_refused(refused, tmp_path, kind):
+    folder = tmp_path / "images"
     if kind == "empty":
         folder.mkdir()
     elif kind == "file":
         folder.write_text("text")
-    assert f"photographs='{folder}' is not a folder with photographs" in refused("--photographs", folder)
+    assert f"image_folder='{folder}' is not a folder with images" in refused("--image_folder", folder)
 
 
-def test_a_broken_photograph_is_named(refused, tmp_path):
-    folder = tmp_path / "photographs"
+def test_a_broken_image_is_named(refused, tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     (folder / "broken.jpg").touch()
-    assert "broken.jpg" in refused("--photographs", folder)
+    assert "broken.jpg" in refused("--image_folder", folder)
 
 
 def test_an_export_replaces_the_old_file(checkpoint, tmp_path):

@@ -17,7 +17,7 @@ CLASSES = 5
 
 @st.composite
 def labelled(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
-    """Draw truth and prediction; few photographs, so absent classes are frequent."""
+    """Draw truth and prediction; few images, so absent classes are frequent."""
     pairs = draw(st.lists(st.tuples(*2 * [st.integers(0, CLASSES - 1)]), min_size=1, max_size=40))
     truth, prediction = np.array(pairs).T
     return truth, prediction
@@ -28,13 +28,13 @@ def confusion_of(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def over_present(scores: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Put NaN where a class has no photographs."""
+    """Put NaN where a class has no images."""
     return np.where(np.isin(np.arange(CLASSES), truth), scores, np.nan)
 
 
 @settings(deadline=None)
 @given(labelled())
-def test_summary_is_scikit_learn_s_over_the_classes_that_have_photographs(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_summary_is_scikit_learn_s_over_the_classes_that_have_images(data: tuple[np.ndarray, np.ndarray]) -> None:
     truth, prediction = data
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
@@ -49,7 +49,7 @@ def test_summary_is_scikit_learn_s_over_the_classes_that_have_photographs(data: 
 
 @settings(deadline=None)
 @given(labelled())
-def test_scores_per_class_are_scikit_learn_s_and_nan_without_photographs(data: tuple[np.ndarray, np.ndarray]) -> None:
+def test_scores_per_class_are_scikit_learn_s_and_nan_without_images(data: tuple[np.ndarray, np.ndarray]) -> None:
     truth, prediction = data
     confusion = confusion_of(truth, prediction)
     _, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
@@ -77,7 +77,7 @@ def test_no_number_warns(data: tuple[np.ndarray, np.ndarray]) -> None:
         pytest.param([[3, 1, 0], [1, 1, 0], [0, 0, 0]], (4 / 6, 0.625, 0.625), id="by hand"),
         # recalls 8/8 and 1/2: the rare class weighs as much as the common one; F1 16/17 and 2/3
         pytest.param([[8, 0], [1, 1]], (0.9, 0.75, (16 / 17 + 2 / 3) / 2), id="imbalanced, by hand"),
-        # a photograph taken for an absent class costs recall, and no precision of a present one
+        # an image taken for an absent class costs recall, and no precision of a present one
         pytest.param([[1, 1], [0, 0]], (0.5, 0.5, 2 / 3), id="absent class predicted, by hand"),
     ],
 )
@@ -89,7 +89,7 @@ def test_summary_of_a_case_worked_by_hand(confusion: list[list[int]], expected: 
 
 @pytest.mark.parametrize("score", [recall_per_class, f1_per_class])
 @pytest.mark.parametrize("taken", [0, 3])
-def test_a_class_without_photographs_has_no_score_even_where_it_was_predicted(score: object, taken: int) -> None:
+def test_a_class_without_images_has_no_score_even_where_it_was_predicted(score: object, taken: int) -> None:
     scores = score(np.array([[4, taken], [0, 0]]))
     assert scores[0] > 0
     assert np.isnan(scores[1])

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from animals_pl.errors import UsageError
-from animals_pl.models import FROM_SCRATCH, build
+from animals_pl.models.registry import FROM_SCRATCH, build_net
 
 NETS = sorted(FROM_SCRATCH)
 SMALLEST = {"shallownet": 1, "lenet": 4, "minivggnet": 4}
@@ -46,7 +46,7 @@ def keras_count(net: str, size: int, classes: int) -> int:
 def on_meta(net: str, classes: int, size: int) -> nn.Module:
     """Build a net without memory for its weights: MiniVGGNet at 224 px would take 400 MB."""
     with torch.device("meta"):
-        return build(net, classes, size)
+        return build_net(net, classes, size)
 
 
 def trainable(net: nn.Module) -> int:
@@ -113,14 +113,14 @@ LAYERS = {
 
 @pytest.mark.parametrize("net", NETS)
 def test_layers_stand_in_the_reference_s_order(net: str) -> None:
-    network = build(net, 10, 8)
+    network = build_net(net, 10, 8)
     parts = [network.features, network.head]
     leaves = [module for part in parts for module in part.modules() if not list(module.children())]
     assert [type(leaf) for leaf in leaves] == LAYERS[net]
 
 
 def test_minivggnet_drops_a_quarter_after_each_block_and_half_before_the_last_layer() -> None:
-    rates = [module.p for module in build("minivggnet", 10, 8).modules() if isinstance(module, nn.Dropout)]
+    rates = [module.p for module in build_net("minivggnet", 10, 8).modules() if isinstance(module, nn.Dropout)]
     assert rates == [0.25, 0.25, 0.5]
 
 
@@ -159,7 +159,7 @@ def minivggnet_by_hand(pixels: Tensor, w: list[Tensor]) -> Tensor:
 def test_logits_equal_the_formula_in_evaluation_mode(
     net: str, by_hand: Callable[[Tensor, list[Tensor]], Tensor], size: int
 ) -> None:
-    network = with_random_batchnorm(build(net, 10, size)).double().eval()
+    network = with_random_batchnorm(build_net(net, 10, size)).double().eval()
     weights = [
         values
         for name, values in network.state_dict().items()
@@ -173,7 +173,7 @@ def test_logits_equal_the_formula_in_evaluation_mode(
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("classes", [3, 10])
 def test_uint8_and_float_pixels_give_the_same_logits(net: str, classes: int) -> None:
-    network = build(net, classes, 16).eval()
+    network = build_net(net, classes, 16).eval()
     pixels = images(16)
     logits = network(pixels)
     assert logits.shape == (2, classes)
@@ -184,18 +184,18 @@ def test_uint8_and_float_pixels_give_the_same_logits(net: str, classes: int) -> 
 
 def test_pixels_are_divided_by_255() -> None:
     pixels = images(16)
-    torch.testing.assert_close(build("lenet", 10, 16).normalize(pixels), pixels / 255, rtol=1e-6, atol=0)
+    torch.testing.assert_close(build_net("lenet", 10, 16).normalize(pixels), pixels / 255, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_a_net_in_double_precision_takes_any_pixels(net: str) -> None:
-    network = build(net, 10, 16).double().eval()
+    network = build_net(net, 10, 16).double().eval()
     assert network(images(16)).dtype == network(images(16).float()).dtype == torch.float64
 
 
 @pytest.mark.parametrize(("net", "width"), [("shallownet", 32 * 18**2), ("lenet", 50 * 16), ("minivggnet", 64 * 16)])
 def test_forward_is_the_head_on_flat_features(net: str, width: int) -> None:
-    network = build(net, 10, 18).eval()
+    network = build_net(net, 10, 18).eval()
     features = network.forward_features(images(18))
     assert features.shape == (2, width)
     assert torch.equal(network.forward_head(features), network(images(18)))
@@ -203,7 +203,7 @@ def test_forward_is_the_head_on_flat_features(net: str, width: int) -> None:
 
 @pytest.mark.parametrize("net", NETS)
 def test_kernels_start_glorot_uniform_and_biases_at_zero(net: str) -> None:
-    layers = [module for module in build(net, 10, 32).modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    layers = [module for module in build_net(net, 10, 32).modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert len(layers) == {"shallownet": 2, "lenet": 4, "minivggnet": 6}[net]
     for layer in layers:
         outputs, inputs, *kernel = layer.weight.shape
@@ -217,7 +217,7 @@ def test_kernels_start_glorot_uniform_and_biases_at_zero(net: str) -> None:
 
 
 def test_batchnorm_starts_and_moves_as_keras_s() -> None:
-    network = build("minivggnet", 10, 16)
+    network = build_net("minivggnet", 10, 16)
     layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
     assert [(layer.eps, layer.momentum) for layer in layers] == [(1e-3, 0.01)] * 5
     for layer in layers:
@@ -230,7 +230,7 @@ def test_batchnorm_starts_and_moves_as_keras_s() -> None:
 
 
 def test_dropout_acts_in_training_mode_only() -> None:
-    network = build("minivggnet", 10, 16)
+    network = build_net("minivggnet", 10, 16)
     pixels = images(16, count=8)
     network.train()
     assert not torch.equal(network(pixels), network(pixels))
@@ -240,20 +240,20 @@ def test_dropout_acts_in_training_mode_only() -> None:
 
 @pytest.mark.parametrize("net", ["shallownet", "lenet"])
 def test_a_net_without_dropout_and_batchnorm_is_the_same_in_both_modes(net: str) -> None:
-    network = build(net, 10, 16)
+    network = build_net(net, 10, 16)
     assert torch.equal(network.train()(images(16)), network.eval()(images(16)))
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_every_parameter_learns(net: str) -> None:
-    network = build(net, 10, 16)
+    network = build_net(net, 10, 16)
     F.cross_entropy(network(images(16, count=8)), torch.arange(8)).backward()
     assert [name for name, parameter in network.named_parameters() if not parameter.grad.any()] == []
 
 
 @pytest.mark.parametrize("net", NETS)
 def test_a_net_is_tied_to_its_size(net: str) -> None:
-    network = build(net, 10, 16).eval()
+    network = build_net(net, 10, 16).eval()
     assert network.fixed_size is True
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         network(images(24))
@@ -262,9 +262,9 @@ def test_a_net_is_tied_to_its_size(net: str) -> None:
 @pytest.mark.parametrize("net", NETS)
 def test_the_smallest_size_works_and_one_pixel_less_is_refused(net: str) -> None:
     smallest = SMALLEST[net]
-    assert build(net, 10, smallest)(images(smallest)).shape == (2, 10)
+    assert build_net(net, 10, smallest)(images(smallest)).shape == (2, 10)
     with pytest.raises(UsageError, match=rf"data\.size={smallest - 1} .*'{net}'.* {smallest} or more"):
-        build(net, 10, smallest - 1)
+        build_net(net, 10, smallest - 1)
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -273,4 +273,4 @@ def test_the_smallest_size_works_and_one_pixel_less_is_refused(net: str) -> None
 )
 def test_an_option_of_transfer_nets_is_refused(net: str, option: str, value: object) -> None:
     with pytest.raises(UsageError, match=rf"model\.{option}={value!r} .*model\.net='{net}'"):
-        build(net, 10, 16, **{option: value})
+        build_net(net, 10, 16, **{option: value})

@@ -16,8 +16,9 @@ from timm.models import _builder
 from torch import Tensor, nn
 
 from animals_pl.errors import UsageError
-from animals_pl.models import TransferNet, build
+from animals_pl.models.registry import build_net
 from animals_pl.models.synsets import IMAGENET_CLASSES
+from animals_pl.models.transfer import TransferNet
 
 SMALL = "tf_mobilenetv3_small_100"
 LARGE = "tf_mobilenetv3_large_100"
@@ -42,7 +43,7 @@ def trainable(net: nn.Module) -> int:
 def on_meta(net: str, **options: object) -> TransferNet:
     """Build a net without memory or time for its weights."""
     with torch.device("meta"):
-        return build(net, 10, 64, **options)
+        return build_net(net, 10, 64, **options)
 
 
 def copy_of(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,7 +126,7 @@ def test_the_conv_head_is_gone_where_the_map_is_averaged_and_there_for_pre_logit
 @pytest.mark.parametrize("features", ["pooled", "pre_logits"])
 @pytest.mark.parametrize("net", [SMALL, "mobilenetv4_conv_small", "efficientvit_b0", "test_resnet", "test_vit"])
 def test_no_layer_is_dead_weight(net: str, features: str) -> None:
-    network = build(net, 10, 64, features=features)
+    network = build_net(net, 10, 64, features=features)
     network(images()).sum().backward()
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
@@ -139,7 +140,7 @@ def test_no_layer_is_dead_weight(net: str, features: str) -> None:
 def test_pooled_features_are_the_mean_over_timm_s_last_map(
     net: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-    network = build(net, 10, 64).eval()
+    network = build_net(net, 10, 64).eval()
     twin, pixels = timm_twin(network, mean, std)
     with torch.no_grad():
         expected = twin.forward_features(pixels).mean((2, 3))
@@ -160,7 +161,7 @@ def test_pooled_features_are_the_mean_over_timm_s_last_map(
 def test_other_features_are_what_timm_s_classifier_would_see(
     net: str, features: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-    network = build(net, 10, 64, features=features).eval()
+    network = build_net(net, 10, 64, features=features).eval()
     twin, pixels = timm_twin(network, mean, std)
     with torch.no_grad():
         expected = twin.forward_head(twin.forward_features(pixels), pre_logits=True)
@@ -179,7 +180,7 @@ def test_other_features_are_what_timm_s_classifier_would_see(
 def test_pixels_are_normalised_with_the_weights_own_mean_and_deviation(
     net: str, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-    normalize = build(net, 10, 64).normalize
+    normalize = build_net(net, 10, 64).normalize
     expected = torch.stack([(images()[:, i].double() / 255 - mean[i]) / std[i] for i in range(3)], 1)
     torch.testing.assert_close(normalize(images()).double(), expected, rtol=1e-5, atol=1e-6)
 
@@ -187,7 +188,7 @@ def test_pixels_are_normalised_with_the_weights_own_mean_and_deviation(
 @pytest.mark.parametrize("head", ["linear", "dense"])
 @pytest.mark.parametrize("net", [SMALL, *TINY])
 def test_many_families_classify_uint8_and_float_pixels_alike(net: str, head: str) -> None:
-    network = build(net, 7, 64, head=head).eval()
+    network = build_net(net, 7, 64, head=head).eval()
     logits = network(images())
     assert logits.shape == (2, 7)
     assert logits.std() > 0
@@ -200,14 +201,14 @@ def test_many_families_classify_uint8_and_float_pixels_alike(net: str, head: str
 
 @pytest.mark.parametrize("net", [SMALL, "test_resnet", "test_efficientnet", "test_convnext", "test_mambaout"])
 def test_a_net_of_no_fixed_size_takes_images_of_other_sizes(net: str) -> None:
-    network = build(net, 10, 64).eval()
+    network = build_net(net, 10, 64).eval()
     assert network.fixed_size is False
     assert network.forward_features(images(96)).shape == network.forward_features(images(64)).shape
     assert network(images(96)).shape == (2, 10)
 
 
 def test_a_vision_transformer_is_built_for_the_size_asked_for() -> None:
-    network = build("vit_tiny_patch16_224", 10, 96).eval()
+    network = build_net("vit_tiny_patch16_224", 10, 96).eval()
     assert network.fixed_size is True
     assert network.backbone.pos_embed.shape == (1, 1 + (96 // 16) ** 2, 192)
     assert network(images(96)).shape == (2, 10)
@@ -218,7 +219,7 @@ def test_a_vision_transformer_is_built_for_the_size_asked_for() -> None:
 
 @pytest.mark.parametrize("head", ["linear", "dense"])
 def test_the_head_starts_as_keras_s(head: str) -> None:
-    layers = [module for module in build("test_resnet", 10, 64, head=head).head if isinstance(module, nn.Linear)]
+    layers = [module for module in build_net("test_resnet", 10, 64, head=head).head if isinstance(module, nn.Linear)]
     assert [tuple(layer.weight.shape) for layer in layers] == {
         "linear": [(10, 96)],
         "dense": [(128, 96), (10, 128)],
@@ -234,7 +235,7 @@ def test_the_head_starts_as_keras_s(head: str) -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2, 0.5])
 def test_dropout_before_the_last_layer_has_the_rate_asked_for_in_training_mode_only(dropout: float) -> None:
-    network = build("test_resnet", 96, 64, dropout=dropout)
+    network = build_net("test_resnet", 96, 64, dropout=dropout)
     with torch.no_grad():
         network.head[-1].weight.copy_(torch.eye(96))
     features = torch.ones(500, 96)
@@ -246,7 +247,7 @@ def test_dropout_before_the_last_layer_has_the_rate_asked_for_in_training_mode_o
 
 
 def test_the_dense_head_is_dense_relu_dropout_dense() -> None:
-    network = build("test_resnet", 128, 64, head="dense", dropout=0.5).train()
+    network = build_net("test_resnet", 128, 64, head="dense", dropout=0.5).train()
     first, last = network.head[0], network.head[-1]
     with torch.no_grad():
         first.weight.zero_()
@@ -269,7 +270,7 @@ def training_step(net: nn.Module) -> None:
 @pytest.mark.parametrize("features", ["pooled", "pre_logits"])
 @pytest.mark.parametrize("net", [SMALL, "test_resnet", "test_vit"])
 def test_training_leaves_every_bit_of_a_frozen_backbone_and_moves_the_head(net: str, features: str) -> None:
-    network = build(net, 10, 64, features=features, freeze=True)
+    network = build_net(net, 10, 64, features=features, freeze=True)
     backbone, head = copy_of(network.backbone.state_dict()), copy_of(network.head.state_dict())
     training_step(network)
     assert_same_tensors(network.backbone.state_dict(), backbone)
@@ -277,7 +278,7 @@ def test_training_leaves_every_bit_of_a_frozen_backbone_and_moves_the_head(net: 
 
 
 def test_a_frozen_backbone_stays_in_evaluation_mode_while_the_head_trains() -> None:
-    network = build(SMALL, 10, 64, freeze=True)
+    network = build_net(SMALL, 10, 64, freeze=True)
     for mode in (True, False, True):
         assert network.train(mode) is network
         assert not any(module.training for module in network.backbone.modules())
@@ -285,7 +286,7 @@ def test_a_frozen_backbone_stays_in_evaluation_mode_while_the_head_trains() -> N
 
 
 def test_a_frozen_backbone_builds_no_graph_and_the_gradient_stops_at_the_head() -> None:
-    network = build(SMALL, 10, 64, freeze=True).train()
+    network = build_net(SMALL, 10, 64, freeze=True).train()
     assert network.forward_features(images()).requires_grad is False
     network(images()).sum().backward()
     assert all(parameter.grad is None for parameter in network.backbone.parameters())
@@ -293,7 +294,7 @@ def test_a_frozen_backbone_builds_no_graph_and_the_gradient_stops_at_the_head() 
 
 
 def test_training_moves_the_statistics_and_weights_of_an_unfrozen_backbone() -> None:
-    network = build(SMALL, 10, 64)
+    network = build_net(SMALL, 10, 64)
     before = copy_of(network.backbone.state_dict())
     training_step(network)
     after = network.backbone.state_dict()
@@ -306,14 +307,14 @@ def test_training_moves_the_statistics_and_weights_of_an_unfrozen_backbone() -> 
 
 
 def test_an_unfrozen_net_builds_no_graph_without_grad() -> None:
-    network = build("test_resnet", 10, 64)
+    network = build_net("test_resnet", 10, 64)
     with torch.no_grad():
         assert network(images()).requires_grad is False
     assert network.forward_features(images()).requires_grad is True
 
 
 def test_a_new_unfrozen_net_is_in_training_mode_throughout() -> None:
-    assert all(module.training for module in build("test_resnet", 10, 64).modules())
+    assert all(module.training for module in build_net("test_resnet", 10, 64).modules())
 
 
 # ---- what cannot be built
@@ -330,23 +331,23 @@ def test_a_new_unfrozen_net_is_in_training_mode_throughout() -> None:
 )
 def test_an_unknown_net_is_refused_with_the_nearest_name(net: str, nearest: str) -> None:
     with pytest.raises(UsageError, match=rf"model\.net='{net}' is unknown; did you mean {nearest}\?"):
-        build(net, 10, 64)
+        build_net(net, 10, 64)
 
 
 def test_a_net_like_no_other_is_refused_without_a_guess() -> None:
     with pytest.raises(UsageError, match=r"model\.net='§§§§' is unknown; choose shallownet, lenet, minivggnet"):
-        build("§§§§", 10, 64)
+        build_net("§§§§", 10, 64)
 
 
 def test_a_wrong_weights_tag_is_refused_with_the_tags_that_exist() -> None:
     with pytest.raises(UsageError, match=r"model\.net='mobilenetv3_large_100\.in1k'.* mobilenetv3_large_100\.ra_in1k"):
-        build("mobilenetv3_large_100.in1k", 10, 64)
+        build_net("mobilenetv3_large_100.in1k", 10, 64)
 
 
 @pytest.mark.parametrize(("net", "size"), [("vit_tiny_patch16_224", 7), ("test_vit", 8), ("test_coatnet", 50)])
 def test_a_size_that_a_net_cannot_take_is_refused(net: str, size: int) -> None:
     with pytest.raises(UsageError, match=rf"data\.size={size} .*model\.net='{net}'"):
-        build(net, 10, size)
+        build_net(net, 10, size)
 
 
 # ---- weights
@@ -371,7 +372,7 @@ def test_pretrained_weights_are_the_file_s_tensors(
 ) -> None:
     path = weights_folder / f"{net}.safetensors"
     expected = {name: values for name, values in load_file(path).items() if name.split(".")[0] not in left_out}
-    network = build(net, 10, 64, features=features, freeze=freeze)
+    network = build_net(net, 10, 64, features=features, freeze=freeze)
     head = copy_of(network.head.state_dict())
     network.load_weights(str(path))
     assert_same_tensors(network.backbone.state_dict(), expected)
@@ -382,7 +383,7 @@ def test_pretrained_weights_are_the_file_s_tensors(
 
 
 def test_a_frozen_backbone_with_loaded_weights_does_not_move(weights_folder: Path) -> None:
-    network = build(SMALL, 10, 64, freeze=True)
+    network = build_net(SMALL, 10, 64, freeze=True)
     network.load_weights(str(weights_folder / f"{SMALL}.safetensors"))
     before = copy_of(network.backbone.state_dict())
     training_step(network)
@@ -390,7 +391,7 @@ def test_a_frozen_backbone_with_loaded_weights_does_not_move(weights_folder: Pat
 
 
 def test_loading_keeps_evaluation_mode(tmp_path: Path) -> None:
-    network = build("test_resnet", 10, 64).eval()
+    network = build_net("test_resnet", 10, 64).eval()
     network.load_weights(save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.pth"))
     assert not any(module.training for module in network.modules())
 
@@ -399,7 +400,7 @@ def test_loading_keeps_evaluation_mode(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_classes", [0, 10, 1000])
 def test_a_file_may_have_any_classifier_or_none(tmp_path: Path, suffix: str, num_classes: int) -> None:
     donor = timm.create_model("test_resnet", num_classes=num_classes).state_dict()
-    network = build("test_resnet", 10, 64)
+    network = build_net("test_resnet", 10, 64)
     network.load_weights(save(donor, tmp_path / f"weights{suffix}"))
     backbone = {name: values for name, values in donor.items() if not name.startswith("fc.")}
     assert_same_tensors(network.backbone.state_dict(), backbone)
@@ -407,7 +408,7 @@ def test_a_file_may_have_any_classifier_or_none(tmp_path: Path, suffix: str, num
 
 def test_weights_of_a_vision_transformer_fit_another_size(tmp_path: Path) -> None:
     donor = timm.create_model("test_vit", img_size=160).state_dict()
-    network = build("test_vit", 10, 64)
+    network = build_net("test_vit", 10, 64)
     network.load_weights(save(donor, tmp_path / "weights.safetensors"))
     state = network.backbone.state_dict()
     assert state.pop("pos_embed").shape != donor["pos_embed"].shape
@@ -421,7 +422,7 @@ def test_weights_of_a_vision_transformer_fit_another_size(tmp_path: Path) -> Non
 def test_weights_that_are_no_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=rf"model\.weights='{name}' is not a file"):
-        build("test_resnet", 10, 64).load_weights(name)
+        build_net("test_resnet", 10, 64).load_weights(name)
 
 
 def of_the_same_family(_: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -444,7 +445,7 @@ def empty(_: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_weights_that_do_not_fit_are_refused(
     tmp_path: Path, spoil: Callable[[dict[str, Tensor]], dict[str, Tensor]]
 ) -> None:
-    network = build(SMALL, 10, 64)
+    network = build_net(SMALL, 10, 64)
     path = save(spoil(timm.create_model(SMALL).state_dict()), tmp_path / "weights.safetensors")
     with pytest.raises(UsageError, match=rf"model\.weights='.*weights\.safetensors' .*'{SMALL}'"):
         network.load_weights(path)
@@ -455,14 +456,14 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path, suffix: str) ->
     path = tmp_path / f"weights{suffix}"
     path.write_bytes(b"<html>not found</html>" * 40)
     with pytest.raises(UsageError, match=r"model\.weights=.*could not be loaded"):
-        build("test_resnet", 10, 64).load_weights(str(path))
+        build_net("test_resnet", 10, 64).load_weights(str(path))
 
 
 def test_imagenet_weights_without_a_network_say_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)  # else the hub tries again for 25 s
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UsageError, match=r"model\.weights='imagenet' could not be loaded.* network"):
-        build("test_resnet", 10, 64).load_weights("imagenet")
+        build_net("test_resnet", 10, 64).load_weights("imagenet")
 
 
 def test_building_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -471,7 +472,7 @@ def test_building_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(_builder, "load_pretrained", alarm)
     for net in (SMALL, "test_resnet", "test_vit"):
-        network = build(net, 10, 64, freeze=True)
+        network = build_net(net, 10, 64, freeze=True)
         with pytest.raises(UsageError, match="weights were read"):  # the alarm works
             network.load_weights("imagenet")
 
@@ -488,7 +489,7 @@ def start_head(
     for name, values in state.items():
         if values.is_floating_point():  # a classifier's bias starts at 0, which would hide where it comes from
             state[name] = torch.rand_like(values) + 0.1
-    network = build(net, len(names), 64, **options)
+    network = build_net(net, len(names), 64, **options)
     head = copy_of(network.head.state_dict())
     network.load_weights(save(state, path / "weights.safetensors"), names)
     return network, state, head
@@ -550,7 +551,7 @@ def test_the_head_stays_random_where_the_classifier_does_not_fit(
 
 def test_the_head_stays_random_where_no_names_are_given(tmp_path: Path) -> None:
     donor = save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
-    network = build("test_resnet", 3, 64)
+    network = build_net("test_resnet", 3, 64)
     head = copy_of(network.head.state_dict())
     network.load_weights(donor)
     assert_same_tensors(network.head.state_dict(), head)
@@ -561,7 +562,7 @@ def test_a_head_of_imagenet_s_own_names_gives_timm_s_logits(tmp_path: Path) -> N
     names = ("zebra", "red_panda", "crane")
     torch.manual_seed(3)
     donor = timm.create_model("test_resnet").eval()
-    network = build("test_resnet", 3, 64).eval()
+    network = build_net("test_resnet", 3, 64).eval()
     network.load_weights(save(donor.state_dict(), tmp_path / "weights.safetensors"), names)
     pixels = (images().float() / 255 - 0.5) / 0.5
     with torch.no_grad():
@@ -572,7 +573,7 @@ def test_a_head_of_imagenet_s_own_names_gives_timm_s_logits(tmp_path: Path) -> N
 def test_a_file_of_imagenet_1k_serves_a_net_whose_own_weights_have_other_classes(tmp_path: Path) -> None:
     name = "vit_tiny_patch16_224.augreg_in21k"
     donor = timm.create_model("vit_tiny_patch16_224", img_size=32)
-    network = build(name, 2, 32)
+    network = build_net(name, 2, 32)
     network.load_weights(save(donor.state_dict(), tmp_path / "weights.safetensors"), ("zebra", "dog"))
     assert torch.equal(network.head[-1].weight[0], donor.head.weight[340])
     torch.testing.assert_close(network.head[-1].weight[1], donor.head.weight[151:269].mean(0))
@@ -587,7 +588,7 @@ def norms_of(net: nn.Module) -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize("net", ["mobilenetv3_small_050", "test_resnet"])
 def test_frozen_norms_keep_their_statistics_while_all_weights_learn(net: str) -> None:
-    network = build(net, 10, 64, freeze_norm=True)
+    network = build_net(net, 10, 64, freeze_norm=True)
     assert trainable(network) == sum(parameter.numel() for parameter in network.parameters())
     before = copy_of(network.state_dict())
     for _ in range(2):  # the first only moves factors that start at 0
@@ -607,9 +608,9 @@ def test_frozen_norms_keep_their_statistics_while_all_weights_learn(net: str) ->
 
 
 def test_frozen_norms_normalise_with_their_statistics() -> None:
-    """A photograph's logits then do not depend on the others of its batch, in training neither."""
-    network = build("test_resnet", 10, 64, freeze_norm=True, dropout=0.0).train()
-    plain = build("test_resnet", 10, 64, dropout=0.0).train()
+    """An image's logits then do not depend on the others of its batch, in training neither."""
+    network = build_net("test_resnet", 10, 64, freeze_norm=True, dropout=0.0).train()
+    plain = build_net("test_resnet", 10, 64, dropout=0.0).train()
     for some, alike in ((network, True), (plain, False)):
         with torch.no_grad():
             together, alone = some(images(count=4))[:1], some(torch.cat([images(count=4)[:1]] * 2))[:1]
@@ -651,27 +652,27 @@ def learning(network: TransferNet, net: str) -> list[bool]:
     ],
 )
 def test_the_last_blocks_learn_first(net: str, part: float, learns: int) -> None:
-    network = build(net, 10, 64)
-    network.learn(part)
+    network = build_net(net, 10, 64)
+    network.unfreeze(part)
     assert learning(network, net) == [False] * (len(PLACES[net]) - learns) + [True] * learns
     assert all(parameter.requires_grad for parameter in network.head.parameters())
 
 
 @pytest.mark.parametrize("part", [0.5, 1.0], ids=["half", "all"])
 def test_blocks_join_in_again_after_they_were_frozen(part: float) -> None:
-    network = build("test_resnet", 10, 64)
-    network.learn(0)
+    network = build_net("test_resnet", 10, 64)
+    network.unfreeze(0)
     assert not any(module.training for module in network.backbone.modules())
     assert network.forward_features(images()).requires_grad is False
-    network.learn(part)
+    network.unfreeze(part)
     assert learning(network, "test_resnet") == [part == 1] * 3 + [True] * 2
     assert network.backbone.training
     assert network.forward_features(images()).requires_grad is True
 
 
 def test_norms_of_blocks_that_do_not_learn_are_in_evaluation_mode() -> None:
-    network = build("test_resnet", 10, 64)
-    network.learn(0.4)
+    network = build_net("test_resnet", 10, 64)
+    network.unfreeze(0.4)
     for mode in (True, False, True):
         network.train(mode)
         for name, module in norms_of(network.backbone).items():
@@ -685,10 +686,10 @@ def test_norms_of_blocks_that_do_not_learn_are_in_evaluation_mode() -> None:
 
 
 def test_learning_keeps_evaluation_mode_and_frozen_norms() -> None:
-    network = build("test_resnet", 10, 64, freeze_norm=True).eval()
-    network.learn(1)
+    network = build_net("test_resnet", 10, 64, freeze_norm=True).eval()
+    network.unfreeze(1)
     assert not any(module.training for module in network.modules())
     network.train()
-    network.learn(0.5)
+    network.unfreeze(0.5)
     assert not any(module.training for module in norms_of(network).values())
     assert network.head.training

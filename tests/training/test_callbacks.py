@@ -22,15 +22,15 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from animals_pl.cli import main
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import UsageError
-from animals_pl.evaluation.epoch_rows import read_metrics
 from animals_pl.training.callbacks.batch_seed import BatchSeed
+from animals_pl.training.callbacks.epoch_table import EpochTable
 from animals_pl.training.callbacks.progressive_resizing import ProgressiveResizing, size_at
 from animals_pl.training.classifier import AnimalClassifier
-from animals_pl.training.epoch_table import EpochTable
+from animals_pl.training.metrics_csv import read_metrics
 
 RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
 TRAIN, VAL = 43, 14
-"""Photographs of the tiny tree's folds."""
+"""Images of the tiny tree's splits."""
 
 
 def fit(tree: Path, root: Path, *args: object, size: int = 32, workers: int = 0, epochs: int = 3) -> Path:
@@ -228,13 +228,13 @@ def picture(events: EventAccumulator, tag: str, index: int, folder: Path) -> np.
         return np.asarray(image.convert("RGB"))
 
 
-def test_training_photographs_are_shown_every_fifth_epoch(board, tmp_path):
+def test_training_images_are_shown_every_fifth_epoch(board, tmp_path):
     _, events = board
-    shown = events.Images("training photographs")
+    shown = events.Images("training images")
     assert [image.step for image in shown] == [0, 5 * 3]
     # 16 of 32 pixels, in rows of eight, with 2 pixels between them
     assert (shown[0].width, shown[0].height) == (8 * 34 + 2, 2 * 34 + 2)
-    assert not np.array_equal(*(picture(events, "training photographs", index, tmp_path) for index in (0, 1)))
+    assert not np.array_equal(*(picture(events, "training images", index, tmp_path) for index in (0, 1)))
 
 
 def test_confusion_matrix_of_every_fifth_epoch_and_the_last(board, tmp_path):
@@ -246,7 +246,7 @@ def test_confusion_matrix_of_every_fifth_epoch_and_the_last(board, tmp_path):
 
 def test_scalars_are_the_table_s(board):
     run, events = board
-    expected = {f"{name}/{fold}" for name in ("loss", "acc", "macro_recall", "macro_f1") for fold in ("train", "val")}
+    expected = {f"{name}/{split}" for name in ("loss", "acc", "macro_recall", "macro_f1") for split in ("train", "val")}
     expected |= {"lr", "image_size"}
     assert expected <= set(events.Tags()["scalars"])
     for tag in expected:

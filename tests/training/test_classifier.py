@@ -82,7 +82,7 @@ def train(tree: Path, epochs: int = 1, trainer: dict[str, Any] | None = None, **
 
 
 def probabilities(module: AnimalClassifier, loader) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N, C) probabilities and (N,) labels of a loader's photographs, in float64."""
+    """Return (N, C) probabilities and (N,) labels of a loader's images, in float64."""
     module.eval()
     with torch.no_grad():
         rows = [(module.net(images).double().softmax(1), labels) for images, labels in loader]
@@ -101,8 +101,8 @@ def trained(tiny_tree: Path):
 # ---------------------------------------------------------------- loss and metrics
 
 
-def test_flips_judge_by_the_mean_of_both_logits(tiny_tree):
-    module, trainer, recorder = train(tiny_tree, lr=0.0, flips=True)
+def test_hflip_averages_the_mean_of_both_logits(tiny_tree):
+    module, trainer, recorder = train(tiny_tree, lr=0.0, tta="hflip")
     images, _ = next(iter(trainer.datamodule.val_dataloader()))
     module.eval()
     with torch.no_grad():
@@ -115,7 +115,7 @@ def test_flips_judge_by_the_mean_of_both_logits(tiny_tree):
 
 
 def effective(counts: np.ndarray, beta: float) -> np.ndarray:
-    """Return one over the effective number of each class's photographs, with the mean 1."""
+    """Return one over the effective number of each class's images, with the mean 1."""
     inverse = np.array([1 / sum(beta**power for power in range(count)) for count in counts.tolist()])
     return inverse / inverse.mean()
 
@@ -131,7 +131,7 @@ def effective(counts: np.ndarray, beta: float) -> np.ndarray:
 )
 def test_training_loss_is_the_mean_of_weighted_losses(tiny_tree, option, factor):
     module, trainer, recorder = train(tiny_tree, lr=0.0, class_weights=option)
-    counts = np.bincount(trainer.datamodule.folds["train"].labels)
+    counts = np.bincount(trainer.datamodule.catalogs["train"].labels)
     factors = factor(counts)
     every = []
     for (images, labels), loss in zip(recorder.batches, recorder.losses, strict=True):
@@ -179,9 +179,9 @@ def test_validation_is_plain_cross_entropy_whatever_training_minimises(tiny_tree
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0], ids=["half", "full"])
-def test_logits_are_adjusted_by_the_frequencies_of_the_training_fold(tiny_tree, tau):
+def test_logits_are_adjusted_by_the_frequencies_of_the_training_split(tiny_tree, tau):
     module, trainer, recorder = train(tiny_tree, lr=0.0, loss="logit_adjusted", logit_tau=tau)
-    counts = np.bincount(trainer.datamodule.folds["train"].labels)
+    counts = np.bincount(trainer.datamodule.catalogs["train"].labels)
     assert len(set(counts)) > 1
     for (images, labels), loss in zip(recorder.batches, recorder.losses, strict=True):
         with torch.no_grad():
@@ -397,7 +397,7 @@ def test_the_same_settings_give_the_same(tiny_tree, default):
         ({"mixup": 0.2}, {"loss", "parameters"}),
         ({"cutmix": 1.0}, {"loss", "parameters"}),
         ({"freeze_norm": True}, {"loss", "parameters"}),
-        ({"body_lr": 0.1}, {"loss", "parameters"}),
+        ({"backbone_lr_mult": 0.1}, {"loss", "parameters"}),
         ({"layer_decay": 0.5}, {"loss", "parameters"}),
         ({"head_init": "random"}, set()),  # there are no weights
         ({"focal_gamma": 1.0}, set()),
@@ -503,7 +503,7 @@ def test_weights_for_a_net_from_scratch_are_refused_by_their_own_name(tiny_tree,
         ("mixup", -0.2, "0 or above"),
         ("cutmix", -0.2, "0 or above"),
         ("lr", -1.0, "0 or above"),
-        ("body_lr", 0.0, "above 0"),
+        ("backbone_lr_mult", 0.0, "above 0"),
         ("layer_decay", 0.0, r"\(0, 1\]"),
         ("layer_decay", 1.1, r"\(0, 1\]"),
         ("weight_decay", -0.1, "0 or above"),
@@ -528,13 +528,13 @@ def test_a_number_at_the_end_of_its_range_is_taken(key, value):
 
 
 def share_of(images: Tensor, seen: Tensor) -> tuple[str, float]:
-    """Return how a batch was blended with the one rolled by a photograph, and the part that is its own."""
+    """Return how a batch was blended with the one rolled by an image, and the part that is its own."""
     images = images.double()
     other = images.roll(1, 0)
     share = float(((seen - other) * (images - other)).sum() / (images - other).square().sum())
     if torch.allclose(seen.double(), share * images + (1 - share) * other, atol=1e-2):
         return "mixup", share
-    cut = (seen != images).any(1).any(0)  # (S, S): where any photograph of the batch has another's pixel
+    cut = (seen != images).any(1).any(0)  # (S, S): where any image of the batch has another's pixel
     rows, columns = cut.any(1).nonzero().flatten(), cut.any(0).nonzero().flatten()
     assert cut[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()  # a rectangle
     assert torch.equal(seen.double(), torch.where(cut, other, images))
@@ -546,7 +546,7 @@ def share_of(images: Tensor, seen: Tensor) -> tuple[str, float]:
     [({"mixup": 1.0}, {"mixup"}), ({"cutmix": 1.0}, {"cutmix"}), ({"mixup": 1.0, "cutmix": 1.0}, {"mixup", "cutmix"})],
     ids=["mixup", "cutmix", "both"],
 )
-def test_targets_are_blended_as_the_photographs_are(tiny_tree, options, kinds):
+def test_targets_are_blended_as_the_images_are(tiny_tree, options, kinds):
     module, _, recorder = train(tiny_tree, epochs=2, lr=0.0, **options)
     found = set()
     for (images, labels), seen, loss in zip(recorder.batches, recorder.seen, recorder.losses, strict=True):
@@ -561,7 +561,7 @@ def test_targets_are_blended_as_the_photographs_are(tiny_tree, options, kinds):
     assert found == kinds
 
 
-def test_metrics_of_training_count_the_photographs_own_labels(tiny_tree):
+def test_metrics_of_training_count_the_images_own_labels(tiny_tree):
     module, trainer, recorder = train(tiny_tree, lr=0.0, mixup=1.0, cutmix=1.0)
     labels = [batch[1] for batch in recorder.batches]
     predicted, labels = probabilities(module, zip(recorder.seen, labels, strict=True))

@@ -1,4 +1,4 @@
-"""A frozen backbone sees each photograph once: the same results, a file for the next run, augmented views."""
+"""A frozen backbone sees each image once: the same results, a file for the next run, augmented views."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from PIL import Image
 
 from animals_pl.cli import main
 from animals_pl.data import datamodule as datamodule_file
-from animals_pl.data.manifest import cache_folder
 from animals_pl.data.sampling import SampleKey
+from animals_pl.files import cache_dir
 from animals_pl.training.callbacks.feature_cache import FeatureDataset, FeatureFile
-from animals_pl.training.callbacks.tensorboard_pictures import TensorBoardPictures
+from animals_pl.training.callbacks.tensorboard import TensorBoardPictures
 
 RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
 TRAIN, VAL = 43, 14
-"""Photographs of the tiny tree's folds."""
-METRICS = [f"{name}/{fold}" for name in ("loss", "acc", "macro_recall", "macro_f1") for fold in ("train", "val")]
+"""Images of the tiny tree's splits."""
+METRICS = [f"{name}/{split}" for name in ("loss", "acc", "macro_recall", "macro_f1") for split in ("train", "val")]
 FROZEN = ["--model.freeze", "true", "--model.dropout", "0.5", "--model.lr", "0.01"]
 VIEWS = [*FROZEN, "--data.augment", "light", "--cached_views"]
 
@@ -44,7 +44,7 @@ def column(run: Path, key: str) -> list[float]:
 
 
 def feature_files() -> list[Path]:
-    return sorted((cache_folder() / "features").glob("*"))
+    return sorted((cache_dir() / "features").glob("*"))
 
 
 def assert_same_training(ours: Path, theirs: Path) -> None:
@@ -59,7 +59,7 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
 
 @pytest.fixture
 def decoded(monkeypatch) -> Counter[str]:
-    """How often the main process has decoded each photograph for the net."""
+    """How often the main process has decoded each image for the net."""
     counts: Counter[str] = Counter()
     decode = datamodule_file.decode
 
@@ -86,12 +86,12 @@ def tree(tiny_tree, tmp_path) -> Path:
 # ---------------------------------------------------------------- the same results, sooner
 
 
-@pytest.mark.parametrize("flips", ["false", "true"], ids=["plain", "flips"])
+@pytest.mark.parametrize("tta", ["none", "hflip"])
 @pytest.mark.parametrize("head", ["linear", "dense"])
-def test_cached_features_change_nothing(tiny_tree, tmp_path, head, flips):
+def test_cached_features_change_nothing(tiny_tree, tmp_path, head, tta):
     # Adam would blow the noise of gradients that are all but zero up to steps of its learning rate.
     options = [*FROZEN, "--model.head", head, "--model.class_weights", "balanced", "--model.optimizer", "sgd"]
-    options += ["--model.flips", flips]
+    options += ["--model.tta", tta]
     cached = fit(tiny_tree, tmp_path / "cached", *options)
     plain = fit(tiny_tree, tmp_path / "plain", *options, "--cache_features", "false")
     assert_same_training(cached, plain)
@@ -99,7 +99,7 @@ def test_cached_features_change_nothing(tiny_tree, tmp_path, head, flips):
     assert begun[-1] < begun[0]
 
 
-def test_each_photograph_is_decoded_once(tiny_tree, tmp_path, decoded):
+def test_each_image_is_decoded_once(tiny_tree, tmp_path, decoded):
     fit(tiny_tree, tmp_path, *FROZEN)
     assert set(decoded) == {file.name for file in tiny_tree.rglob("*.jpg")}
     assert set(decoded.values()) == {1}
@@ -118,7 +118,7 @@ def test_each_photograph_is_decoded_once(tiny_tree, tmp_path, decoded):
     ids=["unfrozen", "off", "augmentation", "mixup", "sizes", "another size"],
 )
 def test_cache_stays_out_of_the_way(tiny_tree, tmp_path, decoded, options, validations):
-    """Training photographs that change are decoded each epoch; those of validation change with the net only."""
+    """Training images that change are decoded each epoch; those of validation change with the net only."""
     fit(tiny_tree, tmp_path, *options, epochs=2)
     assert sorted(decoded.values()) == sorted([2] * TRAIN + [validations] * VAL)
 
@@ -140,13 +140,13 @@ def test_next_run_reads_the_file(tiny_tree, tmp_path, decoded, capsys):
     first = fit(tiny_tree, tmp_path / "first", *FROZEN)
     said = capsys.readouterr().out
     (file,) = feature_files()
-    assert f"train: features of {TRAIN} photographs, {TRAIN} computed in" in said
+    assert f"train: features of {TRAIN} images, {TRAIN} computed in" in said
     assert str(file) in said
     assert "MB" in said
     decoded.clear()
     second = fit(tiny_tree, tmp_path / "second", *FROZEN)
     assert not decoded
-    assert f"train: features of {TRAIN} photographs, 0 computed in" in capsys.readouterr().out
+    assert f"train: features of {TRAIN} images, 0 computed in" in capsys.readouterr().out
     for name in METRICS:
         assert column(first, name) == column(second, name)
 
@@ -185,7 +185,7 @@ def test_file_is_another_one_where_features_are(tiny_tree, tmp_path, decoded, op
     assert len(feature_files()) == 2
 
 
-def test_changed_and_added_photographs_alone_are_computed(tree, tmp_path, decoded):
+def test_changed_and_added_images_alone_are_computed(tree, tmp_path, decoded):
     fit(tree, tmp_path / "first", *FROZEN, epochs=1)
     decoded.clear()
     changed, *_, model = sorted(tree.rglob("*.jpg"))
@@ -264,7 +264,7 @@ def test_epochs_take_turns_in_the_views():
 
 
 def test_as_many_views_as_epochs_change_nothing(tiny_tree, tmp_path):
-    """The v-th view of a photograph is what the v-th epoch would have made of it."""
+    """The v-th view of an image is what the v-th epoch would have made of it."""
     cached = fit(tiny_tree, tmp_path / "cached", *VIEWS, 3)
     plain = fit(tiny_tree, tmp_path / "plain", *FROZEN, "--data.augment", "light", "--cache_features", "false")
     assert_same_training(cached, plain)
@@ -273,7 +273,7 @@ def test_as_many_views_as_epochs_change_nothing(tiny_tree, tmp_path):
 def test_fewer_views_pass_the_backbone(tiny_tree, tmp_path, decoded, capsys):
     fit(tiny_tree, tmp_path / "first", *VIEWS, 2, epochs=5)
     assert sorted(decoded.values()) == [1] * VAL + [2] * TRAIN
-    assert f"train: features of {TRAIN} photographs in 2 views, {2 * TRAIN} computed" in capsys.readouterr().out
+    assert f"train: features of {TRAIN} images in 2 views, {2 * TRAIN} computed" in capsys.readouterr().out
     decoded.clear()
     fit(tiny_tree, tmp_path / "second", *VIEWS, 3, epochs=1)
     assert sorted(decoded.values()) == [1] * TRAIN  # the third view alone

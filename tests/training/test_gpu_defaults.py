@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from animals_pl import lightning_cli
 from animals_pl.cli import main
-from animals_pl.training import lightning_cli
 from animals_pl.training.callbacks.compilation import Compilation
 
 

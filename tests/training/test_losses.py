@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from animals_pl.data.catalog import ANIMALS10_COUNTS
+from animals_pl.data.class_weights import class_weights
 from animals_pl.errors import UsageError
-from animals_pl.training.losses import ClassificationLoss, class_weights
+from animals_pl.training.losses import ClassificationLoss
 
 REFERENCE_WEIGHTS = {
     "cane": 1.0,
@@ -61,7 +62,7 @@ def test_balanced_weights_give_every_class_the_same_sum(counts: np.ndarray) -> N
 
 
 @pytest.mark.parametrize("counts", [[5, 1, 9], [5, 0, 9], [0, 0]])
-def test_none_counts_every_photograph_once_even_where_a_class_is_absent(counts: list[int]) -> None:
+def test_none_counts_every_image_once_even_where_a_class_is_absent(counts: list[int]) -> None:
     np.testing.assert_array_equal(class_weights("none", np.array(counts)), [1.0] * len(counts), strict=True)
 
 
@@ -73,7 +74,7 @@ def test_weights_are_float64_one_per_class(option: str) -> None:
 
 @pytest.mark.parametrize("option", ["balanced", "reference", "effective"])
 @pytest.mark.parametrize(("counts", "absent"), [([5, 0, 9], 1), ([0, 3, 0], 2)])
-def test_a_class_without_photographs_cannot_be_weighted(option: str, counts: list[int], absent: int) -> None:
+def test_a_class_without_images_cannot_be_weighted(option: str, counts: list[int], absent: int) -> None:
     with pytest.raises(UsageError, match=rf"model\.class_weights='{option}': {absent} .*model\.class_weights=none"):
         class_weights(option, np.array(counts))
 
@@ -244,7 +245,7 @@ def test_a_net_that_sees_nothing_learns_the_frequencies_less_what_is_adjusted(ta
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "focal", "logit_adjusted", "smoothed"])
-def test_weights_are_factors_of_the_photographs_losses(kind: str) -> None:
+def test_weights_are_factors_of_the_images_losses(kind: str) -> None:
     """Their mean is mean(wᵢ · ℓᵢ); torch's ``weight`` divides by the sum of the weights."""
     logits, labels = batch()
     plain, weighted = (ClassificationLoss(COUNTS, **KINDS[kind], weights=weights) for weights in (None, WEIGHTS))
@@ -303,7 +304,7 @@ def test_losses_under_autocast_are_those_of_full_precision_but_for_rounding(kind
 
 
 @pytest.mark.parametrize(("counts", "absent"), [([5, 0, 9], 1), ([0, 3, 0], 2)], ids=["one", "two"])
-def test_logits_cannot_be_adjusted_to_a_class_without_photographs(counts: list[int], absent: int) -> None:
+def test_logits_cannot_be_adjusted_to_a_class_without_images(counts: list[int], absent: int) -> None:
     with pytest.raises(UsageError, match=rf"model\.loss='logit_adjusted': {absent} .*model\.loss=cross_entropy"):
         ClassificationLoss(np.array(counts), "logit_adjusted")
     for loss in ("cross_entropy", "focal"):

@@ -55,13 +55,13 @@ def printed(text: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+)/val +(\d+\.\d{4})$", text, re.MULTILINE))
 
 
-# ---------------------------------------------------------------- keep_best
+# ---------------------------------------------------------------- save_top_k
 
 
 @pytest.fixture(scope="module")
 def kept(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that keeps three epochs, to be read only."""
-    return fit(tiny_tree, tmp_path_factory.mktemp("kept"), "--keep_best", 3)
+    return fit(tiny_tree, tmp_path_factory.mktemp("kept"), "--save_top_k", 3)
 
 
 def test_the_best_epochs_and_no_others_have_files(kept):
@@ -88,7 +88,7 @@ def test_without_the_option_no_epoch_has_a_file(tiny_tree, tmp_path):
 
 
 def test_resumed_and_moved_it_keeps_the_same_epochs(tiny_tree, tmp_path):
-    options = ["--keep_best", 3, "--monitor", "macro_recall/val"]
+    options = ["--save_top_k", 3, "--monitor", "macro_recall/val"]
     whole = fit(tiny_tree, tmp_path / "whole", *options)
     half = fit(tiny_tree, tmp_path / "half", *options, epochs=3)
     moved = tmp_path / "moved" / "run" / "version_0"
@@ -121,7 +121,7 @@ def averaged(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
         lines: list[str] = []
         patch.setattr(rich.get_console(), "print", lambda *args, **kwargs: lines.extend(map(str, args)))
         root = tmp_path_factory.mktemp("averaged")
-        run = fit(tiny_tree, root, "--keep_best", 2, "--average_best", "true", net="minivggnet")
+        run = fit(tiny_tree, root, "--save_top_k", 2, "--average_best", "true", net="minivggnet")
     return run, "\n".join(lines)
 
 
@@ -173,7 +173,7 @@ def test_the_average_touches_neither_the_best_nor_the_table(averaged):
 
 
 def test_a_frozen_backbone_is_judged_on_cached_features(tiny_tree, tmp_path, capsys):
-    options = ["--model.freeze", "true", "--keep_best", 2, "--average_best", "true"]
+    options = ["--model.freeze", "true", "--save_top_k", 2, "--average_best", "true"]
     run = fit(tiny_tree, tmp_path, *options, net="mobilenetv3_small_050", epochs=3)
     loss = re.search(r"average of epochs .*?loss/val (\d+\.\d{4})", capsys.readouterr().out)[1]
     assert cli("validate", "--ckpt_path", run / "average.ckpt") == 0
@@ -181,7 +181,7 @@ def test_a_frozen_backbone_is_judged_on_cached_features(tiny_tree, tmp_path, cap
 
 
 def test_one_epoch_is_no_average(tiny_tree, tmp_path, capsys):
-    run = fit(tiny_tree, tmp_path, "--keep_best", 2, "--average_best", "true", epochs=1)
+    run = fit(tiny_tree, tmp_path, "--save_top_k", 2, "--average_best", "true", epochs=1)
     assert "a single epoch has been kept" in capsys.readouterr().out
     assert not (run / "average.ckpt").exists()
 
@@ -189,9 +189,12 @@ def test_one_epoch_is_no_average(tiny_tree, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--average_best", "true"], "average_best=true needs more than the one epoch of keep_best=1; add --keep_best"),
-        (["--keep_best", 0], "keep_best=0 is out of range; choose a value"),
-        (["--keep_best", 2, "--trainer.enable_checkpointing", "false"], "keep_best=2 has no effect with trainer"),
+        (
+            ["--average_best", "true"],
+            "average_best=true needs more than the one epoch of save_top_k=1; add --save_top_k",
+        ),
+        (["--save_top_k", 0], "save_top_k=0 is out of range; choose a value"),
+        (["--save_top_k", 2, "--trainer.enable_checkpointing", "false"], "save_top_k=2 has no effect with trainer"),
         (["--tune", "speed"], "tune=speed does not fit"),
         (["--tune", "batch_size"], "tune=batch_size needs a GPU"),
         (["--tune", "lr"], "tune=lr needs a run of 20 steps, this one has 6; raise trainer.max_epochs"),
@@ -225,7 +228,7 @@ def test_early_stopping_ends_the_run(tiny_tree, tmp_path, capsys):
     "options",
     [
         ["--model.net", "mobilenetv3_small_050", "--model.freeze", "true"],
-        ["--model.net", "mobilenetv3_small_050", "--model.body_lr", 0.1],
+        ["--model.net", "mobilenetv3_small_050", "--model.backbone_lr_mult", 0.1],
         ["--model.net", "minivggnet", "--model.class_weights", "balanced"],
     ],
     ids=["frozen_and_cached", "backbone_learns", "from_scratch"],

@@ -12,7 +12,7 @@ from torch import nn
 
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import UsageError
-from animals_pl.models import build
+from animals_pl.models.registry import build_net
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.parameter_groups import parameter_groups
 
@@ -42,47 +42,49 @@ def blocks_of(net: nn.Module, name: str) -> dict[str, int]:
 
 
 RATES = {"minivggnet": (1.0, 1.0)}
-"""body_lr and layer_decay of nets that have no backbone; others have some."""
+"""backbone_lr_mult and layer_decay of nets that have no backbone; others have some."""
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1], ids=["free", "decayed"])
 @pytest.mark.parametrize("net", ["minivggnet", "mobilenetv3_small_050", *BLOCKS])
 def test_every_parameter_is_in_one_group(net: str, weight_decay: float) -> None:
-    network = build(net, 10, 64)
+    network = build_net(net, 10, 64)
     found = by_name(network, parameter_groups(network, 0.1, weight_decay, *RATES.get(net, (0.5, 0.9))))
     assert found.keys() == {name for name, _ in network.named_parameters()}
 
 
-@pytest.mark.parametrize(("body_lr", "layer_decay"), [(1.0, 1.0), (0.1, 1.0), (1.0, 0.5), (0.2, 0.75)])
+@pytest.mark.parametrize(("backbone_lr_mult", "layer_decay"), [(1.0, 1.0), (0.1, 1.0), (1.0, 0.5), (0.2, 0.75)])
 @pytest.mark.parametrize("net", list(BLOCKS))
-def test_rates_fall_from_the_head_block_by_block(net: str, body_lr: float, layer_decay: float) -> None:
-    network = build(net, 10, 64)
-    found = by_name(network, parameter_groups(network, 0.3, 0.1, body_lr, layer_decay))
+def test_rates_fall_from_the_head_block_by_block(net: str, backbone_lr_mult: float, layer_decay: float) -> None:
+    network = build_net(net, 10, 64)
+    found = by_name(network, parameter_groups(network, 0.3, 0.1, backbone_lr_mult, layer_decay))
     place = blocks_of(network, net)
     if net != "test_resnet":  # timm counts the layers after a last block, norms for most, to that block
         place = {key: min(value, len(BLOCKS[net]) - 2) for key, value in place.items()}
     last = max(place.values())
-    expected = {f"backbone.{key}": 0.3 * body_lr * layer_decay ** (last - value) for key, value in place.items()}
+    expected = {
+        f"backbone.{key}": 0.3 * backbone_lr_mult * layer_decay ** (last - value) for key, value in place.items()
+    }
     expected |= {f"head.{key}": 0.3 for key, _ in network.head.named_parameters()}
     assert {name: group["lr"] for name, group in found.items()} == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("net", ["shallownet", "lenet", "minivggnet"])
 def test_a_net_from_scratch_learns_at_one_rate(net: str) -> None:
-    network = build(net, 10, 32)
+    network = build_net(net, 10, 32)
     found = by_name(network, parameter_groups(network, 0.3, 0.1))
     assert {group["lr"] for group in found.values()} == {0.3}
 
 
-@pytest.mark.parametrize("key", ["body_lr", "layer_decay"])
+@pytest.mark.parametrize("key", ["backbone_lr_mult", "layer_decay"])
 def test_rates_of_blocks_are_refused_where_there_are_none(key: str) -> None:
     with pytest.raises(UsageError, match=rf"model\.{key}=0\.5 has no meaning"):
-        parameter_groups(build("lenet", 10, 32), 0.3, 0.1, **{key: 0.5})
+        parameter_groups(build_net("lenet", 10, 32), 0.3, 0.1, **{key: 0.5})
 
 
 @pytest.mark.parametrize("net", ["minivggnet", "mobilenetv3_small_050", *BLOCKS])
 def test_biases_and_norms_are_spared_weight_decay(net: str) -> None:
-    network = build(net, 10, 64)
+    network = build_net(net, 10, 64)
     kinds = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
     norms = {id(p) for module in network.modules() if isinstance(module, kinds) for p in module.parameters()}
     found = by_name(network, parameter_groups(network, 0.1, 0.25, *RATES.get(net, (0.5, 0.9))))
@@ -95,7 +97,7 @@ def test_biases_and_norms_are_spared_weight_decay(net: str) -> None:
 
 @pytest.mark.parametrize("net", ["test_resnet", "test_vit"])
 def test_what_does_not_learn_is_left_out(net: str) -> None:
-    network = build(net, 10, 64, freeze=True)
+    network = build_net(net, 10, 64, freeze=True)
     assert by_name(network, parameter_groups(network, 0.1, 0.1, 0.5, 0.5)).keys() == {"head.1.weight", "head.1.bias"}
 
 
@@ -128,7 +130,13 @@ def test_a_schedule_scales_all_rates_alike(tiny_tree: Path, schedule: str, warmu
         use_distributed_sampler=False,
         callbacks=[recorder],
     )
-    options = {"schedule": schedule, "warmup_epochs": warmup_epochs, "body_lr": 0.1, "layer_decay": 0.5, "lr": 0.01}
+    options = {
+        "schedule": schedule,
+        "warmup_epochs": warmup_epochs,
+        "backbone_lr_mult": 0.1,
+        "layer_decay": 0.5,
+        "lr": 0.01,
+    }
     module = AnimalClassifier(net="test_resnet", **options)
     trainer.fit(module, AnimalsDataModule(root=str(tiny_tree), size=32, batch_size=4, num_workers=0))
     parts = [[rate / rates[-1] for rate in rates] for rates in recorder.rates]
@@ -144,7 +152,7 @@ def test_a_schedule_scales_all_rates_alike(tiny_tree: Path, schedule: str, warmu
 @pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])
 def test_the_optimizer_steps_at_these_rates(freeze: bool) -> None:
     """Plain gradient descent of the sum of all parameters moves each by its rate."""
-    network = build("test_resnet", 10, 64, freeze=freeze)
+    network = build_net("test_resnet", 10, 64, freeze=freeze)
     groups = parameter_groups(network, 0.5, 0.0, 0.1, 0.5)
     expected = {name: group["lr"] for name, group in by_name(network, groups).items()}
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}

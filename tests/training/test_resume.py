@@ -18,7 +18,7 @@ from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.classifier import AnimalClassifier
 
 EPOCHS = 4
-BATCHES = 6  # of 43 photographs, at most 8 in each
+BATCHES = 6  # of 43 images, at most 8 in each
 
 
 def fit(*args: object) -> int:
@@ -137,12 +137,12 @@ def test_resume_without_the_configuration_file(halves, whole, tmp_path, tiny_tre
     assert_same_state(run / "last.ckpt", whole / "last.ckpt")
 
 
-def test_a_photograph_added_between_the_halves_changes_no_fold(tiny_tree, tmp_path):
-    tree = shutil.copytree(tiny_tree, tmp_path / "photographs")
+def test_a_image_added_between_the_halves_changes_no_split(tiny_tree, tmp_path):
+    tree = shutil.copytree(tiny_tree, tmp_path / "images")
     run = first_half(tree, tmp_path / "runs", workers=0, epochs=1)
     split = (run / "split.csv").read_bytes()
     Image.new("RGB", (40, 40), "red").save(tree / "gatto" / "added.jpg")
-    with pytest.warns(UserWarning, match=r"1 photographs in .* are not named in this split .* gatto/added\.jpg"):
+    with pytest.warns(UserWarning, match=r"1 images in .* are not named in this split .* gatto/added\.jpg"):
         assert fit("--config", run / "config.yaml", "--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 2) == 0
     assert (run / "split.csv").read_bytes() == split
     assert len(table(run)) == 2

@@ -68,7 +68,7 @@ def assert_clean(run: Path) -> None:
         [
             "--model.net",
             "mobilenetv3_small_050",
-            "--model.body_lr",
+            "--model.backbone_lr_mult",
             0.1,
             "--model.layer_decay",
             0.5,
@@ -97,7 +97,7 @@ def test_a_learning_rate_is_found_used_and_noted(tiny_tree, tmp_path, capsys, op
     assert all(torch.equal(value, theirs["state_dict"][name]) for name, value in ours["state_dict"].items())
     groups, expected = (one["optimizer_states"][0]["param_groups"] for one in (ours, theirs))
     assert groups == expected
-    if "--model.body_lr" in options:
+    if "--model.backbone_lr_mult" in options:
         assert len({group["lr"] for group in groups}) > 2
 
 
@@ -153,10 +153,10 @@ def test_the_search_runs_on_features_where_they_are_cached(tiny_tree, tmp_path, 
 @pytest.mark.parametrize(
     "net",
     [["--model.net", "minivggnet"], ["--model.net", "mobilenetv3_small_050", "--model.freeze", "true"]],
-    ids=["photographs", "features"],
+    ids=["images", "features"],
 )
 def test_a_batch_size_is_found_used_and_noted(tiny_tree, tmp_path, capsys, monkeypatch, net):
-    """On a device that tells when its memory is used up: here by more than 13 photographs."""
+    """On a device that tells when its memory is used up: here by more than 13 images."""
     step = AnimalClassifier.training_step
 
     def small_memory(self, batch, index):
@@ -187,6 +187,6 @@ def test_lightning_s_own_search_for_a_batch_size(tiny_tree, tmp_path, capsys):
 def test_the_largest_batch_leaves_ten_steps_in_an_epoch():
     trainer = SimpleNamespace(
         strategy=SimpleNamespace(root_device=torch.device("cuda", 0)),
-        datamodule=SimpleNamespace(folds={"train": SimpleNamespace(paths=[""] * 1000)}),
+        datamodule=SimpleNamespace(splits={"train": SimpleNamespace(paths=[""] * 1000)}),
     )
     assert tuning._size_finder(trainer)._max_val == 100

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from animals_pl.data.catalog import display_name
-from animals_pl.training.epoch_table import best_row
+from animals_pl.training.callbacks.epoch_table import best_row
 
 
 class RunSummary(L.Callback):
@@ -42,20 +42,20 @@ class EpochBar(RichProgressBar):
 
 
 MOST_NAMES = 10
-"""How many broken photographs are named before the rest is only counted."""
+"""How many broken images are named before the rest is only counted."""
 
 
 def print_left_out(data: Any, console: Console) -> None:
-    """Name the photographs that are broken, with the reason, and count those that were excluded."""
+    """Name the images that are broken, with the reason, and count those that were excluded."""
     if data.broken:
-        console.print(f"{len(data.broken)} broken photographs are left out:", highlight=False)
+        console.print(f"{len(data.broken)} broken images are left out:", highlight=False)
         for path, problem in list(data.broken.items())[:MOST_NAMES]:
             console.print(f"  {path}: {problem}", highlight=False, markup=False, soft_wrap=True)
         if len(data.broken) > MOST_NAMES:
             more = len(data.broken) - MOST_NAMES
             console.print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists them all", highlight=False)
     if data.excluded:
-        console.print(f"{len(data.excluded)} photographs are excluded by {data.hparams.exclude}", highlight=False)
+        console.print(f"{len(data.excluded)} images are excluded by {data.hparams.exclude}", highlight=False)
 
 
 def print_best(trainer: Any, console: Console) -> None:
@@ -84,7 +84,7 @@ def _summary(trainer: Any, module: Any) -> Table:
     data, hparams = trainer.datamodule, module.hparams
     total = sum(parameter.numel() for parameter in module.net.parameters())
     trainable = sum(parameter.numel() for parameter in module.net.parameters() if parameter.requires_grad)
-    folds = {fold: len(catalog.paths) for fold, catalog in data.folds.items()}
+    splits = {split: len(catalog.paths) for split, catalog in data.catalogs.items()}
     size = " → ".join(str(size) for size in dict.fromkeys(map(data.size_schedule, range(max(1, trainer.max_epochs)))))
     kind = "" if total == trainable else f", {hparams['head']} head on a frozen backbone"
     start = hparams["weights"] or "random weights"
@@ -92,8 +92,8 @@ def _summary(trainer: Any, module: Any) -> Table:
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in {
-        "data": f"{data.root}: {sum(folds.values()):,} photographs, {len(data.class_names)} classes",
-        "split": "  ".join(f"{fold} {count:,}" for fold, count in folds.items() if count)
+        "data": f"{data.root}: {sum(splits.values()):,} images, {len(data.class_names)} classes",
+        "split": "  ".join(f"{split} {count:,}" for split, count in splits.items() if count)
         + (f"  (from {data.hparams.split})" if data.hparams.split else f"  (seed {data.hparams.seed})"),
         "groups": _groups(data.catalog.groups),
         "images": f"{size} px ({data.resize.rule}), batches of {data.hparams.batch_size}, "
@@ -113,17 +113,17 @@ def _groups(groups: np.ndarray) -> str:
     shared = groups[groups >= 0]
     if not len(shared):
         return "none"
-    return f"{len(np.unique(shared)):,} of photographs that belong together ({len(shared):,} in all), none divided"
+    return f"{len(np.unique(shared)):,} of images that belong together ({len(shared):,} in all), none divided"
 
 
 def _class_table(trainer: Any, module: Any) -> Table:
     data = trainer.datamodule
     table = Table(box=None, padding=(0, 2), header_style="bold")
-    folds = [fold for fold, catalog in data.folds.items() if catalog.paths]
-    for column in ("class", *folds, "loss factor"):
+    splits = [split for split, catalog in data.catalogs.items() if catalog.paths]
+    for column in ("class", *splits, "class weight"):
         table.add_column(column, justify="left" if column == "class" else "right")
-    counts = {fold: data.folds[fold].counts() for fold in folds}
+    counts = {split: data.catalogs[split].counts() for split in splits}
     factors = module.training_loss.weights.tolist()
     for name, factor in zip(data.class_names, factors, strict=True):
-        table.add_row(display_name(name), *(str(counts[fold][name]) for fold in folds), f"{factor:.3f}")
+        table.add_row(display_name(name), *(str(counts[split][name]) for split in splits), f"{factor:.3f}")
     return table

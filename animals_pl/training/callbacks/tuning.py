@@ -28,7 +28,7 @@ _STEPS_PER_EPOCH = 10
 class Tuner(L.Callback):
     """Runs a finder after the features are cached, and has the run go on with what it found.
 
-    Lightning puts its finders in front of all callbacks, where the datasets are photographs still; and after its own
+    Lightning puts its finders in front of all callbacks, where the datasets are images still; and after its own
     search for the learning rate all parameter groups have the same one, and schedules the one before.
 
     Args:
@@ -103,5 +103,5 @@ def _size_finder(trainer: Any) -> BatchSizeFinder:
             "tune=batch_size needs a GPU, which tells when its memory is used up (on the CPU the system ends the "
             "program instead); leave it out and set data.batch_size"
         )
-    most = max(2, len(trainer.datamodule.folds["train"].paths) // _STEPS_PER_EPOCH)
+    most = max(2, len(trainer.datamodule.catalogs["train"].paths) // _STEPS_PER_EPOCH)
     return BatchSizeFinder(mode="binsearch", init_val=min(8, most), max_trials=12, max_val=most)

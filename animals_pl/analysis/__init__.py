@@ -1,1 +1,0 @@
-"""A folder of photographs → what is in it and what is wrong with it, as a report."""

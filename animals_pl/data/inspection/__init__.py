@@ -1,0 +1,1 @@
+"""What is in a folder: image facts, the manifest, duplicates."""

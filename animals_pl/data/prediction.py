@@ -1,0 +1,56 @@
+"""Find the images to predict: files and folders, with what is wrong with each file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from animals_pl.data.catalog import IMAGE_SUFFIXES, Catalog, find_images
+from animals_pl.data.decode import decodes
+from animals_pl.data.inspection.manifest import inspect_all
+from animals_pl.errors import UsageError
+
+
+@dataclass(frozen=True)
+class PredictionImages:
+    """Images to predict.
+
+    Attributes:
+        paths: All files, in the order given; folders are expanded and sorted.
+        broken: Path → problem of each file that cannot be decoded completely.
+        readable: The paths that can be decoded at least in part.
+    """
+
+    paths: list[str]
+    broken: dict[str, str]
+    readable: list[str]
+
+    def catalog(self, class_names: list[str]) -> Catalog:
+        """Catalog of the readable images, labelled -1."""
+        labels = np.full(len(self.readable), -1, dtype=np.int64)
+        return Catalog(Path(), class_names, self.readable, labels)
+
+
+def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
+    """Expand files and folders to image files and inspect each.
+
+    Raises:
+        UsageError: A path does not exist, there are no images, or none can be decoded.
+    """
+    remedy = "pass images or folders of images: 'python -m animals_pl predict PATH … --ckpt_path FILE'"
+    for path in given:
+        if not path.exists():
+            raise UsageError(f"{str(path)!r} does not exist; {remedy}")
+    paths = [image for path in given for image in (find_images(path) if path.is_dir() else [path])]
+    if not paths:
+        where = f" in {', '.join(map(str, given))} ({', '.join(sorted(IMAGE_SUFFIXES))})" if given else ""
+        raise UsageError(f"there are no images to predict{where}; {remedy}")
+    problems = [facts.problem for facts in inspect_all(paths)]
+    broken = {str(path): problem for path, problem in zip(paths, problems, strict=True) if problem}
+    readable = [str(path) for path in paths if str(path) not in broken or decodes(path)]
+    if not readable:
+        raise UsageError(f"none of the {len(paths)} images can be decoded (first: {paths[0]}: {problems[0]}); {remedy}")
+    return PredictionImages([str(path) for path in paths], broken, readable)

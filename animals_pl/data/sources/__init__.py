@@ -1,0 +1,1 @@
+"""Where images come from: prepare, archives, the practice set."""

@@ -1,0 +1,1 @@
+"""The practice set: ten drawn animals."""

@@ -1,0 +1,1 @@
+"""Many runs: cross-validation, search, run table, reproduction of the reference."""

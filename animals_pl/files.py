@@ -1,0 +1,63 @@
+"""Files: atomic writes, the cache folder, progress bars. Standard library and rich only."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track as rich_track
+
+Item = TypeVar("Item")
+
+
+@contextmanager
+def atomic_write(file: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder; rename it to ``file`` on success, remove it on failure.
+
+    Readers see the old file or the new one, never a part. The folder is created if needed.
+
+    Args:
+        file: The file to write. An existing one is replaced.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "numbers.txt"
+        >>> with atomic_write(target) as partial:
+        ...     _ = partial.write_text("1 2 3")
+        >>> target.read_text()
+        '1 2 3'
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def cache_dir() -> Path:
+    """Cache folder: ``$ANIMALS_PL_CACHE``, or ``animals_pl`` in the user's cache folder."""
+    named = os.environ.get("ANIMALS_PL_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "animals_pl"
+
+
+def track(
+    items: Iterable[Item], description: str, total: int | None = None, console: Console | None = None
+) -> Iterable[Item]:
+    """Iterate with a progress bar, which is shown on terminals only and removed at the end.
+
+    Args:
+        items: What to iterate over.
+        description: Text in front of the bar.
+        total: Number of items, where ``len(items)`` does not tell it.
+        console: Where to draw. Default: standard error.
+    """
+    hidden = not (console.is_terminal if console else sys.stderr.isatty())
+    console = console or Console(stderr=True)
+    return rich_track(items, description, total, console=console, transient=True, disable=hidden)

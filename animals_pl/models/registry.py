@@ -1,0 +1,52 @@
+"""Net names and their builders. Light to import: a net's module is loaded when it is built."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from animals_pl.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FROM_SCRATCH = {
+    "shallownet": "animals_pl.models.shallownet:ShallowNet",
+    "lenet": "animals_pl.models.lenet:LeNet",
+    "minivggnet": "animals_pl.models.minivggnet:MiniVGGNet",
+}
+"""Nets trained from scratch: name → module:class. Every other name is a timm model."""
+
+
+def build_net(name: str, num_classes: int, input_size: int, **options: Any) -> nn.Module:
+    """Build a net with random weights.
+
+    Args:
+        name: A key of :data:`FROM_SCRATCH`, or any timm model name.
+        num_classes: Number of logits C.
+        input_size: Side of the images in pixels.
+        **options: Arguments of :class:`~animals_pl.models.transfer.TransferNet`. From-scratch nets only accept the
+            default values.
+
+    Raises:
+        UsageError: The name is unknown, the size does not suit the net, or an option does not apply to it.
+    """
+    from animals_pl.models.transfer import TransferNet
+
+    if name not in FROM_SCRATCH:
+        return TransferNet(name, num_classes, input_size, **options)
+    defaults = inspect.signature(TransferNet).parameters
+    for key, value in options.items():
+        if value != defaults[key].default:
+            raise UsageError(
+                f"model.{key}={value!r} only applies to timm models, not to model.net={name!r}. "
+                f"Remove it, or set model.net to a timm model."
+            )
+    module, _, class_name = FROM_SCRATCH[name].partition(":")
+    net_class = getattr(importlib.import_module(module), class_name)
+    if input_size < net_class.smallest_size:
+        raise UsageError(
+            f"data.size={input_size} is too small for model.net={name!r}. Choose {net_class.smallest_size} or more."
+        )
+    return net_class(num_classes, input_size)

@@ -1,0 +1,1 @@
+"""A folder of images → what is in it and what is wrong with it, as a report."""

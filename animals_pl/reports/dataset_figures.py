@@ -1,0 +1,159 @@
+"""Figures of a dataset: what the reference's analysis notebooks plot, and contact sheets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from animals_pl.data.catalog import display_name
+from animals_pl.reports.findings import class_table, elongation, readable, zoom_limits
+from animals_pl.reports.thumbnails import picture
+
+BLUE, ORANGE, GREY = "#4c72b0", "#dd8452", "#8c8c8c"
+
+MOST_CLASSES = 30
+"""Of a dataset with more classes, the histograms show the largest this many."""
+
+SHEET_COLUMNS = 10
+"""Images of each class on the contact sheet."""
+
+
+def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
+    """Return every figure of a dataset by its file name without suffix.
+
+    Args:
+        manifest: The images; one at least can be used.
+        root: The folder that their paths are relative to.
+    """
+    usable = readable(manifest)
+    aspect = usable["width"] / usable["height"]
+    return {
+        "class_counts": class_counts(class_table(manifest)),
+        "sizes": sizes(usable),
+        "aspect_ratios": histograms(usable["label"], aspect, "width / height", np.geomspace(0.4, 2.5, 43)),
+        "file_sizes": histograms(usable["label"], usable["bytes"] / 1000, "kB", _log_bins(usable["bytes"] / 1000)),
+        "contact_sheet": contact_sheet(usable, root),
+    }
+
+
+def class_counts(classes: pd.DataFrame) -> Figure:
+    """Draw the images of each class as bars, the largest class on top, and name the imbalance ratio.
+
+    Args:
+        classes: What :func:`~animals_pl.reports.findings.class_table` returns.
+    """
+    rows = classes.sort_values("images", kind="stable")
+    figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.barh(rows["class"], rows["images"], color=BLUE)
+    axes.bar_label(bars, [f"{count:,}" for count in rows["images"]], padding=4)
+    ratio = rows["images"].max() / rows["images"].min()
+    axes.set(title=f"images per class (imbalance {ratio:.2f} : 1)", xticks=[])
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.margins(x=0.1)
+    return figure
+
+
+def sizes(usable: pd.DataFrame) -> Figure:
+    """Draw width against height: all, without the largest, and the densest part; larger dots are more elongated."""
+    figure = Figure(figsize=(15, 5.2), layout="constrained")
+    width, height = usable["width"].to_numpy(), usable["height"].to_numpy()
+    long_side = np.maximum(width, height)
+    dot_size = 6 * elongation(usable).to_numpy() ** 2
+    limits = sorted(set(zoom_limits(usable).values()), reverse=True)
+    for axes, limit in zip(figure.subplots(1, len(limits), squeeze=False).flat, limits, strict=True):
+        shown = long_side <= limit
+        axes.scatter(width[shown], height[shown], s=dot_size[shown], alpha=0.25, color=BLUE, linewidths=0)
+        axes.plot([0, limit], [0, limit], color=GREY, linewidth=0.8, linestyle=":")
+        axes.set(
+            title=f"up to {limit:,.0f} px: {shown.mean():.0%} of the images",
+            xlabel="width (px)",
+            ylabel="height (px)",
+            xlim=(0, 1.03 * limit),
+            ylim=(0, 1.03 * limit),
+            aspect="equal",
+        )
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def histograms(labels: pd.Series, values: pd.Series, unit: str, bins: np.ndarray) -> Figure:
+    """Draw one histogram per class on a logarithmic axis that they share; the line is the class's median.
+
+    Args:
+        labels: N class names.
+        values: N positive numbers of the same index.
+        unit: What they are.
+        bins: Edges of the bins; what is outside is counted in the outermost ones.
+    """
+    names = sorted(labels.value_counts().head(MOST_CLASSES).index)
+    columns = min(5, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3 * columns, 0.6 + 1.9 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    for name, axes in zip(names, grid, strict=False):  # in this order, or one place more is taken from the grid
+        _histogram(axes, values[labels == name].clip(bins[0], bins[-1]), bins)
+        axes.set_title(display_name(name), fontsize=10)
+    for axes in grid:  # places without a class
+        axes.set_visible(False)
+    figure.supxlabel(unit)
+    return figure
+
+
+def _histogram(axes: Axes, values: pd.Series, bins: np.ndarray) -> None:
+    axes.hist(values, bins=bins.tolist(), color=BLUE)
+    axes.axvline(values.median(), color=ORANGE)
+    axes.set(xscale="log", yticks=[])
+    ticks = _ticks(bins[0], bins[-1])
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Return some round numbers of a logarithmic range."""
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    steps = (1, 2, 5) if high / low < 50 else (1,)
+    return [tick for decade in decades for step in steps if low <= (tick := float(f"{decade * step:g}")) <= high]
+
+
+def _log_bins(values: pd.Series) -> np.ndarray:
+    low, high = np.quantile(values, [0.005, 0.995])
+    return np.geomspace(max(low, 1e-3), max(high, 1.01 * low, 2e-3), 40)
+
+
+def contact_sheet(usable: pd.DataFrame, root: Path) -> Figure:
+    """Draw some images of each class, a row per class, spread evenly over its files."""
+    names = sorted(usable["label"].unique())[:MOST_CLASSES]
+    figure = Figure(figsize=(1.15 * SHEET_COLUMNS, 1.15 * len(names)), layout="constrained")
+    grid = figure.subplots(len(names), SHEET_COLUMNS, squeeze=False)
+    for name, row in zip(names, grid, strict=True):
+        chosen = spread(usable.loc[usable["label"] == name, "path"].tolist(), SHEET_COLUMNS)
+        for axes in row:
+            axes.set_axis_off()
+        for axes, path in zip(row, chosen, strict=False):
+            axes.imshow(_square(picture(root / path, 110)))
+        row[0].set_title(display_name(name), fontsize=9, loc="left")
+    return figure
+
+
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """Return ``count`` items, evenly spread over the sequence, or all if there are fewer."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
+
+
+def _square(image: Image.Image) -> Image.Image:
+    """Put a picture in the middle of a white square."""
+    side = max(image.size)
+    square = Image.new("RGB", (side, side), "white")
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square

@@ -1,0 +1,137 @@
+"""The one way back from a checkpoint: ``load_model``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from animals_pl.data.catalog import Catalog
+from animals_pl.data.datamodule import AnimalsDataset, default_num_workers
+from animals_pl.data.decode import Resize
+from animals_pl.data.prediction import find_prediction_images
+from animals_pl.models.layers import TTA, forward_tta
+from animals_pl.training.checkpoint import load_checkpoint
+from animals_pl.training.classifier import AnimalClassifier
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one image.
+
+    Attributes:
+        path: The image file as it was given.
+        label: The most probable class, or ``None`` if the file cannot be decoded.
+        probability: Its probability, in 0…1.
+        top: The most probable classes with their probabilities, best first.
+        problem: What is wrong with the file; empty if nothing. A truncated image has a label and a problem.
+    """
+
+    path: str
+    label: str | None
+    probability: float
+    top: list[tuple[str, float]]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained net with everything its predictions depend on.
+
+    Attributes:
+        net: (B, 3, S, S) pixels in 0…255 → (B, C) logits, in evaluation mode on the CPU.
+        class_names: C names in label order.
+        resize: How an image becomes a square.
+        size: Side of the square in pixels, S.
+        tta: Test-time augmentation.
+        hparams: Hyper-parameters of the model.
+        data_hparams: Hyper-parameters of the datamodule it was trained with.
+    """
+
+    net: nn.Module
+    class_names: list[str]
+    resize: Resize
+    size: int
+    tta: TTA
+    hparams: dict[str, Any]
+    data_hparams: dict[str, Any]
+
+    def predict(
+        self, paths: Sequence[str | Path], *, top_k: int = 3, batch_size: int = 64, num_workers: int | None = None
+    ) -> list[Prediction]:
+        """Predict image files and folders of images.
+
+        Args:
+            paths: Files and folders; folders are searched at any depth.
+            top_k: Classes per image in :attr:`Prediction.top`.
+            batch_size: Images per forward pass.
+            num_workers: DataLoader workers. Default: available cores, at most 16.
+
+        Returns:
+            One prediction per file, in the order given. Files that cannot be decoded have no label.
+
+        Raises:
+            UsageError: A path does not exist, or no image can be decoded.
+        """
+        found = find_prediction_images([Path(path) for path in paths])
+        catalog = found.catalog(self.class_names)
+        probabilities = iter(self.probabilities(catalog, batch_size, num_workers))
+        readable = set(catalog.paths)
+        return [
+            self._prediction(path, next(probabilities) if path in readable else None, top_k, found.broken.get(path, ""))
+            for path in found.paths
+        ]
+
+    def _prediction(self, path: str, probabilities: np.ndarray | None, top_k: int, problem: str) -> Prediction:
+        if probabilities is None:
+            return Prediction(path, None, 0.0, [], problem)
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        top = [(self.class_names[label], float(probabilities[label])) for label in best]
+        return Prediction(path, *top[0], top, problem)
+
+    def probabilities(self, catalog: Catalog, batch_size: int = 64, num_workers: int | None = None) -> np.ndarray:
+        """Class probabilities (N, C) float32 of a catalog's images."""
+        batches = self.batches(catalog, batch_size, num_workers)
+        with torch.inference_mode():
+            return np.concatenate([forward_tta(self.net, images, self.tta).softmax(1).numpy() for images in batches])
+
+    def batches(self, catalog: Catalog, batch_size: int = 64, num_workers: int | None = None) -> Iterator[Tensor]:
+        """Yield the images of a catalog, (B, 3, S, S) uint8, resized as the model needs them."""
+        dataset = AnimalsDataset(catalog, self.resize, self.size)
+        workers = default_num_workers() if num_workers is None else num_workers
+        for images, _ in DataLoader(dataset, batch_size, num_workers=min(workers, len(dataset))):
+            yield images
+
+
+def load_model(ckpt_path: str | Path) -> TrainedModel:
+    """Load a trained model from a checkpoint, on the CPU.
+
+    Args:
+        ckpt_path: The best.ckpt or last.ckpt of a run.
+
+    Raises:
+        UsageError: The file is missing, is not a checkpoint of this project, or was written by an older version.
+
+    Example:
+        ``load_model("checkpoints/mine/version_0/best.ckpt").predict(["a.jpg", "b.jpg"])``
+    """
+    checkpoint = load_checkpoint(ckpt_path)
+    hparams, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
+    model = AnimalClassifier(**{key: value for key, value in hparams.items() if not key.startswith("_")})
+    model.configure_model()
+    model.load_state_dict(checkpoint["state_dict"])
+    return TrainedModel(
+        net=model.net.eval(),
+        class_names=hparams["class_names"],
+        resize=Resize(data["resize"], data["interpolation"], data["crop_pct"]),
+        size=hparams["input_size"],
+        tta=hparams["tta"],
+        hparams=hparams,
+        data_hparams=data,
+    )

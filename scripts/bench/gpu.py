@@ -1,0 +1,162 @@
+"""Training speed on one CUDA GPU: precision, memory layout and compilation, without the loader and with it.
+
+    python scripts/bench_gpu.py --root datasets/animals10/raw-img
+
+The limit is what the GPU does with a batch that is in its memory already; what the loader leaves of it tells whether
+the GPU waits. Medians of three measurements, all layers trained, torch's defaults otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from animals_pl.data.catalog import scan_folder
+from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.errors import UsageError
+from animals_pl.models import registry
+
+PRECISIONS = {"32-true": None, "bf16-mixed": torch.bfloat16}
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MODES = ("eager", "compiled")
+
+
+class Run:
+    """One net in training, in one way.
+
+    Args:
+        name: A net that ``build_net`` knows.
+        way: Precision, memory layout and mode, each a key of the above.
+        options: Device, size, classes and the number of batches to measure.
+    """
+
+    def __init__(self, name: str, way: tuple[str, str, str], options: argparse.Namespace) -> None:
+        precision, layout, mode = way
+        self.device, self.batches, self.repeats = options.device, options.batches, options.repeats
+        self.dtype, self.layout = PRECISIONS[precision], LAYOUTS[layout]
+        net = registry.build_net(name, options.num_classes, options.size)
+        self.net: nn.Module = net.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
+        if mode == "compiled":
+            self.net.compile()
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Train on uint8 images (B, 3, S, S) and labels (B,)."""
+        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
+        labels = labels.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            loss = nn.functional.cross_entropy(self.net(images), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def speed(self, batches: Iterator[Any]) -> float:
+        """Return the images per second, after as many batches that are not measured."""
+        found = []
+        for repeat in range(self.repeats + 1):
+            self._wait()
+            began, images = time.perf_counter(), 0
+            for batch in itertools.islice(batches, self.batches):
+                self.step(*batch)
+                images += len(batch[0])
+            self._wait()
+            if repeat:
+                found.append(images / (time.perf_counter() - began))
+        return median(found)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+
+def endless(loader: Any) -> Iterator[Any]:
+    """Yield the batches of one epoch after another."""
+    while True:
+        yield from loader
+
+
+def real_batches(options: argparse.Namespace) -> Iterator[Any]:
+    """Return the training batches of the images, as ``fit`` loads them."""
+    data = AnimalsDataModule(str(options.root), options.size, batch_size=options.batch_size, augment="light")
+    data.setup("fit")
+    loader = data.train_dataloader()
+    loader.pin_memory = options.device.type == "cuda"  # as the datamodule has it in a trainer
+    return endless(loader)
+
+
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; wrong use ends with exit code 2 and one sentence."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, help="folder with one folder of images per class; default: no loader")
+    parser.add_argument("--net", nargs="+", default=["tf_mobilenetv3_small_100", "resnetv2_50"], help="timm nets")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per batch")
+    parser.add_argument("--batches", type=int, default=30, help="batches per measurement")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: only to try the script")
+    parser.add_argument("--quick", action="store_true", help="tiny batches and few of them: only to try the script")
+    options = parser.parse_args(args)
+    options.repeats, options.device = 3, torch.device(options.device)
+    for key in ("size", "batch_size", "batches"):
+        if getattr(options, key) < 2:
+            parser.error(f"--{key.replace('_', '-')}={getattr(options, key)} is too small; choose 2 or more")
+    if options.quick:
+        options.size, options.batch_size, options.batches, options.repeats = 64, 4, 2, 1
+    if options.device.type == "cuda" and not torch.cuda.is_available():
+        parser.error(
+            "there is no CUDA GPU that torch can use here; run this on a machine with one (scripts/bench.py measures "
+            "the CPU), or pass --device cpu --quick to try the script"
+        )
+    try:
+        options.num_classes = len(scan_folder(options.root, argument="root").class_names) if options.root else 10
+        for name in options.net:
+            registry.build_net(name, options.num_classes, options.size)
+    except UsageError as error:
+        parser.error(str(error))
+    return options
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measure every way of training and print a table."""
+    options = parse(args)
+    cuda = options.device.type == "cuda"
+    table = Table(title="images/s in training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("net", "precision", "layout", "mode", "limit", "loaded", "÷ limit", "peak memory"):
+        left = column in ("net", "precision", "layout", "mode")
+        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    batch = torch.randint(0, 256, (options.batch_size, 3, options.size, options.size), dtype=torch.uint8)
+    labels = torch.arange(options.batch_size) % options.num_classes
+    synthetic = [(batch.to(options.device), labels.to(options.device))]
+    real = real_batches(options) if options.root else None
+    for name, *way in itertools.product(options.net, PRECISIONS, LAYOUTS, MODES):
+        print(name, *way, file=sys.stderr, flush=True)
+        torch.compiler.reset()
+        if cuda:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(options.device)
+        run = Run(name, (way[0], way[1], way[2]), options)
+        limit = run.speed(itertools.cycle(synthetic))
+        loaded = run.speed(real) if real else None
+        peak = f"{torch.cuda.max_memory_allocated(options.device) / 2**20:,.0f} MiB" if cuda else ""
+        cells = [f"{loaded:,.0f}", f"{loaded / limit:.2f}"] if loaded else ["", ""]
+        table.add_row(name, *way, f"{limit:,.0f}", *cells, peak)
+        del run
+    Console(width=110, highlight=False).print(table)
+    device = torch.cuda.get_device_name(options.device) if cuda else "CPU, only to try the script"
+    print(f"{device}; {os.cpu_count()} cores; torch {torch.__version__}; batches of {options.batch_size}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""What ``bench.py`` compares this project with: the same work in plain torch, and the least that it could take."""
+# ruff: noqa: PLC0415
+# As in bench.py: what a rival does not need does not count as its memory.
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, Dataset, random_split
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from scripts.bench.cpu import (
+    BATCH,
+    CORES,
+    SIZE,
+    SMALL,
+    TIMED,
+    WARM_UP,
+    Mark,
+    Measured,
+    Options,
+    images_per_second,
+    whole_pass,
+)
+
+RESIZE = (v2.Resize((SIZE, SIZE), antialias=True), v2.PILToTensor())
+CROP = (v2.RandomResizedCrop(SIZE, scale=(0.5, 1.0), antialias=True), v2.RandomHorizontalFlip(), v2.PILToTensor())
+
+
+def folder(options: Options, *steps: nn.Module) -> ImageFolder:
+    """Return the images as torchvision reads them."""
+    return ImageFolder(str(options.root), v2.Compose(steps))
+
+
+def batches(dataset: Dataset[Any], shuffle: bool = True) -> DataLoader[Any]:
+    """Return a loader with what the rivals have in common."""
+    return DataLoader(dataset, BATCH, shuffle, num_workers=CORES, persistent_workers=True)
+
+
+def loader(transform: str, options: Options) -> Measured:
+    """Return the images per second of torchvision's folder and transforms."""
+    return whole_pass(batches(folder(options, *(CROP if transform == "crop" else RESIZE)))), ""
+
+
+def plain_fit(options: Options) -> Measured:
+    """Return the seconds of a frozen fit whose every epoch decodes and passes every image: from two epochs."""
+    import lightning as L
+    import timm
+
+    class PlainClassifier(L.LightningModule):  # as one writes it at first
+        backbone: Any  # a timm model: nn.Module with forward_features
+
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.backbone = timm.create_model(options.net, num_classes=0).eval().requires_grad_(False)
+            self.head = nn.Sequential(nn.Dropout(0.2), nn.Linear(self.backbone.num_features, num_classes))
+            self.ends: list[float] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            with torch.no_grad():
+                features = self.backbone.forward_features(images / 127.5 - 1).mean((2, 3))
+            return self.head(features)
+
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            return cross_entropy(self(batch[0]), batch[1])
+
+        def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+            self.log("val_loss", cross_entropy(self(batch[0]), batch[1]))
+
+        def on_train_epoch_end(self) -> None:  # after the epoch's validation
+            self.ends.append(time.perf_counter())
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.head.parameters(), lr=1e-3)
+
+    began = time.perf_counter()
+    dataset = folder(options, *RESIZE)
+    train, val = random_split(dataset, [0.7, 0.3], torch.Generator().manual_seed(42))
+    model = PlainClassifier(len(dataset.classes))
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(model, batches(train), batches(val, shuffle=False))
+    first, later = model.ends[0] - began, model.ends[1] - model.ends[0]
+    return first + (options.epochs - 1) * later, f"{first:.1f} s + {options.epochs - 1} × {later:.1f} s"
+
+
+def train_step(net: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    """Take one step of training and return the loss before it."""
+    loss = cross_entropy(net(images), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def loop(options: Options) -> Measured:
+    """Return the images per second of fine-tuning a timm net with a loop of one's own."""
+    import timm
+
+    dataset = folder(options, *RESIZE)
+    net = timm.create_model(SMALL, num_classes=len(dataset.classes))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    marks = []
+    for _, (images, labels) in zip(range(WARM_UP + TIMED), batches(dataset), strict=False):
+        train_step(net, images / 127.5 - 1, labels, optimizer)
+        marks.append(Mark(time.perf_counter(), 0, len(labels), SIZE))
+    return images_per_second(marks), ""
+
+
+def same_results(options: Options, steps: int = 5) -> Measured:
+    """Return the largest relative difference of the training loss that our memory layout makes."""
+    from animals_pl.models import registry
+    from animals_pl.training.malloc import set_malloc_thresholds
+
+    def losses(memory_format: torch.memory_format) -> Tensor:
+        torch.manual_seed(0)
+        net = registry.build_net(SMALL, 10, SIZE).to(memory_format=memory_format)
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+        found = []
+        for _ in range(steps):
+            images, labels = torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8), torch.arange(16) % 10
+            found.append(train_step(net, images, labels, optimizer))
+        return torch.stack(found)
+
+    plain = losses(torch.contiguous_format)
+    set_malloc_thresholds()
+    apart = (losses(torch.channels_last) / plain - 1).abs()
+    return apart.max().item(), "before each step of Adam: " + ", ".join(f"{each:.0e}" for each in apart)
+
+
+def bare_torch(options: Options) -> Measured:
+    """Return the seconds of decoding every image and passing it once through the net, in torch."""
+    from animals_pl.models import registry
+    from animals_pl.training.malloc import set_malloc_thresholds
+
+    set_malloc_thresholds()
+    net = registry.build_net(options.net, 10, SIZE).eval().to(memory_format=torch.channels_last)
+    return each_once(options, lambda images: net(images.contiguous(memory_format=torch.channels_last)))
+
+
+def bare_onnx(options: Options) -> Measured:
+    """Return the same in onnxruntime."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = CORES
+    session = onnxruntime.InferenceSession(options.scratch / f"{options.net}.onnx", settings)
+    return each_once(options, lambda images: session.run(["logits"], {"images": images.numpy()}))
+
+
+def each_once(options: Options, predict: Callable[[Tensor], object]) -> Measured:
+    """Return the seconds of decoding every image in two workers and predicting in batches."""
+    from animals_pl.data.catalog import scan_folder
+    from animals_pl.data.datamodule import AnimalsDataset
+    from animals_pl.data.decode import Resize
+
+    began = time.perf_counter()
+    with torch.inference_mode():
+        for images, _ in batches(AnimalsDataset(scan_folder(options.root), Resize(), SIZE), shuffle=False):
+            predict(images)
+    return time.perf_counter() - began, ""

@@ -1,0 +1,272 @@
+"""The verb analyze, from the command line to the files that it leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image, ImageOps
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from animals_pl.cli import main
+from animals_pl.data.sources.practice.practice_set import draw_animal
+from animals_pl.data.tables import read_rows
+
+FIGURES = ["aspect_ratios", "class_counts", "contact_sheet", "file_sizes", "sizes"]
+TABLES = ["broken", "classes", "duplicates", "odd", "sizes"]
+CONTESTED = ("cane/0.jpg", "gatto/copy.jpg")
+NEAR = ("ragno/1.jpg", "ragno/small mirror.jpg")
+
+
+def analyze(*args: object) -> int:
+    return main(["analyze", *map(str, args)])
+
+
+def last_line(capsys) -> str:
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def files_below(folder: Path) -> dict[str, tuple[int, int]]:
+    """Return size and time of change of everything below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def table(folder: Path, name: str) -> list[dict[str, str]]:
+    return read_rows(folder / "tables" / f"{name}.csv", name)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Sixteen images of three classes: a file under two labels, a near-duplicate, a broken one."""
+    root = tmp_path_factory.mktemp("images") / "raw-img"
+    for number, name in enumerate(("cane", "gatto", "ragno")):
+        (root / name).mkdir(parents=True)
+        for index in range((6, 4, 3)[number]):
+            draw_animal(name, np.random.default_rng([8, number, index])).save(root / name / f"{index}.jpg", quality=90)
+    shutil.copy(root / CONTESTED[0], root / CONTESTED[1])
+    with Image.open(root / NEAR[0]) as picture:
+        half = picture.resize((picture.width // 2, picture.height // 2))
+        ImageOps.mirror(half).save(root / NEAR[1], quality=80)
+    (root / "cane" / "broken.jpg").write_bytes((root / "cane" / "1.jpg").read_bytes()[:700])
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(images, tmp_path_factory) -> Path:
+    """The folder of a report on them."""
+    folder = tmp_path_factory.mktemp("out") / "report"
+    assert analyze(images, "--output", folder) == 0
+    return folder
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_a_report_is_written_with_everything_that_belongs_to_it(report):
+    events = [path.name for path in report.iterdir() if path.name.startswith("events.out.tfevents")]
+    assert len(events) == 1
+    assert sorted(path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()) == sorted(
+        ["report.html", "exclude.csv", "manifest.csv", *events]
+        + [f"tables/{name}.csv" for name in TABLES]
+        + [f"figures/{name}.png" for name in FIGURES]
+    )
+
+
+def test_the_page_links_to_the_files_beside_it(report):
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert "What is in raw-img" in page
+    for name in ["exclude.csv", "manifest.csv", *(f"tables/{name}.csv" for name in TABLES)]:
+        assert f'href="{name}"' in page
+
+
+def test_tensorboard_has_every_figure_as_it_is_in_its_file(report):
+    board = EventAccumulator(str(report), size_guidance={"images": 0})
+    board.Reload()
+    assert sorted(board.Tags()["images"]) == [f"dataset/{name}" for name in FIGURES]
+    for name in FIGURES:
+        (event,) = board.Images(f"dataset/{name}")
+        with (
+            Image.open(io.BytesIO(event.encoded_image_string)) as shown,
+            Image.open(report / "figures" / f"{name}.png") as file,
+        ):
+            assert shown.format == "PNG" and min(shown.size) > 100
+            assert shown.width / shown.height == pytest.approx(file.width / file.height, rel=0.02)
+            assert len(np.unique(np.asarray(shown))) > 1
+
+
+def test_tables_hold_what_is_wrong(report):
+    assert [(row["path"], row["problem"].partition(":")[0]) for row in table(report, "broken")] == [
+        ("cane/broken.jpg", "cut short")
+    ]
+    rows = table(report, "duplicates")
+    assert [(row["group"], row["kind"], row["labels"], row["splits"], row["path"]) for row in rows] == [
+        *(("1", "exact", "2", "0", path) for path in CONTESTED),
+        *(("2", "near", "1", "0", path) for path in NEAR),
+    ]
+    assert [(row["class"], row["images"]) for row in table(report, "classes")] == [
+        ("cane (dog)", "6"),
+        ("gatto (cat)", "5"),
+        ("ragno (spider)", "4"),
+    ]
+    assert sum(int(row["images"]) for row in table(report, "sizes")) == 15
+
+
+def test_only_images_whose_label_is_in_doubt_are_proposed_to_be_left_out(report):
+    assert read_rows(report / "exclude.csv", "x") == [
+        {"path": path, "reason": "one file under the labels cane and gatto"} for path in CONTESTED
+    ]
+
+
+def test_the_proposed_list_can_be_given_to_fit_as_it_is(report, images, tmp_path):
+    run = ["--trainer.max_epochs", 1, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path]
+    data = ["--data.root", images, "--data.size", 16, "--data.num_workers", 0, "--data.exclude"]
+    args = ["fit", "--model.net", "shallownet", "--name", "run", *run, *data, report / "exclude.csv"]
+    assert main([str(arg) for arg in args]) == 0
+    with (tmp_path / "run" / "version_0" / "split.csv").open(newline="", encoding="utf-8") as stream:
+        left_out = {row["path"] for row in csv.DictReader(stream) if row["split"] == "left out"}
+    assert left_out == {*CONTESTED, "cane/broken.jpg"}
+
+
+def test_the_manifest_finds_the_images_from_where_it_lies(report, images):
+    paths = [(report / row["path"]).resolve() for row in read_rows(report / "manifest.csv", "x")]
+    assert paths == [path.resolve() for path in sorted(images.rglob("*.jpg"))]
+
+
+def test_what_was_found_is_said(images, tmp_path, capsys):
+    assert analyze(images, "--output", tmp_path / "report") == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for expected in (
+        "images 16 in 3 classes, imbalance 1.50 : 1",
+        "broken 1",
+        "copies 1 groups",
+        "near-duplicates 1 groups",
+        "largest group 2 images",
+        "under two labels 1 groups",
+        "in two splits 0 groups",
+        f"report: {tmp_path / 'report' / 'report.html'}",
+    ):
+        assert expected in lines
+
+
+# ---------------------------------------------------------------- where
+
+
+def test_reports_are_numbered_below_checkpoints(images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for version in (0, 1):
+        assert analyze(images) == 0
+        folders = sorted(path.name for path in (tmp_path / "checkpoints" / "analysis").iterdir())
+        assert folders == ["version_0", "version_1"][: version + 1]
+        assert (tmp_path / "checkpoints" / "analysis" / f"version_{version}" / "report.html").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_nothing_is_written_below_the_analysed_folder(images, tmp_path):
+    before = files_below(images.parent)
+    assert analyze(images, "--output", tmp_path / "report") == 0
+    assert analyze(images.parent, "--output", tmp_path / "from above") == 0
+    assert files_below(images.parent) == before
+
+
+def test_an_empty_folder_is_filled(images, tmp_path):
+    (tmp_path / "report").mkdir()
+    assert analyze(images, "--output", tmp_path / "report") == 0
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_an_output_that_is_in_use_is_refused_and_left_alone(images, tmp_path, capsys, what):
+    output = tmp_path / "report"
+    mine = output if what == "file" else output / "notes.txt"
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("mine")
+    assert analyze(images, "--output", output) == 2
+    assert f"output={str(output)!r} exists and is not an empty folder" in last_line(capsys)
+    assert files_below(tmp_path).keys() == {"report", *(["report/notes.txt"] if what == "folder" else [])}
+    assert mine.read_text() == "mine"
+
+
+def test_two_sources_of_features_are_refused(images, tmp_path, capsys):
+    args = ["--output", tmp_path / "report", "--ckpt_path", "best.ckpt", "--model", "model.onnx"]
+    assert analyze(images, *args) == 2
+    assert "ckpt_path and model both say where features come from" in last_line(capsys)
+    assert not any(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- sources that cannot be used
+
+
+@pytest.mark.parametrize("make", ["nothing", "empty folder", "no images"])
+def test_a_source_without_images_is_refused_by_name(tmp_path, capsys, make):
+    source = tmp_path / "source"
+    if make != "nothing":
+        source.mkdir()
+    if make == "no images":
+        (source / "cane").mkdir()
+        (source / "cane" / "notes.txt").write_text("a list of dogs")
+    assert analyze(source, "--output", tmp_path / "report") == 2
+    assert f"source={str(source)!r}" in last_line(capsys)
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("output", ["named", "numbered"])
+def test_a_source_of_broken_images_is_refused_and_leaves_no_report(tmp_path, capsys, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "source"
+    for name in ("cane", "gatto"):
+        (source / name).mkdir(parents=True)
+        (source / name / "0.jpg").write_bytes(b"no picture")
+    assert analyze(source, *(["--output", tmp_path / "report"] if output == "named" else [])) == 2
+    assert f"source={str(source)!r}: none of its images can be decoded" in last_line(capsys)
+    assert not list(tmp_path.glob("**/version_0")) and not (tmp_path / "report").exists()
+
+
+def test_a_missing_split_is_refused_before_anything_is_written(images, tmp_path, capsys):
+    assert analyze(images, "--output", tmp_path / "report", "--split", tmp_path / "split.csv") == 2
+    assert f"split={str(tmp_path / 'split.csv')!r} is not a file" in last_line(capsys)
+    assert not any(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- manifests and splits
+
+
+def test_a_manifest_gives_the_tables_of_its_folder(report, images, tmp_path):
+    assert analyze(report / "manifest.csv", "--output", tmp_path / "again") == 0
+    for name in TABLES:
+        first, second = (pd.read_csv(folder / "tables" / f"{name}.csv") for folder in (report, tmp_path / "again"))
+        pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_split_tells_which_duplicates_are_in_two_splits(images, tmp_path, capsys):
+    paths = sorted(path.relative_to(images).as_posix() for path in images.rglob("*.jpg"))
+    split_of = {**dict.fromkeys(paths, "train"), NEAR[1]: "val", "cane/broken.jpg": "left out"}
+    rows = ["path,label,split", *(f"{path},{path.split('/')[0]},{split}" for path, split in split_of.items())]
+    (tmp_path / "split.csv").write_text("\n".join(rows), encoding="utf-8")
+    output = tmp_path / "report"
+    assert analyze(images, "--output", output, "--split", tmp_path / "split.csv") == 0
+    assert [(row["path"], row["split"], row["splits"], row["group"]) for row in table(output, "duplicates")] == [
+        *((path, "train", "1", "1") for path in CONTESTED),
+        (NEAR[0], "train", "2", "2"),
+        (NEAR[1], "val", "2", "2"),
+    ]
+    assert "in two splits 1 groups" in " ".join(capsys.readouterr().out.split())
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "2 splits" in page and "2 labels" in page
+
+
+def test_a_file_under_two_labels_is_contested_though_a_near_duplicate_is_in_its_group(images, tmp_path, capsys):
+    root = shutil.copytree(images, tmp_path / "images")
+    with Image.open(root / CONTESTED[0]) as picture:
+        picture.resize((picture.width // 2, picture.height // 2)).save(root / "cane" / "half.jpg", quality=80)
+    assert analyze(root, "--output", tmp_path / "report") == 0
+    told = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "copies 1 groups" in told and "near-duplicates 2 groups" in told
+    assert {row["path"] for row in read_rows(tmp_path / "report" / "exclude.csv", "exclude")} == set(CONTESTED)
