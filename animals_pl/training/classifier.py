@@ -195,6 +195,7 @@ class AnimalClassifier(L.LightningModule):
         if self.data_info is None:
             raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training.")
         self.image_size = self.data_info.size
+        self._epoch_lr = self.hparams["lr"]
         self._warn_of_double_correction(self.data_info.sampling)
         self.training_loss = self._build_loss(np.array(self.data_info.class_counts))
         self.mixup_cutmix = self._build_mixup_cutmix()
@@ -292,8 +293,9 @@ class AnimalClassifier(L.LightningModule):
         return self(batch[0]).float().softmax(1)
 
     def on_train_epoch_start(self) -> None:
-        """Reset the training metrics."""
+        """Reset the training metrics, and note the learning rate, which changes before the epoch ends."""
         self.train_metrics.reset()
+        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
 
     def on_validation_epoch_start(self) -> None:
         """Reset the validation metrics."""
@@ -310,7 +312,7 @@ class AnimalClassifier(L.LightningModule):
         """
         if self.train_metrics.loss.update_called:
             self.log("image_size", float(self.image_size), sync_dist=True)
-            self.log("lr", self.trainer.optimizers[0].param_groups[-1]["lr"], sync_dist=True)
+            self.log("lr", torch.tensor(self._epoch_lr, dtype=torch.float64), sync_dist=True)
             self._log_epoch(self.train_metrics, "train")
             self.trainer.callback_metrics  # noqa: B018  # reading them stores them for callbacks, before the next reset
 

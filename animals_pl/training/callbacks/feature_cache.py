@@ -20,7 +20,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from animals_pl.data.sampling import SampleKey
+from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write, cache_dir, track
+from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.classifier import AnimalClassifier
 
 _FORMAT = 1
@@ -126,6 +128,7 @@ class FeatureCache(L.Callback):
             return
         sizes = {data.size_schedule(epoch) for epoch in range(max(1, trainer.max_epochs or 1))}
         if data.hparams["augment"] == "none" and pl_module.mixup_cutmix is None and sizes == {data.size}:
+            _refuse_compilation(trainer)
             self._replace("train", trainer, pl_module)
         self._replace("val", trainer, pl_module)
 
@@ -174,6 +177,14 @@ class FeatureCache(L.Callback):
             if rows:
                 computed = torch.cat(rows)
                 file.add([names[index] for index in missing[: len(computed)]], computed)
+
+
+def _refuse_compilation(trainer: L.Trainer) -> None:
+    if any(isinstance(callback, Compilation) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise UsageError(
+            "compile=true has no effect: the frozen backbone runs once, to compute its features. "
+            "Remove it, or set cache_features=false."
+        )
 
 
 def _file_name(trainer: L.Trainer, module: AnimalClassifier) -> str:
