@@ -1,4 +1,4 @@
-"""The one exception that means: the person who runs the program can mend this."""
+"""The exception for wrong use, and messages for what the argument parser rejects."""
 
 import difflib
 import re
@@ -6,20 +6,32 @@ from collections.abc import Iterable, Sequence
 
 
 class UsageError(ValueError):
-    """Wrong use: an argument, a file or a folder that cannot be worked with.
+    """Wrong use: an argument, a file or a folder that cannot be used.
 
-    The message names the argument, its value and the remedy, in one line. The command
-    line prints it without a traceback and exits with code 2; every other exception is a
-    defect of the program and keeps its traceback.
+    The message names the argument, its value and the remedy, in one line. The command line prints it without a
+    traceback and exits with code 2. Every other exception is a bug and keeps its traceback.
     """
 
 
+SINCE_0_1 = {
+    "crop_fraction": "crop_pct",
+    "flips": "tta (none or hflip)",
+    "body_lr": "backbone_lr_mult",
+    "keep_best": "save_top_k",
+    "HeadFirst": "GradualUnfreezing",
+    "keep_decoded": "",
+    "cached_views": "",
+    "average_best": "",
+}
+"""Names of animals_pl 0.1 → their names in 0.2; empty: removed."""
+
+
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """Return ``"did you mean 'nearest'? "`` for a misspelt name, or nothing where none is near.
+    """``"did you mean 'nearest'? "`` for a misspelt name; empty if no known name is near.
 
     Args:
-        name: What was written.
-        known: What could have been meant.
+        name: The name given.
+        known: All names that exist.
         cutoff: Least similarity of a hint, in 0…1.
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
@@ -35,15 +47,19 @@ _MISSING = re.compile(r"the following arguments are required: (.+)")
 
 
 def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
-    """Turn a parser's complaint into one line, with the nearest known key where one was misspelt.
+    """One line for a parser's error, with the nearest known key if one was misspelt.
 
     Args:
-        error: What the parser raised.
-        known: Every key it would have taken, such as ``data.size``.
+        error: The parser's exception.
+        known: Every key that the parser accepts, such as ``data.size``.
     """
     message = " ".join(str(error).split())
-    if found := _UNKNOWN_KEY.search(message):
-        wrong = next(filter(None, found.groups()))
+    found = _UNKNOWN_KEY.search(message)
+    wrong = next(filter(None, found.groups())) if found else ""
+    if old := _old_name(wrong) if wrong else "HeadFirst" * ("HeadFirst" in message):
+        now = f"It is called {SINCE_0_1[old]} now" if SINCE_0_1[old] else "It was removed"
+        return f"{wrong or old!r} is from animals_pl 0.1. {now}; see CHANGELOG.md."
+    if found:
         return f"unknown key {wrong!r}; " + (did_you_mean(wrong, known, cutoff=0.5).strip() or "see --help")
     if found := _WRONG_VALUE.search(message):
         key, expected, value = found.groups()
@@ -56,3 +72,9 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
     if found := _MISSING.search(message):
         return f"--{found.group(1)} is missing; see --help"
     return message
+
+
+def _old_name(text: str) -> str:
+    """The first name of animals_pl 0.1 in a text."""
+    words = set(re.findall(r"\w+", text))
+    return next((name for name in SINCE_0_1 if name in words), "")
