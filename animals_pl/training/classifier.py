@@ -9,31 +9,25 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from animals_pl import __version__
 from animals_pl.data.catalog import english_name
-from animals_pl.data.class_weights import ClassWeights, class_weights
+from animals_pl.data.class_weights import ClassWeights
 from animals_pl.data.info import DataInfo
-from animals_pl.data.sampling import Sampling
 from animals_pl.errors import UsageError
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
 from animals_pl.models.transfer import Features, Head, TransferNet
-from animals_pl.training.hparams import check_hparams
-from animals_pl.training.losses import ClassificationLoss, Loss
-from animals_pl.training.parameter_groups import parameter_groups
+from animals_pl.training.hparams import check_hparams, warn_of_double_correction
+from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
+from animals_pl.training.optimization import Schedule, build_optimizer
 from animals_pl.training.split_metrics import SplitMetrics
 
 HeadInit = Literal["imagenet", "random"]
-Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 Batch = tuple[Tensor, Tensor]
 FEATURE_DIMS, PIXEL_DIMS = 2, 4
 """Dimensions of a batch of features (B, F) and of images (B, 3, S, S)."""
@@ -196,23 +190,9 @@ class AnimalClassifier(L.LightningModule):
             raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training.")
         self.image_size = self.data_info.size
         self._epoch_lr = self.hparams["lr"]
-        self._warn_of_double_correction(self.data_info.sampling)
-        self.training_loss = self._build_loss(np.array(self.data_info.class_counts))
-        self.mixup_cutmix = self._build_mixup_cutmix()
-
-    def _build_loss(self, counts: np.ndarray) -> ClassificationLoss:
-        hparams = self.hparams
-        weights = class_weights(hparams["class_weights"], counts, _value(hparams["effective_beta"], 0.999))
-        gamma, tau = _value(hparams["focal_gamma"], 2.0), _value(hparams["logit_tau"], 1.0)
-        loss = ClassificationLoss(counts, hparams["loss"], weights, gamma, tau, hparams["label_smoothing"])
-        return loss.to(self.device)
-
-    def _build_mixup_cutmix(self) -> nn.Module | None:
-        """Transform of images and labels (B,) into blended images and targets (B, C)."""
-        num_classes = len(self.hparams["class_names"])
-        kinds = (("mixup", v2.MixUp), ("cutmix", v2.CutMix))
-        wanted = [kind(alpha=self.hparams[key], num_classes=num_classes) for key, kind in kinds if self.hparams[key]]
-        return v2.RandomChoice(wanted) if wanted else None
+        warn_of_double_correction(self.hparams, self.data_info.sampling)
+        self.training_loss = build_loss(self.hparams, np.array(self.data_info.class_counts)).to(self.device)
+        self.mixup_cutmix = build_mixup_cutmix(self.hparams)
 
     def _load_weights(self, weights: str) -> None:
         if not isinstance(self.net, TransferNet):
@@ -222,20 +202,6 @@ class AnimalClassifier(L.LightningModule):
             )
         names = [english_name(name) for name in self.hparams["class_names"]]
         self.net.load_weights(weights, [] if self.hparams["head_init"] == "random" else names)
-
-    def _warn_of_double_correction(self, sampling: Sampling) -> None:
-        """Warn if sampling, class weights and loss together correct the imbalance more than once."""
-        weights, loss, tau = self.hparams["class_weights"], self.hparams["loss"], _value(self.hparams["logit_tau"], 1.0)
-        strengths = {
-            f"data.sampling={sampling}": {"shuffle": 0, "weighted_sqrt": 0.5, "weighted": 1}[sampling],
-            f"model.class_weights={weights}": int(weights != "none"),
-            f"model.loss={loss}": tau if loss == "logit_adjusted" else 0,
-        }
-        corrections = [setting for setting, strength in strengths.items() if strength]
-        if len(corrections) > 1 and sum(strengths.values()) > 1:
-            rank_zero_warn(
-                f"{' and '.join(corrections)} correct the same class imbalance: rare classes count twice. Keep one."
-            )
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, S, S), uint8 or float pixels in 0…255."""
@@ -329,28 +295,8 @@ class AnimalClassifier(L.LightningModule):
         checkpoint["animals_pl_version"] = __version__
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer and schedule from timm's factories."""
-        hparams = self.hparams
-        eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
-        rates = {key: hparams[key] for key in ("lr", "weight_decay", "backbone_lr_mult", "layer_decay")}
-        groups = parameter_groups(self.net, **rates)
-        optimizer = create_optimizer_v2(groups, hparams["optimizer"], lr=hparams["lr"], **eps)
-        schedule, warmup_epochs = hparams["schedule"], hparams["warmup_epochs"]
-        if schedule == "constant" and not warmup_epochs:
-            return optimizer
-        epochs = self.trainer.max_epochs or 1
-        # timm has no constant schedule with warm-up; steps by a factor of 1 are one.
-        options: dict[str, Any] = (
-            {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
-        )
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            num_epochs=epochs,
-            warmup_epochs=warmup_epochs,
-            decay_epochs=max(1, epochs // 3),
-            **options,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        """Optimizer and schedule; see :mod:`~animals_pl.training.optimization`."""
+        return build_optimizer(self.net, self.hparams, epochs=self.trainer.max_epochs or 1)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """Step timm's schedule by epoch; Lightning's learning rate finder has one of its own that steps by batch."""
@@ -358,7 +304,3 @@ class AnimalClassifier(L.LightningModule):
             scheduler.step(epoch=self.current_epoch + 1)
         else:
             scheduler.step()
-
-
-def _value(given: float | None, default: float) -> float:
-    return default if given is None else given

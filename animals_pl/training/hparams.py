@@ -1,12 +1,14 @@
-"""Check the hyper-parameters of the classifier: ranges, and values that have no effect."""
+"""Check the hyper-parameters of the classifier: ranges, values without effect, corrections that add up."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from timm.optim import list_optimizers
 
+from animals_pl.data.sampling import Sampling
 from animals_pl.errors import UsageError, did_you_mean
 
 RANGES = {
@@ -54,3 +56,18 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
                 f"model.{key}={hparams[key]} has no effect with model.{other}={hparams[other]}. "
                 f"Remove it, or set model.{other}={needed}."
             )
+
+
+def warn_of_double_correction(hparams: Mapping[str, Any], sampling: Sampling) -> None:
+    """Warn if sampling, class weights and loss together correct the imbalance more than once."""
+    weights, loss, tau = hparams["class_weights"], hparams["loss"], hparams["logit_tau"]
+    strengths = {
+        f"data.sampling={sampling}": {"shuffle": 0, "weighted_sqrt": 0.5, "weighted": 1}[sampling],
+        f"model.class_weights={weights}": int(weights != "none"),
+        f"model.loss={loss}": 0 if loss != "logit_adjusted" else 1 if tau is None else tau,
+    }
+    corrections = [setting for setting, strength in strengths.items() if strength]
+    if len(corrections) > 1 and sum(strengths.values()) > 1:
+        rank_zero_warn(
+            f"{' and '.join(corrections)} correct the same class imbalance: rare classes count twice. Keep one."
+        )

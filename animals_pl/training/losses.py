@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
-from animals_pl.data.class_weights import require_images
+from animals_pl.data.class_weights import class_weights, require_images
 
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 
@@ -69,3 +71,22 @@ class ClassificationLoss(nn.Module):
         # No matrix product: autocast would round the class weights to bfloat16.
         weights = (targets * self.weights).sum(1)
         return weights * -(smooth * focus * log_p).sum(1)
+
+
+def build_loss(hparams: Mapping[str, Any], counts: np.ndarray) -> ClassificationLoss:
+    """Loss for the hyper-parameters of the classifier and the training images per class (C,)."""
+
+    def value(key: str, default: float) -> float:
+        return default if hparams[key] is None else hparams[key]
+
+    weights = class_weights(hparams["class_weights"], counts, value("effective_beta", 0.999))
+    gamma, tau = value("focal_gamma", 2.0), value("logit_tau", 1.0)
+    return ClassificationLoss(counts, hparams["loss"], weights, gamma, tau, hparams["label_smoothing"])
+
+
+def build_mixup_cutmix(hparams: Mapping[str, Any]) -> nn.Module | None:
+    """Transform of images and labels (B,) into blended images and targets (B, C); ``None`` if disabled."""
+    num_classes = len(hparams["class_names"])
+    kinds = (("mixup", v2.MixUp), ("cutmix", v2.CutMix))
+    wanted = [kind(alpha=hparams[key], num_classes=num_classes) for key, kind in kinds if hparams[key]]
+    return v2.RandomChoice(wanted) if wanted else None

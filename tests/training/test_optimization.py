@@ -14,7 +14,7 @@ from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import UsageError
 from animals_pl.models.registry import build_net
 from animals_pl.training.classifier import AnimalClassifier
-from animals_pl.training.parameter_groups import parameter_groups
+from animals_pl.training.optimization import parameter_groups
 
 BLOCKS = {
     "test_resnet": ["conv1 bn1", "layer1", "layer2", "layer3", "layer4"],
