@@ -12,9 +12,6 @@ import pytest
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.experiments import fold_fits
 
-QUICK = "{data.size: 16, data.batch_size: 16, data.num_workers: 0, trainer.accelerator: cpu, trainer.max_epochs: 1}"
-"""Options of a fit that takes a second."""
-
 
 @pytest.fixture
 def write_study(tmp_path: Path) -> Callable[[str], Path]:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK
 from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score
 
@@ -17,7 +16,9 @@ from animals_pl.experiments.folds import Outcome
 from animals_pl.experiments.study import read_study
 
 STUDY = (
-    f"config: lenet\noptions: {QUICK}\n"
+    "config: lenet\n"
+    "options: {data.size: 16, data.batch_size: 16, data.num_workers: 0, trainer.accelerator: cpu,"
+    " trainer.max_epochs: 1}\n"
     "variants:\n  as it is: {}\n  weighted sampling: {data.sampling: weighted, model.class_weights: none}\n"
 )
 

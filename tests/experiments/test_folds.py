@@ -68,7 +68,7 @@ def test_bootstrap_equals_scikit_learn_on_every_sample(predicted, monkeypatch):
     values = bootstrap_macro_recall(LABELS, predicted)
     assert values.shape == (3, folds.DRAWS)
     rng = np.random.default_rng(0)
-    members = [np.flatnonzero(LABELS == label) for label in range(3)]
+    members = [np.flatnonzero(label == LABELS) for label in range(3)]
     taken = [each[rng.integers(0, len(each), (folds.DRAWS, len(each)))] for each in members]
     for draw in range(5):
         sample = np.concatenate([each[draw] for each in taken])
@@ -79,8 +79,8 @@ def test_bootstrap_equals_scikit_learn_on_every_sample(predicted, monkeypatch):
 
 def test_bootstrap_spreads_as_independent_proportions(predicted):
     values = bootstrap_macro_recall(LABELS, predicted)
-    recalls = [[np.mean(each[LABELS == label] == label) for label in range(3)] for each in predicted]
-    variances = [[p * (1 - p) / np.sum(LABELS == label) for label, p in enumerate(row)] for row in recalls]
+    recalls = [[np.mean(each[label == LABELS] == label) for label in range(3)] for each in predicted]
+    variances = [[p * (1 - p) / np.sum(label == LABELS) for label, p in enumerate(row)] for row in recalls]
     assert values.std(axis=1) == pytest.approx(np.sqrt(np.sum(variances, axis=1)) / 3, rel=0.1)
 
 
