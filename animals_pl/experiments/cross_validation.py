@@ -78,14 +78,7 @@ def _choose(only: list[str] | None, study: Study) -> list[str]:
 
 
 def comparison(outcomes: Mapping[str, Outcome], labels: np.ndarray, baseline: str, markdown: bool = False) -> Table:
-    """Table with one row per variant.
-
-    Args:
-        outcomes: Variant → its predictions.
-        labels: True classes (N,).
-        baseline: The variant that differences are from.
-        markdown: Lay out as Markdown.
-    """
+    """Table with one row per variant; differences are from the variant ``baseline``."""
     table = Table(box=box.MARKDOWN if markdown else box.SIMPLE_HEAD, pad_edge=markdown)
     table.add_column("variant", overflow="fold")
     for column in COLUMNS:

@@ -156,10 +156,7 @@ def _reading(label: str, file: Path) -> Iterator[Path]:
 
 
 def read_config(file: Path) -> tuple[str, str]:
-    """Monitor and architecture of a run.
-
-    Args:
-        file: The config.yaml of the run.
+    """Monitor and architecture of a run, from its config.yaml.
 
     Raises:
         ValueError: The file is not the configuration of a run.
@@ -174,12 +171,7 @@ def read_config(file: Path) -> tuple[str, str]:
 
 
 def describe(model: Mapping[str, Any], augment: str) -> str:
-    """Net, head, features, trained part and augmentation in words.
-
-    Args:
-        model: The section ``model`` of a configuration.
-        augment: The setting ``data.augment``.
-    """
+    """Net, head, features, trained part and augmentation in words, from the settings of a configuration."""
     parts = [str(model["net"])]
     if model["net"] not in FROM_SCRATCH:
         parts += [f"{model.get('head', 'linear')} head", f"{model.get('features', 'pooled')} features"]
@@ -195,9 +187,6 @@ def count_trainable(checkpoint: Mapping[str, Any]) -> int:
     """Number of trained parameters of a checkpoint's net.
 
     Buffers (BatchNorm statistics, the pixels' mean and standard deviation) and a frozen backbone are not counted.
-
-    Args:
-        checkpoint: A checkpoint that ``fit`` has saved.
     """
     frozen = checkpoint["hyper_parameters"].get("freeze")
     excluded = ("net.normalize.", "net.backbone.") if frozen else ("net.normalize.",)
@@ -209,10 +198,7 @@ def count_trainable(checkpoint: Mapping[str, Any]) -> int:
 
 
 def validation_digest(file: Path) -> str:
-    """Digest of the validation images: of their content hashes, or of their paths if there are no hashes.
-
-    Args:
-        file: The split.csv of a run.
+    """Digest of a split's validation images: of their content hashes, or of their paths if there are no hashes.
 
     Raises:
         ValueError: The file names no validation images.

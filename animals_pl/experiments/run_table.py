@@ -69,12 +69,7 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
 
 
 def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
-    """Runs in order, the best first; ties to four decimals by fewer trainable parameters.
-
-    Args:
-        runs: The runs.
-        rank_by: The metric.
-    """
+    """Runs in order, the best first; ties to four decimals by fewer trainable parameters."""
 
     def order(run: FinishedRun) -> tuple[float, float]:
         value = run.best.get(f"{rank_by}/val", math.nan)
@@ -85,11 +80,7 @@ def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
 
 
 def table_lines(runs: list[FinishedRun]) -> list[Line]:
-    """Rows of the report; a run of one of the reference's experiments is followed by the published results.
-
-    Args:
-        runs: The runs, the best first.
-    """
+    """Rows of ranked runs; a run of one of the reference's experiments is followed by the published results."""
     lines = []
     for rank, run in enumerate(runs, 1):
         comparable = run.images is not None and run.images == runs[0].images
@@ -104,12 +95,7 @@ def table_lines(runs: list[FinishedRun]) -> list[Line]:
 
 
 def legend(lines: list[Line], rank_by: RankBy) -> list[str]:
-    """Notes below the table.
-
-    Args:
-        lines: The rows of the table.
-        rank_by: The metric.
-    """
+    """Notes below the table."""
     notes = [
         f"Ranked by {RANKED_BY[rank_by]} on the validation images at each run's best epoch; "
         "ties by fewer trainable parameters.",
@@ -137,12 +123,7 @@ def _console() -> Console:
 
 
 def terminal_table(lines: list[Line], width: int) -> Table:
-    """Table for a terminal of at least 100 columns, the architecture below the run.
-
-    Args:
-        lines: The rows.
-        width: Columns of the terminal.
-    """
+    """Table for a terminal of at least 100 columns, the architecture below the run."""
     gap = 1 if width >= ROOMY else 0  # in addition to the box's own
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, padding=(0, gap))
     table.add_column("#", justify="right", vertical="top")
@@ -160,12 +141,7 @@ def terminal_table(lines: list[Line], width: int) -> Table:
 
 
 def markdown(lines: list[Line], notes: list[str]) -> str:
-    """Table and notes as GitHub Markdown.
-
-    Args:
-        lines: The rows of the table. Empty: no table.
-        notes: The notes below it.
-    """
+    """Table and notes as GitHub Markdown. Without rows there is no table."""
     headings = ["rank", "model architecture", "run", *HEADINGS]
     rules = ["---:", "---", "---", *["---:"] * len(HEADINGS)]
     body = [[line.rank, line.architecture, line.run, *line.numbers] for line in lines]

@@ -21,12 +21,7 @@ SHOWN = 5
 
 
 def print_results(state: Trials, arguments: str) -> None:
-    """Print the best trials and write the best one, as a configuration and as a study.
-
-    Args:
-        state: The trials.
-        arguments: Further arguments of the command that confirms the best one.
-    """
+    """Print the best trials; write the best as a configuration and as a study to be run with ``arguments``."""
     best = state.best_first()
     if not best:
         print("no trial is complete yet; the same command continues the search", file=sys.stderr)
@@ -41,12 +36,7 @@ def print_results(state: Trials, arguments: str) -> None:
 
 
 def trial_table(plan: SearchPlan, best: list[Trial]) -> Table:
-    """Table of the configuration and the best trials.
-
-    Args:
-        plan: What was searched.
-        best: Complete trials, the best first.
-    """
+    """Table of the configuration and the best trials."""
     start = {key: plan.config.get(key, "default") for key in plan.space}
     origin = next((trial.value for trial in best if trial.settings == start), None)
     table = Table(box=box.SIMPLE_HEAD)
@@ -85,12 +75,7 @@ def _write_results(state: Trials, best: Trial, count: int) -> Path:
 
 
 def tuned_config(plan: SearchPlan, root: Path, settings: dict[str, Any]) -> str:
-    """Text of the configuration file with other settings, its comments kept.
-
-    Args:
-        plan: What is searched.
-        root: Folder of the images.
-        settings: ``section.key`` → value.
+    """Text of the plan's configuration file with other settings and images.
 
     Raises:
         UsageError: The file cannot be edited line by line.

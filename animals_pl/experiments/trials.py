@@ -95,10 +95,7 @@ class Trials:
         return f"trial-{_digest(self.digest, settings)}"
 
     def run_next(self, total: int) -> None:
-        """Run one trial and print its result to standard error.
-
-        Args:
-            total: Number of trials, for the message.
+        """Run one trial of ``total`` and print its result to standard error.
 
         Raises:
             UsageError: The training failed and no trial is complete yet.
@@ -121,7 +118,7 @@ class Trials:
         print(f"trial {done + 1} of {total}: {value:.4f}{pruned}  {shown}", file=sys.stderr, flush=True)
 
     def _evaluate(self, trial: optuna.Trial, settings: dict[str, Any]) -> tuple[float, str]:
-        """Macro recall after the last fold that was trained, and why it was not the last of all (or nothing)."""
+        """Macro recall of the trained folds, and the reason if the trial was pruned."""
         variant = self.variant(settings)
         study = replace(self.plan.study, variants={variant: settings})
         labels, fold_of = self.folds.catalog.labels, self.folds.fold_of

@@ -69,13 +69,7 @@ COPIES: dict[str, tuple[Edit, int]] = {
 def hashed_pairs(
     found: Sequence[ImageFacts], distance: int, same: Callable[[int, int], bool] = lambda i, j: True
 ) -> np.ndarray:
-    """Near pairs (P, 3) of inspected files; files without a hash are skipped.
-
-    Args:
-        found: Facts of the files.
-        distance: Maximum distance in bits.
-        same: Decides pairs whose colours differ. Default: they count.
-    """
+    """Near pairs (P, 3) of files with a hash; ``same`` decides pairs whose colours differ."""
     index = np.array([place for place, one in enumerate(found) if one.perceptual_hash], dtype=np.int64)
     kept = [found[place] for place in index]
     hashes, centres = [one.perceptual_hash for one in kept], [one.centre_hash for one in kept]
@@ -89,13 +83,7 @@ def checker(files: Sequence[Path]) -> Callable[[int, int], bool]:
 
 
 def recall(files: Sequence[Path], found: Sequence[ImageFacts], rng: np.random.Generator) -> dict[str, list[float]]:
-    """Kind of copy → fraction of the images whose copy is found within each of LIMITS.
-
-    Args:
-        files: The originals.
-        found: Their facts.
-        rng: Chooses the crops.
-    """
+    """Kind of copy → fraction of the files whose copy is found within each of LIMITS."""
     with tempfile.TemporaryDirectory() as folder:
         copies: list[Path] = []
         for file in files:
@@ -125,13 +113,7 @@ def table(title: str, rows: dict[str, list[str]]) -> Table:
 
 
 def contact_sheet(catalog: Catalog, pairs: np.ndarray, same: np.ndarray) -> Image.Image:
-    """Image with pairs side by side, each with its distance, verdict and labels.
-
-    Args:
-        catalog: The images.
-        pairs: Indices of two images and their distance in bits (P, 3).
-        same: Whether each pair was found to be duplicates (P,).
-    """
+    """Image with pairs (P, 3) side by side, each with its distance, verdict ``same`` (P,) and labels."""
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     bold, plain = (
         ImageFont.truetype(str(fonts / f"DejaVuSans{kind}.ttf"), size) for kind, size in (("-Bold", 15), ("", 13))

@@ -35,13 +35,7 @@ MODES = ("eager", "compiled")
 
 
 class Training:
-    """One net in training, with one precision, memory layout and mode.
-
-    Args:
-        name: A net that ``build_net`` knows.
-        variant: Precision, memory layout and mode, each a key of the constants above.
-        options: Device, size, classes and the number of batches to measure.
-    """
+    """One net in training, with one precision, memory layout and mode."""
 
     def __init__(self, name: str, variant: tuple[str, str, str], options: argparse.Namespace) -> None:
         precision, layout, mode = variant

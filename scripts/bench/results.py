@@ -27,12 +27,7 @@ class Result:
 
 
 def ratio(names: str, results: Sequence[Result]) -> float:
-    """One subject's median divided by another's: of memory in the table ``memory``, else of the value.
-
-    Args:
-        names: ``A ÷ B``.
-        results: The results of their table.
-    """
+    """Ratio ``A ÷ B`` of two subjects' medians: of memory in the table ``memory``, else of the value."""
     medians = []
     for name in names.split(" ÷ "):
         good = [result for result in results if result.subject == name and not result.failure]
