@@ -129,5 +129,5 @@ def read_study(file: Path) -> Study:
 
 def as_yaml(value: Any) -> str:
     """A setting's value as one line of YAML."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
     return text.removesuffix("...\n").strip()

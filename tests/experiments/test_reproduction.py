@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from animals_pl.errors import UsageError
+from animals_pl.experiments import reproduction
 from animals_pl.experiments.reference import REFERENCE
 from animals_pl.experiments.reproduction import Outcome, describe, find_weights, reproduce, train
 from animals_pl.experiments.study import CONFIGS
@@ -50,10 +51,13 @@ def test_missing_and_failed_experiments_are_reported() -> None:
 
 
 def test_an_experiment_is_trained_and_reported(
-    tiny_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reproduce(str(tiny_tree), ["shallownet"], epochs=1, output=str(tmp_path))
-    assert (tmp_path / "shallownet" / "version_0" / "best.ckpt").is_file()
+    small = (CONFIGS / "lenet.yaml").read_text().replace("  size: ", "  size: 16 # ")
+    (tmp_path / "lenet.yaml").write_text(small)
+    monkeypatch.setattr(reproduction, "CONFIGS", tmp_path)
+    reproduce(str(tiny_tree), ["lenet"], epochs=1, output=str(tmp_path))
+    assert (tmp_path / "lenet" / "version_0" / "best.ckpt").is_file()
     printed = capsys.readouterr().out
     (line,) = [line for line in printed.splitlines() if "1 of 15 epochs" in line]
     assert len(re.findall(r"\d\.\d{4}", line)) == 5
