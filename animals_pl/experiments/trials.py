@@ -49,7 +49,7 @@ class Trials:
         catalog = folds.catalog
         images = [list(catalog.paths), catalog.labels.tolist(), folds.fold_of.tolist()]
         self.digest = _digest(plan.config, plan.study.options, images)
-        self.study = optuna.create_study(
+        self.optuna_study = optuna.create_study(
             storage=f"sqlite:///{(folds.folder / 'search.db').resolve()}",
             # Another configuration, space or set of images is another search.
             study_name=_digest(self.digest, {key: repr(space) for key, space in plan.space.items()}),
@@ -57,7 +57,7 @@ class Trials:
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(),
         )
-        if not self.study.trials:
+        if not self.optuna_study.trials:
             self._enqueue_configuration()
         self._enqueue_interrupted()
 
@@ -65,17 +65,17 @@ class Trials:
         """Let the first trial be the configuration, as far as the space contains it."""
         config, space = self.plan.config, self.plan.space
         known = {key: config[key] for key in space if key in config and contains(space[key], config[key])}
-        self.study.enqueue_trial({key: rounded(space[key], value) for key, value in known.items()})
+        self.optuna_study.enqueue_trial({key: rounded(space[key], value) for key, value in known.items()})
 
     def _enqueue_interrupted(self) -> None:
         """Repeat trials that were interrupted."""
-        for trial in self.study.get_trials(states=[TrialState.RUNNING]):
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+        for trial in self.optuna_study.get_trials(states=[TrialState.RUNNING]):
+            self.optuna_study.tell(trial.number, state=TrialState.FAIL)
+            self.optuna_study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
 
     def finished(self) -> list[FrozenTrial]:
         """Complete and pruned trials, in their order."""
-        return self.study.get_trials(states=FINISHED)
+        return self.optuna_study.get_trials(states=FINISHED)
 
     def best_first(self) -> list[Trial]:
         """Complete trials, the best first, equal ones in their order."""
@@ -103,8 +103,8 @@ class Trials:
         done = len(self.finished())
         # A new sampler for each trial: an interrupted search draws the same values as an uninterrupted one.
         seed = int(np.random.SeedSequence([self.seed, done]).generate_state(1)[0])
-        self.study.sampler = optuna.samplers.TPESampler(seed=seed)
-        trial = self.study.ask(self.plan.space)
+        self.optuna_study.sampler = optuna.samplers.TPESampler(seed=seed)
+        trial = self.optuna_study.ask(self.plan.space)
         settings = self.settings(trial.params)
         pruned, value = "", 0.0
         try:
@@ -113,7 +113,7 @@ class Trials:
             if not self.best_first():
                 raise
             pruned = f" failed: {error}"
-        self.study.tell(trial, None if pruned else value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
+        self.optuna_study.tell(trial, None if pruned else value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
         shown = ", ".join(f"{key}={setting}" for key, setting in settings.items())
         print(f"trial {done + 1} of {total}: {value:.4f}{pruned}  {shown}", file=sys.stderr, flush=True)
 

@@ -6,6 +6,8 @@ import contextlib
 import csv
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +151,15 @@ def test_real_runs_are_reported_at_the_epoch_of_their_best_checkpoint(real_runs,
     assert "not complete" not in text
     assert "not readable" not in text
     assert "†" not in text  # one dataset, one seed
+
+
+def test_a_report_without_checkpoints_loads_no_torch(write_run, tmp_path):
+    (write_run("mine") / "best.ckpt").unlink()
+    code = (
+        "import sys\nfrom animals_pl.experiments.run_table import report\n"
+        f"report({str(tmp_path / 'runs')!r})\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_a_report_does_not_touch_the_runs(real_runs, capsys):
