@@ -1,44 +1,70 @@
-"""The verbs of the command line, and how wrong use ends."""
+"""The verbs of the command line: a table."""
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from animals_pl.errors import UsageError, did_you_mean, explain_argument_error
+from animals_pl.arguments import call_function
+from animals_pl.errors import UsageError, did_you_mean
 
 LIGHTNING = "animals_pl.lightning_cli:run"
 
+
+class Verb(NamedTuple):
+    """One verb.
+
+    Attributes:
+        help: What it does, in one line.
+        function: module:function, imported when the verb runs.
+        positional: The option that arguments without a name belong to; a name that ends in ``*`` takes any number.
+    """
+
+    help: str
+    function: str
+    positional: str = ""
+
+
 VERBS = {
-    "fit": ("train a model as a configuration file says", LIGHTNING),
-    "validate": ("evaluate a checkpoint on the validation images of its run", LIGHTNING),
-    "test": ("evaluate a checkpoint on test images, or on another folder", LIGHTNING),
-    "predict": ("name the animals in images, as a CSV file", LIGHTNING),
-    "prepare": (
-        "get and check images: Animals-10, an archive, a folder, drawn ones",
+    "fit": Verb("train a model from a configuration file", LIGHTNING),
+    "validate": Verb("evaluate a checkpoint on the validation images of its run", LIGHTNING),
+    "test": Verb("evaluate a checkpoint on test images, or on another folder", LIGHTNING),
+    "predict": Verb("classify images, as a CSV file", LIGHTNING, "data.predict_paths*"),
+    "prepare": Verb(
+        "get and check a dataset: Animals-10, an archive, a folder, drawn images",
         "animals_pl.data.sources.prepare:prepare",
+        "source",
     ),
-    "analyze": ("report what is in a dataset and what is wrong with it", "animals_pl.reports.analyze:analyze"),
-    "report": ("rank all runs in one table, beside the reference's", "animals_pl.experiments.run_table:report"),
-    "export": ("turn a checkpoint into a verified ONNX file", "animals_pl.deploy.export:export"),
+    "analyze": Verb(
+        "report what is in a dataset and what is wrong with it", "animals_pl.reports.analyze:analyze", "source"
+    ),
+    "export": Verb("export a checkpoint as a verified ONNX file", "animals_pl.deploy.export:export", "ckpt_path"),
+    "report": Verb("rank all runs in one table", "animals_pl.experiments.run_table:report", "folder"),
+    "cross-validate": Verb(
+        "compare settings by cross-validation", "animals_pl.experiments.cross_validation:cross_validate", "study"
+    ),
+    "search": Verb("search for better settings by cross-validation", "animals_pl.experiments.search:search", "study"),
+    "reproduce": Verb(
+        "train the reference's experiments and print both results",
+        "animals_pl.experiments.reproduction:reproduce",
+        "names*",
+    ),
 }
-"""Verb → what it does, and the function that does it, which is imported when its verb runs."""
 
 
 def usage() -> str:
-    """Return the help text: every verb with one line."""
-    lines = [f"  {verb:<10}{text}" for verb, (text, _) in VERBS.items()]
+    """The help text: every verb with one line."""
+    width = max(map(len, VERBS)) + 2
     return "\n".join(
         [
             "usage: python -m animals_pl VERB [--help] [--config FILE] [options]",
             "",
             "Identify animals in images.",
             "",
-            *lines,
+            *(f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items()),
             "",
             "first steps:",
             "  python -m animals_pl fit --config configs/quickstart.yaml",
@@ -51,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one verb.
 
     Args:
-        args: The command line without the program's name; ``None``: the process's own.
+        args: The command line without the program's name. Default: the process's own.
 
     Returns:
         The exit code: 0, or 2 for wrong use, whose reason and remedy is the last line on standard error.
@@ -60,40 +86,22 @@ def main(args: Sequence[str] | None = None) -> int:
     if not args or args[0] in {"-h", "--help", "help"}:
         print(usage())
         return 0 if args else 2
-    verb = args[0]
+    name = args[0]
     try:
-        if verb not in VERBS:
-            raise UsageError(f"unknown verb {verb!r}; {did_you_mean(verb, VERBS)}choose one of {', '.join(VERBS)}")
-        module, _, name = VERBS[verb][1].partition(":")
-        function = getattr(importlib.import_module(module), name)
-        if VERBS[verb][1] == LIGHTNING:
-            function(args)
+        if name not in VERBS:
+            raise UsageError(f"unknown verb {name!r}; {did_you_mean(name, VERBS)}choose one of {', '.join(VERBS)}")
+        verb = VERBS[name]
+        module, _, function_name = verb.function.partition(":")
+        function = getattr(importlib.import_module(module), function_name)
+        if verb.function == LIGHTNING:
+            function(args, positional=verb.positional)
         else:
-            _call(function, args)
-    except BrokenPipeError:  # whoever reads the output, such as head, has seen enough
+            call_function(function, name, args[1:], verb.positional)
+    except BrokenPipeError:  # reader closed the pipe (e.g. head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UsageError as error:
-        # An error in a loader process carries that process's traceback in front of the message.
+        # An error in a DataLoader worker carries that process's traceback in front of the message.
         message = str(error).rstrip().rpartition("UsageError: ")[2]
-        print(f"animals_pl {verb}: error: {message}", file=sys.stderr)
+        print(f"animals_pl {name}: error: {message}", file=sys.stderr)
         return 2
     return 0
-
-
-def _call(function: Callable[..., None], args: Sequence[str]) -> None:
-    """Call a function with its parameters taken from ``--name value`` options.
-
-    A first argument without dashes is the value of the first parameter.
-    """
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog=f"python -m animals_pl {args[0]}", exit_on_error=False)
-    parser.add_function_arguments(function)
-    options_given = list(args[1:])
-    if options_given and not options_given[0].startswith("-"):
-        options_given.insert(0, f"--{next(iter(inspect.signature(function).parameters))}")
-    try:
-        options = parser.parse_args(options_given)
-    except argparse.ArgumentError as error:
-        raise UsageError(explain_argument_error(error, list(parser.get_defaults().keys()))) from error
-    function(**options)

@@ -1,4 +1,4 @@
-"""Reading the checkpoints of a run."""
+"""Read checkpoints."""
 
 from __future__ import annotations
 
@@ -7,22 +7,48 @@ from typing import Any
 
 import torch
 
+from animals_pl import __version__
 from animals_pl.errors import UsageError
 
 
-def load_checkpoint(file: str | Path) -> dict[str, Any]:
+def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint of this project on the CPU.
 
+    Args:
+        ckpt_path: The best.ckpt or last.ckpt of a run.
+        mmap: Map the tensors instead of reading them; for reading shapes and settings only.
+
     Raises:
-        UsageError: The file is missing, or is not such a checkpoint.
+        UsageError: The file is missing, is not a checkpoint of this project, or was written by an older version.
     """
-    remedy = "pass the best.ckpt or last.ckpt of a run below checkpoints/"
-    if not Path(file).is_file():
-        raise UsageError(f"ckpt_path={str(file)!r} is not a file; {remedy}")
+    remedy = "Use the best.ckpt or last.ckpt of a run below checkpoints/."
+    if not Path(ckpt_path).is_file():
+        raise UsageError(f"ckpt_path={str(ckpt_path)!r} is not a file. {remedy}")
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # pickle, zip and torch each raise their own
-        raise UsageError(f"ckpt_path={str(file)!r} is not a checkpoint ({type(error).__name__}); {remedy}") from error
+        raise UsageError(
+            f"ckpt_path={str(ckpt_path)!r} is not a checkpoint ({type(error).__name__}). {remedy}"
+        ) from error
     if not isinstance(checkpoint, dict) or "class_names" not in checkpoint.get("hyper_parameters", {}):
-        raise UsageError(f"ckpt_path={str(file)!r} is not a checkpoint of animals_pl; {remedy}")
+        raise UsageError(f"ckpt_path={str(ckpt_path)!r} is not a checkpoint of animals_pl. {remedy}")
+    if "animals_pl_version" not in checkpoint:
+        raise UsageError(
+            f"ckpt_path={str(ckpt_path)!r} was written by animals_pl 0.1, which this version ({__version__}) cannot "
+            "read. Train again, or install animals_pl 0.1."
+        )
     return checkpoint
+
+
+def model_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``AnimalClassifier`` in a checkpoint."""
+    return _arguments(checkpoint["hyper_parameters"])
+
+
+def data_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``AnimalsDataModule`` in a checkpoint; empty if it was trained with plain dataloaders."""
+    return _arguments(checkpoint.get("datamodule_hyper_parameters", {}))
+
+
+def _arguments(hparams: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in hparams.items() if not key.startswith("_")}  # Lightning adds private ones

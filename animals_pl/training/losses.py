@@ -1,4 +1,4 @@
-"""How much each image counts, and for what."""
+"""Classification losses, one value per image."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 
 
 class ClassificationLoss(nn.Module):
-    """One loss per image: wᵢ · -Σ_c tᵢc (1 - pᵢc)^γ log pᵢc, where p = softmax(logits + τ · log(counts / N)).
+    """Cross-entropy, focal loss or logit-adjusted cross-entropy, with class weights and label smoothing.
 
-    With γ = 0 and τ = 0 that is cross-entropy. γ is for ``focal`` (Lin et al. 2017, "Focal Loss for Dense Object
-    Detection", equation 5), τ for ``logit_adjusted`` (Menon et al. 2021, "Long-tail Learning via Logit Adjustment",
-    equation 10): the net then learns logits in which all classes are equally likely beforehand.
+    The loss of an image is wᵢ · -Σ_c tᵢc (1 - pᵢc)^γ log pᵢc with p = softmax(logits + τ · log(counts / N)).
+    γ belongs to ``focal`` (Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5), τ to
+    ``logit_adjusted`` (Menon et al. 2021, "Long-tail Learning via Logit Adjustment", eq. 10). Otherwise both are 0.
 
     Args:
-        counts: (C,) training images of each class.
+        counts: (C,) training images per class.
         loss: ``cross_entropy``, ``focal`` or ``logit_adjusted``.
-        weights: (C,) factor of each class, see :func:`class_weights`; ``None``: 1.
-        gamma: γ of the focal loss, 0 or more.
-        tau: τ of the logit adjustment, 0 or more.
-        label_smoothing: Part of every target, in [0, 1), that is spread over all classes (Szegedy et al. 2016).
+        weights: (C,) class weights, see :func:`~animals_pl.data.class_weights.class_weights`. ``None``: 1.
+        gamma: γ of the focal loss, >= 0.
+        tau: τ of the logit adjustment, >= 0.
+        label_smoothing: Fraction of every target, in [0, 1), that is spread over all classes (Szegedy et al. 2016).
 
     Raises:
         UsageError: Logit adjustment with a class that has no training image.
@@ -53,16 +53,19 @@ class ClassificationLoss(nn.Module):
             require_images("model.loss='logit_adjusted'", "model.loss=cross_entropy", counts)
             adjustment = tau * np.log(counts / counts.sum())
         factors = np.ones(len(counts)) if weights is None else weights
-        # They follow from the dataset, which a resumed run has, too.
+        # Not persistent: they follow from the dataset.
         self.register_buffer("adjustment", torch.tensor(adjustment, dtype=torch.float32), persistent=False)
         self.register_buffer("weights", torch.tensor(factors, dtype=torch.float32), persistent=False)
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the losses (B,) of logits (B, C) and targets: class indices (B,), or probabilities (B, C)."""
+        """Losses (B,) float32 of logits (B, C) and targets: class indices (B,), or probabilities (B, C)."""
         if targets.dim() == 1:
-            targets = F.one_hot(targets, logits.shape[1]).to(logits.dtype)
+            targets = F.one_hot(targets, logits.shape[1])
+        targets = targets.float()
         smooth = targets.lerp(torch.full_like(targets, 1 / logits.shape[1]), self.label_smoothing)
-        log_p = (logits + self.adjustment).log_softmax(1)
-        # Not quite 0, where the gradient would be infinite for a gamma below 1.
+        log_p = (logits.float() + self.adjustment).log_softmax(1)
+        # Above 0, where the gradient would be infinite for a gamma below 1.
         focus = (1 - log_p.exp()).clamp(min=1e-6) ** self.gamma if self.gamma else 1.0
-        return (targets @ self.weights.to(targets.dtype)) * -(smooth * focus * log_p).sum(1)
+        # No matrix product: autocast would round the class weights to bfloat16.
+        weights = (targets * self.weights).sum(1)
+        return weights * -(smooth * focus * log_p).sum(1)

@@ -1,4 +1,4 @@
-"""Where a run is written: a folder of its own, numbered."""
+"""Create numbered run directories."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from animals_pl.errors import UsageError
 def new_run_folder(parent: Path) -> Path:
     """Create and return ``parent/version_N`` with the first free N.
 
-    Other processes of the same run take the folder that the first one has made.
+    Other processes of the same run return the folder that the first one created.
+
+    Raises:
+        UsageError: The folder cannot be created.
     """
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -24,12 +27,12 @@ def new_run_folder(parent: Path) -> Path:
             folder = parent / f"version_{version}"
             try:
                 folder.mkdir()
-            except FileExistsError:  # another run was quicker
+            except FileExistsError:  # another run was faster
                 version += 1
             else:
                 return folder
     except OSError as error:
         raise UsageError(
-            f"nothing can be written below {str(parent)!r} ({error.strerror}); choose another folder with "
-            "--trainer.default_root_dir DIR (analyze: --output DIR)"
+            f"cannot write below {str(parent)!r} ({error.strerror}). Use another folder: "
+            "--trainer.default_root_dir DIR (analyze: --output DIR)."
         ) from error

@@ -16,8 +16,9 @@ from animals_pl.data.catalog import Catalog
 from animals_pl.data.datamodule import AnimalsDataset, default_num_workers
 from animals_pl.data.decode import Resize
 from animals_pl.data.prediction import find_prediction_images
+from animals_pl.errors import UsageError
 from animals_pl.models.layers import TTA, forward_tta
-from animals_pl.training.checkpoint import load_checkpoint
+from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
 from animals_pl.training.classifier import AnimalClassifier
 
 
@@ -109,29 +110,41 @@ class TrainedModel:
             yield images
 
 
-def load_model(ckpt_path: str | Path) -> TrainedModel:
+def load_classifier(ckpt_path: str | Path) -> AnimalClassifier:
+    """Restore the LightningModule of a checkpoint, to evaluate it with a Trainer or to train it further."""
+    checkpoint = load_checkpoint(ckpt_path)
+    model = AnimalClassifier(**model_settings(checkpoint))
+    model.configure_model()
+    model.load_state_dict(checkpoint["state_dict"])
+    return model
+
+
+def load_model(ckpt_path: str | Path, *, resize: Resize | None = None) -> TrainedModel:
     """Load a trained model from a checkpoint, on the CPU.
 
     Args:
         ckpt_path: The best.ckpt or last.ckpt of a run.
+        resize: How images were resized. Only for a model that was trained with plain dataloaders; other checkpoints
+            contain it.
 
     Raises:
-        UsageError: The file is missing, is not a checkpoint of this project, or was written by an older version.
+        UsageError: The file is missing, is not a checkpoint of this project, was written by an older version, or
+            does not say how images are resized.
 
     Example:
         ``load_model("checkpoints/mine/version_0/best.ckpt").predict(["a.jpg", "b.jpg"])``
     """
     checkpoint = load_checkpoint(ckpt_path)
-    hparams, data = checkpoint["hyper_parameters"], checkpoint["datamodule_hyper_parameters"]
-    model = AnimalClassifier(**{key: value for key, value in hparams.items() if not key.startswith("_")})
-    model.configure_model()
-    model.load_state_dict(checkpoint["state_dict"])
+    data = data_settings(checkpoint)
+    if resize is None:
+        if not data:
+            raise UsageError(
+                f"ckpt_path={str(ckpt_path)!r} was trained with plain dataloaders and does not say how images are "
+                "resized. Pass load_model(…, resize=Resize(…))."
+            )
+        resize = Resize(data["resize"], data["interpolation"], data["crop_pct"])
+    model = load_classifier(ckpt_path)
+    hparams = dict(model.hparams)
     return TrainedModel(
-        net=model.net.eval(),
-        class_names=hparams["class_names"],
-        resize=Resize(data["resize"], data["interpolation"], data["crop_pct"]),
-        size=hparams["input_size"],
-        tta=hparams["tta"],
-        hparams=hparams,
-        data_hparams=data,
+        model.net.eval(), hparams["class_names"], resize, hparams["input_size"], hparams["tta"], hparams, data
     )

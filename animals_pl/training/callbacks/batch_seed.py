@@ -1,4 +1,4 @@
-"""Dropout that does not depend on how the training got here."""
+"""Dropout and MixUp that do not depend on the history of the run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 
 
 class BatchSeed(L.Callback):
-    """Seeds torch before every training batch from (run seed, rank, epoch, batch).
+    """Seeds torch before every training batch from (seed, rank, epoch, batch).
 
-    A run that was interrupted and resumed then draws the same dropout masks as one that was not,
-    without any random state in the checkpoint.
+    A resumed run then draws the same dropout masks as an uninterrupted one, without random state in the checkpoint.
 
     Args:
         seed: The run's seed.
@@ -22,10 +21,12 @@ class BatchSeed(L.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Seed torch for this batch."""
         key = [self.seed, trainer.global_rank, trainer.current_epoch, batch_idx]
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():  # torch.manual_seed would note it for a GPU that is not used, 1 ms a batch
+        if torch.cuda.is_initialized():  # torch.manual_seed would record it for an unused GPU, 1 ms per batch
             torch.cuda.manual_seed(seed)

@@ -1,20 +1,18 @@
-"""Train a net that torch.compile has made quicker."""
+"""Compile the net with torch.compile."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import lightning as L
 
 
 class Compilation(L.Callback):
-    """Compiles the net in place, so that its parameters and checkpoints keep their names.
+    """Compiles the net in place, so that parameters and checkpoints keep their names.
 
-    Each training size and the validation are compiled by themselves, a minute or more in all. On two cores it hardly
-    pays: MobileNetV3-Small trains 1.1 times as fast at 224 px and no faster at 128 px. What a GPU gains by it,
-    ``scripts/bench_gpu.py`` tells.
+    Each training size and the validation are compiled separately, a minute or more in total. On two cores
+    MobileNetV3-Small trains 1.1 times as fast at 224 px and no faster at 128 px. For GPUs, measure with
+    ``python -m scripts.bench.gpu``.
     """
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Have the net compiled when it is first called."""
-        pl_module.net.compile()
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compile the net at its first call."""
+        pl_module.net.compile()  # type: ignore[union-attr]

@@ -1,85 +1,95 @@
-"""One row per epoch: on the screen, in metrics.csv and as curves.png."""
+"""One row per epoch: printed, written to metrics.csv and drawn as curves.png."""
 
 from __future__ import annotations
 
 import math
 import time
 from pathlib import Path
-from typing import Any
 
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+import lightning as L
 from rich.console import Console
 
 from animals_pl.evaluation.figures import curves
+from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics, write_metrics
 
 
-class EpochTable(Logger):
-    """Gathers what Lightning logs during an epoch into one row.
+class EpochTable(L.Callback):
+    """Collects the metrics of each epoch from ``trainer.callback_metrics``.
 
-    Lightning's own CSV logger spreads an epoch over several half-empty rows and deletes the earlier
-    epochs when a run is resumed.
+    Lightning's own CSV logger spreads an epoch over several half-empty rows and deletes the earlier epochs when a run
+    is resumed.
 
     Args:
-        folder: The run's folder, where ``metrics.csv`` and ``curves.png`` are written.
-        epochs: Number of epochs of the run, for the screen.
-        console: Where the rows are printed.
+        folder: The run's folder, for ``metrics.csv`` and ``curves.png``.
+        console: Where to print the rows.
     """
 
-    def __init__(self, folder: Path, epochs: int | None, console: Console) -> None:
-        super().__init__()
+    def __init__(self, folder: Path, console: Console) -> None:
         self.folder = folder
-        self.epochs = epochs
         self.console = console
         self.rows = read_metrics(self.file)
-        self.pending: Row = {}
-        self.began = 0.0
+        self._began = 0.0
+        self._validated = False
+        self._ended: tuple[int, float] | None = None  # epoch and seconds of an epoch without a row yet
 
     @property
     def file(self) -> Path:
         """``metrics.csv`` in the run's folder."""
         return self.folder / "metrics.csv"
 
-    @property
-    def name(self) -> None:
-        """No name: it writes straight into the run's folder."""
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of an epoch that is resumed in its middle."""
+        self._began = time.perf_counter()
 
-    @property
-    def version(self) -> None:
-        """No version: it writes straight into the run's folder."""
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the row of the epoch before: its metrics are complete only after all hooks of its end."""
+        self._write_row(trainer)
+        self._began = time.perf_counter()
 
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Leave the hyper-parameters to config.yaml."""
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that the epoch has validation metrics of its own."""
+        self._validated = True
 
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Keep values until the training's own, which come last, complete the row of their epoch."""
-        now = time.perf_counter()
-        if not self.pending:  # the learning rate, at the start of the epoch
-            self.began = now
-        self.pending |= metrics
-        if "loss/train" not in metrics:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop the epoch's clock."""
+        self._ended = (trainer.current_epoch, round(time.perf_counter() - self._began, 2))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the last row and draw the curves."""
+        self._write_row(trainer)
+        self._draw(trainer)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Write what is complete."""
+        self._write_row(trainer)
+        self._draw(trainer)
+
+    def _write_row(self, trainer: L.Trainer) -> None:
+        if self._ended is None:
             return
-        epoch = int(metrics["epoch"])
-        row = self.pending | {"epoch": epoch, "seconds": round(now - self.began, 2)}
-        # A resumed run goes through this epoch again: what came after it is no longer true.
+        (epoch, seconds), self._ended = self._ended, None
+        row = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "loss"}
+        if not self._validated:
+            row = {key: value for key, value in row.items() if not key.endswith("/val")}
+        self._validated = False
+        if not trainer.is_global_zero or "loss/train" not in row:  # resumed after its last batch
+            return
+        row |= {"epoch": epoch, "seconds": seconds}
+        # On resume, drop rows from this epoch on.
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < epoch] + [row]
-        self.pending = {}
-        self._print(row)
         write_metrics(self.file, self.rows)
+        self._print(row, trainer.max_epochs)
 
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Draw the curves of the epochs that were completed."""
-        if self.rows:
+    def _draw(self, trainer: L.Trainer) -> None:
+        if self.rows and trainer.is_global_zero:
             curves(self.rows).savefig(self.folder / "curves.png", dpi=120)
 
-    def _print(self, row: Row) -> None:
+    def _print(self, row: Row, epochs: int | None) -> None:
         def value(key: str) -> str:
             return f"{row.get(key, math.nan):.4f}"
 
-        total = f"/{self.epochs}" if self.epochs and self.epochs > 0 else ""
+        total = f"/{epochs}" if epochs and epochs > 0 else ""
         self.console.print(
             f"epoch {int(row['epoch']) + 1:>3}{total}  {int(row.get('image_size', 0))} px  "
             f"loss {value('loss/train')} train {value('loss/val')} val  "
@@ -90,10 +100,10 @@ class EpochTable(Logger):
         )
 
 
-def best_row(trainer: Any) -> Row:
-    """Return the row of the epoch that the best checkpoint was saved in; empty before any epoch is complete."""
-    table = next((logger for logger in trainer.loggers if isinstance(logger, EpochTable)), None)
-    checkpoint = trainer.checkpoint_callback
-    if table is None or checkpoint is None or checkpoint.monitor is None:
+def best_row(trainer: L.Trainer) -> Row:
+    """Row of the epoch that best.ckpt was saved in; empty before the first epoch is complete."""
+    tables = [callback for callback in trainer.callbacks if isinstance(callback, EpochTable)]  # type: ignore[attr-defined]
+    checkpoint = best_checkpoint(trainer)
+    if not tables or checkpoint is None or checkpoint.monitor is None:
         return {}
-    return best_epoch(table.rows, checkpoint.monitor, checkpoint.mode)
+    return best_epoch(tables[0].rows, checkpoint.monitor, checkpoint.mode)

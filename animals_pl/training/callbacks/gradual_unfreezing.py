@@ -1,8 +1,6 @@
-"""Train the head alone first, then the backbone, all at once or block by block."""
+"""Train the head first, then the backbone, at once or block by block."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import lightning as L
 
@@ -11,17 +9,17 @@ from animals_pl.models.transfer import TransferNet
 
 
 class GradualUnfreezing(L.Callback):
-    """Freezes the backbone for the first epochs, so that a head that knows nothing yet does not spoil it.
+    """Freezes the backbone for the first epochs, then unfreezes it from the last block to the first.
 
-    Howard & Ruder 2018 (ULMFiT, section 3.3: gradual unfreezing). The optimizer has all parameters from the start; only
-    which of them get gradients changes, and that follows from the epoch: a resumed run goes on as it would have.
+    Howard & Ruder 2018 (ULMFiT, section 3.3). The optimizer holds all parameters from the start; only their
+    ``requires_grad`` changes, as a function of the epoch, so a resumed run continues exactly.
 
     Args:
-        epochs: Epochs in which the head learns alone.
-        stages: Over how many epochs the backbone joins in, from its last blocks to its first; 1: at once.
+        epochs: Epochs in which only the head is trained, >= 0.
+        stages: Number of epochs over which the backbone is unfrozen, >= 1. 1: all blocks at once.
 
     Raises:
-        UsageError: A number is too small, or the net has no backbone that learns.
+        UsageError: A value is out of range, or the net has no trainable backbone.
     """
 
     def __init__(self, epochs: int = 1, stages: int = 1) -> None:
@@ -29,30 +27,33 @@ class GradualUnfreezing(L.Callback):
         self.stages = stages
         if epochs < 0 or stages < 1:
             raise UsageError(
-                f"GradualUnfreezing: epochs={epochs} and stages={stages} do not fit; choose 0 or more and 1 or more"
+                f"GradualUnfreezing: epochs={epochs} must be 0 or more, and stages={stages} must be 1 or more."
             )
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        """Refuse nets for which this has no meaning, and several processes that would wait for missing gradients."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that the net has a trainable backbone."""
         if not isinstance(pl_module.net, TransferNet) or pl_module.net.freeze:
             raise UsageError(
-                f"GradualUnfreezing: model.net={pl_module.hparams['net']!r} has "
-                "no backbone that is to learn; leave the callback out, or set model.freeze=false with a timm net"
+                f"GradualUnfreezing: model.net={pl_module.hparams['net']!r} has no trainable backbone. "
+                "Remove the callback, or use a timm model with model.freeze=false."
             )
-        unused_allowed = getattr(trainer.strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)
-        if trainer.world_size > 1 and not unused_allowed:
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Freeze according to the epoch, also where a run is resumed in the middle of one.
+
+        Raises:
+            UsageError: Several processes would wait for gradients of frozen parameters.
+        """
+        if trainer.world_size > 1 and not getattr(trainer.strategy.model, "find_unused_parameters", False):
             raise UsageError(
-                "GradualUnfreezing: with several processes set trainer.strategy=ddp_find_unused_parameters_true"
+                "GradualUnfreezing: with several processes, set trainer.strategy=ddp_find_unused_parameters_true."
             )
+        pl_module.net.unfreeze(self.fraction(trainer.current_epoch))  # type: ignore[operator, union-attr]
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Freeze what is frozen where a checkpoint from the middle of an epoch goes on: such an epoch has no start."""
-        pl_module.net.unfreeze(self.part(trainer.current_epoch))
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Freeze according to the epoch."""
+        pl_module.net.unfreeze(self.fraction(trainer.current_epoch))  # type: ignore[operator, union-attr]
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Freeze or free what this epoch is to train."""
-        pl_module.net.unfreeze(self.part(trainer.current_epoch))
-
-    def part(self, epoch: int) -> float:
-        """Return which part of the backbone's blocks learns in an epoch, counted from the last one."""
+    def fraction(self, epoch: int) -> float:
+        """Fraction of the backbone's blocks that is trained in an epoch, in [0, 1], counted from the last block."""
         return min(1.0, max(0, epoch - self.epochs + 1) / self.stages)

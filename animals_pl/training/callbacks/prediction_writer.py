@@ -7,21 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from animals_pl.data.catalog import english_name
 
 
-class PredictionCSV(BasePredictionWriter):
-    """Writes one row per image: path, class, English name, probability, the top k, and what is wrong with it.
+class PredictionWriter(BasePredictionWriter):
+    """Writes one row per image: path, class, English name, probability, the top k, and what is wrong with the file.
 
-    A broken image has a problem in place of a class; one that was cut short may have both. Rows appear as
-    batches are done, in a file beside the target, which takes its place at the end.
+    A broken image has a problem instead of a class; a truncated one may have both. Rows are appended to a temporary
+    file, which replaces the target at the end.
 
     Args:
         file: The CSV file to write.
-        top_k: How many of the most probable classes each row names.
+        top_k: Number of most probable classes per row.
     """
 
     def __init__(self, file: Path, top_k: int) -> None:
@@ -30,32 +31,32 @@ class PredictionCSV(BasePredictionWriter):
         self.partial = file.with_name(file.name + ".partial")
         self.top_k = top_k
 
-    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin the file with its header."""
-        self.top_k = min(self.top_k, len(pl_module.class_names))
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the header and the rows of images that cannot be decoded."""
+        self.top_k = min(self.top_k, len(pl_module.hparams["class_names"]))
         self.partial.parent.mkdir(parents=True, exist_ok=True)
         ranks = range(1, self.top_k + 1)
         header = [column for k in ranks for column in (f"class_{k}", f"probability_{k}")]
         self._append([["path", "class", "english", "probability", *header, "problem"]], mode="w")
-        predicted = set(trainer.datamodule.catalogs["predict"].paths)
-        broken = trainer.datamodule.broken.items()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        predicted = set(data.catalogs["predict"].paths)
         blank = [""] * (3 + len(header))
-        self._append([[path, *blank, problem] for path, problem in broken if path not in predicted])
+        self._append([[path, *blank, problem] for path, problem in data.broken.items() if path not in predicted])
 
     def write_on_batch_end(
         self,
-        trainer: Any,
-        pl_module: Any,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
         prediction: Tensor,
         batch_indices: Sequence[int] | None,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append a batch of probabilities (B, C)."""
-        paths = trainer.datamodule.catalogs["predict"].paths
-        names = pl_module.class_names
-        problems = trainer.datamodule.broken
+        """Append the rows of a batch of probabilities (B, C)."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        paths, problems = data.catalogs["predict"].paths, data.broken
+        names = pl_module.hparams["class_names"]
         top = prediction.topk(self.top_k, dim=1)
         rows = []
         for index, values, labels in zip(batch_indices or [], top.values.tolist(), top.indices.tolist(), strict=True):
@@ -66,8 +67,8 @@ class PredictionCSV(BasePredictionWriter):
             rows.append([path, name, english_name(name), probability, *cells, problems.get(path, "")])
         self._append(rows)
 
-    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
-        """Put the finished file in its place."""
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put the complete file in its place."""
         self.partial.replace(self.file)
 
     def _append(self, rows: list[list[str]], mode: str = "a") -> None:

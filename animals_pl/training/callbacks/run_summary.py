@@ -1,4 +1,4 @@
-"""What a person reads before and after a training."""
+"""Console summary of a run, before and after training."""
 
 from __future__ import annotations
 
@@ -7,123 +7,143 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
 from rich.console import Console
 from rich.table import Table
 
 from animals_pl.data.catalog import display_name
+from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.training.callbacks.epoch_table import best_row
+from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
+from animals_pl.training.classifier import AnimalClassifier
+
+MOST_NAMES = 10
+"""Broken images that are listed; further ones are only counted."""
 
 
 class RunSummary(L.Callback):
-    """Prints data, split, net and device before the training.
+    """Prints data, split, net and device before training, the best epoch after it.
 
     Args:
+        data: The run's datamodule. Facts about any other datamodule than ours are left out.
         console: Where to print.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, data: L.LightningDataModule, console: Console) -> None:
+        self.data = data
         self.console = console
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the summary."""
-        if trainer.is_global_zero:
-            self.console.print(_summary(trainer, pl_module))
-            self.console.print(_class_table(trainer, pl_module))
-            print_left_out(trainer.datamodule, self.console)
+        if not trainer.is_global_zero or not isinstance(pl_module, AnimalClassifier):
+            return
+        rows = _run_rows(trainer, pl_module)
+        if isinstance(self.data, AnimalsDataModule):
+            rows = _data_rows(self.data, trainer) | rows
+        self.console.print(_grid(rows))
+        if isinstance(self.data, AnimalsDataModule):
+            self.console.print(_class_table(self.data, pl_module))
+            print_left_out(self.data, self.console)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print why training stopped early, the best epoch and its checkpoint."""
+        if not trainer.is_global_zero:
+            return
+        for callback in trainer.early_stopping_callbacks:
+            if isinstance(callback, EarlyStopping) and callback.stopping_reason_message and callback.stopped_epoch:
+                reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+                self.console.print(f"\nstopped after epoch {callback.stopped_epoch + 1}: {reason}", highlight=False)
+        best, checkpoint = best_row(trainer), best_checkpoint(trainer)
+        if not best or checkpoint is None:
+            return
+        metrics = {key.removesuffix("/val"): value for key, value in best.items() if key.endswith("/val")}
+        self.console.print(
+            f"\nbest epoch {int(best['epoch']) + 1} by {checkpoint.monitor}: "
+            + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
+            + f"\nbest checkpoint: {short_path(checkpoint.best_model_path)}",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 class EpochBar(RichProgressBar):
-    """Lightning's progress bar without the version number, which the summary has told already."""
+    """Lightning's progress bar without the version number, which is part of the summary."""
 
     def get_metrics(self, *args: Any) -> dict[str, Any]:
-        """Return what stands beside the bar: the loss of the batch."""
+        """The loss of the batch."""
         return {key: value for key, value in super().get_metrics(*args).items() if key != "v_num"}
 
 
-MOST_NAMES = 10
-"""How many broken images are named before the rest is only counted."""
-
-
-def print_left_out(data: Any, console: Console) -> None:
-    """Name the images that are broken, with the reason, and count those that were excluded."""
+def print_left_out(data: AnimalsDataModule, console: Console) -> None:
+    """List broken images with the reason, and count excluded ones."""
     if data.broken:
         console.print(f"{len(data.broken)} broken images are left out:", highlight=False)
         for path, problem in list(data.broken.items())[:MOST_NAMES]:
             console.print(f"  {path}: {problem}", highlight=False, markup=False, soft_wrap=True)
         if len(data.broken) > MOST_NAMES:
             more = len(data.broken) - MOST_NAMES
-            console.print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists them all", highlight=False)
+            console.print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists all", highlight=False)
     if data.excluded:
-        console.print(f"{len(data.excluded)} images are excluded by {data.hparams.exclude}", highlight=False)
-
-
-def print_best(trainer: Any, console: Console) -> None:
-    """Say where the best checkpoint is, and its metrics."""
-    best = best_row(trainer)
-    if not best:
-        return
-    checkpoint = trainer.checkpoint_callback
-    metrics = {key.removesuffix("/val"): value for key, value in best.items() if key.endswith("/val")}
-    console.print(
-        f"\nbest epoch {int(best['epoch']) + 1} by {checkpoint.monitor}: "
-        + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
-        + f"\nbest checkpoint: {short_path(checkpoint.best_model_path)}",
-        highlight=False,
-        soft_wrap=True,
-    )
+        console.print(f"{len(data.excluded)} images are excluded by {data.hparams['exclude']}", highlight=False)
 
 
 def short_path(path: str) -> str:
-    """Return a path as short as it can be typed from here."""
+    """Path relative to the working directory where it lies below it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def _summary(trainer: Any, module: Any) -> Table:
-    data, hparams = trainer.datamodule, module.hparams
-    total = sum(parameter.numel() for parameter in module.net.parameters())
-    trainable = sum(parameter.numel() for parameter in module.net.parameters() if parameter.requires_grad)
-    splits = {split: len(catalog.paths) for split, catalog in data.catalogs.items()}
-    size = " → ".join(str(size) for size in dict.fromkeys(map(data.size_schedule, range(max(1, trainer.max_epochs)))))
-    kind = "" if total == trainable else f", {hparams['head']} head on a frozen backbone"
-    start = hparams["weights"] or "random weights"
+def _grid(rows: dict[str, str]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")
-    for key, value in {
-        "data": f"{data.root}: {sum(splits.values()):,} images, {len(data.class_names)} classes",
-        "split": "  ".join(f"{split} {count:,}" for split, count in splits.items() if count)
-        + (f"  (from {data.hparams.split})" if data.hparams.split else f"  (seed {data.hparams.seed})"),
-        "groups": _groups(data.catalog.groups),
-        "images": f"{size} px ({data.resize.rule}), batches of {data.hparams.batch_size}, "
-        f"sampling {data.hparams.sampling}, augmentation {data.hparams.augment}",
-        "net": f"{hparams['net']}{kind}, from {start}",
-        "parameters": f"{trainable:,} trainable of {total:,}",
-        "training": f"{trainer.max_epochs} epochs, {hparams['optimizer']} {hparams['lr']:g} ({hparams['schedule']}), "
-        f"loss {hparams['loss']}, class weights {hparams['class_weights']}",
-        "device": f"{trainer.strategy.root_device} × {trainer.world_size}, precision {trainer.precision}",
-        "run": trainer.default_root_dir,
-    }.items():
-        table.add_row(key, str(value), style=None)
+    for key, value in rows.items():
+        table.add_row(key, value)
     return table
+
+
+def _data_rows(data: AnimalsDataModule, trainer: L.Trainer) -> dict[str, str]:
+    counts = {split: len(catalog.paths) for split, catalog in data.catalogs.items()}
+    sizes = dict.fromkeys(map(data.size_schedule, range(max(1, trainer.max_epochs or 1))))
+    origin = f"from {data.hparams['split']}" if data.hparams["split"] else f"seed {data.hparams['seed']}"
+    return {
+        "data": f"{data.root}: {sum(counts.values()):,} images, {len(data.class_names)} classes",
+        "split": "  ".join(f"{split} {count:,}" for split, count in counts.items() if count) + f"  ({origin})",
+        "groups": _groups(data.catalog.groups),
+        "images": f"{' → '.join(map(str, sizes))} px ({data.resize.rule}), batches of {data.hparams['batch_size']}, "
+        f"sampling {data.hparams['sampling']}, augmentation {data.hparams['augment']}",
+    }
 
 
 def _groups(groups: np.ndarray) -> str:
     shared = groups[groups >= 0]
     if not len(shared):
         return "none"
-    return f"{len(np.unique(shared)):,} of images that belong together ({len(shared):,} in all), none divided"
+    return f"{len(np.unique(shared)):,} groups of {len(shared):,} images, each in one split"
 
 
-def _class_table(trainer: Any, module: Any) -> Table:
-    data = trainer.datamodule
+def _run_rows(trainer: L.Trainer, module: AnimalClassifier) -> dict[str, str]:
+    hparams = module.hparams
+    total = sum(parameter.numel() for parameter in module.net.parameters())
+    trainable = sum(parameter.numel() for parameter in module.net.parameters() if parameter.requires_grad)
+    kind = "" if total == trainable else f", {hparams['head']} head on a frozen backbone"
+    return {
+        "net": f"{hparams['net']}{kind}, from {hparams['weights'] or 'random weights'}",
+        "parameters": f"{trainable:,} trainable of {total:,}",
+        "training": f"{trainer.max_epochs} epochs, {hparams['optimizer']} {hparams['lr']:g} ({hparams['schedule']}), "
+        f"loss {hparams['loss']}, class weights {hparams['class_weights']}",
+        "device": f"{trainer.strategy.root_device} × {trainer.world_size}, precision {trainer.precision}",
+        "run": trainer.default_root_dir,
+    }
+
+
+def _class_table(data: AnimalsDataModule, module: AnimalClassifier) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="bold")
     splits = [split for split, catalog in data.catalogs.items() if catalog.paths]
     for column in ("class", *splits, "class weight"):
         table.add_column(column, justify="left" if column == "class" else "right")
     counts = {split: data.catalogs[split].counts() for split in splits}
-    factors = module.training_loss.weights.tolist()
-    for name, factor in zip(data.class_names, factors, strict=True):
-        table.add_row(display_name(name), *(str(counts[split][name]) for split in splits), f"{factor:.3f}")
+    weights = module.training_loss.weights.tolist()
+    for name, weight in zip(data.class_names, weights, strict=True):
+        table.add_row(display_name(name), *(str(counts[split][name]) for split in splits), f"{weight:.3f}")
     return table

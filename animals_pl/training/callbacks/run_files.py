@@ -1,0 +1,53 @@
+"""config.yaml and split.csv of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+
+from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.files import atomic_write
+
+
+class RunFiles(L.Callback):
+    """Writes the configuration and the split into the run's folder before training.
+
+    Args:
+        data: The run's datamodule.
+        folder: The run's folder.
+        dump_config: Returns the configuration as YAML, with tuned values put in.
+        resumed: Whether the run is resumed; it then keeps its configuration.
+    """
+
+    def __init__(
+        self,
+        data: L.LightningDataModule,
+        folder: Path,
+        dump_config: Callable[[dict[str, float]], str],
+        resumed: bool = False,
+    ) -> None:
+        self.data = data
+        self.folder = folder
+        self.dump_config = dump_config
+        self.resumed = resumed
+        self.tuned: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the files."""
+        if not trainer.is_global_zero:
+            return
+        if not self.resumed:
+            self._write_config()
+        if isinstance(self.data, AnimalsDataModule):
+            self.data.save_split(self.folder)
+
+    def record(self, key: str, value: float) -> None:
+        """Put a tuned value such as ``model.lr`` into the configuration, so that repeating the run needs no search."""
+        self.tuned[key] = value
+        self._write_config()
+
+    def _write_config(self) -> None:
+        with atomic_write(self.folder / "config.yaml") as partial:
+            partial.write_text(self.dump_config(self.tuned), encoding="utf-8")

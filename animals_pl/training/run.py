@@ -1,0 +1,338 @@
+"""What a training run is: a folder, loggers, callbacks and a trainer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich import get_console
+
+from animals_pl import __version__
+from animals_pl.errors import UsageError
+from animals_pl.training.callbacks.batch_seed import BatchSeed
+from animals_pl.training.callbacks.compilation import Compilation
+from animals_pl.training.callbacks.epoch_table import EpochTable
+from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
+from animals_pl.training.callbacks.feature_cache import FeatureCache
+from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
+from animals_pl.training.callbacks.run_files import RunFiles
+from animals_pl.training.callbacks.run_summary import EpochBar, RunSummary
+from animals_pl.training.callbacks.tensorboard import RunTensorBoard, TensorBoardPictures
+from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
+from animals_pl.training.checkpoint import load_checkpoint, model_settings
+from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.malloc import set_malloc_thresholds
+from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
+from animals_pl.training.quiet import quiet
+from animals_pl.training.run_folder import new_run_folder
+from animals_pl.training.trained import TrainedModel, load_classifier, load_model
+
+Monitor = Literal["loss/val", "acc/val", "macro_recall/val", "macro_f1/val"]
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "checkpoints",
+    "use_distributed_sampler": False,  # our samplers shard by themselves
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+}
+"""Arguments of ``lightning.Trainer`` that differ from its own defaults."""
+
+
+class Run:
+    """A training run and what it leaves in its folder.
+
+    Attributes:
+        model: The LightningModule that is trained.
+        data: The datamodule.
+        trainer: The trainer.
+        folder: ``checkpoints/NAME/version_N``, or ``None`` with ``fast_dev_run``.
+    """
+
+    def __init__(
+        self,
+        model: AnimalClassifier,
+        data: L.LightningDataModule,
+        trainer: L.Trainer,
+        folder: Path | None,
+        ckpt_path: str | Path | None,
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.trainer = trainer
+        self.folder = folder
+        self._ckpt_path = ckpt_path
+
+    def fit(self) -> Run:
+        """Train, and return the run.
+
+        Raises:
+            UsageError: Something in the arguments, files or folders cannot be used. A new run that ends before its
+                first epoch is complete leaves no folder.
+        """
+        try:
+            with quiet():
+                self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self._ckpt_path, weights_only=True)
+        except (UsageError, MisconfigurationException) as error:
+            if self._ckpt_path is None:
+                remove_empty_run(self.folder)
+            raise UsageError(" ".join(str(error).split())) from error
+        return self
+
+    @property
+    def best_path(self) -> Path:
+        """Checkpoint of the best epoch by ``monitor``."""
+        return self._file("best.ckpt")
+
+    @property
+    def last_path(self) -> Path:
+        """Checkpoint of the latest epoch, to resume from."""
+        return self._file("last.ckpt")
+
+    @property
+    def metrics(self) -> list[Row]:
+        """One row per epoch, as in metrics.csv."""
+        return read_metrics(self._file("metrics.csv"))
+
+    @cached_property
+    def best(self) -> TrainedModel:
+        """The model of the best epoch."""
+        return load_model(self.best_path)
+
+    def validate(self, data: L.LightningDataModule | None = None) -> dict[str, float]:
+        """Metrics of the best epoch on the validation split; see :func:`evaluate`."""
+        return evaluate(load_classifier(self.best_path), data or self.data, "val")
+
+    def test(self, data: L.LightningDataModule | None = None) -> dict[str, float]:
+        """Metrics of the best epoch on the test split, or on ``data.test_root``; see :func:`evaluate`."""
+        return evaluate(load_classifier(self.best_path), data or self.data, "test")
+
+    def _file(self, name: str) -> Path:
+        if self.folder is None:
+            raise UsageError("a run with fast_dev_run leaves no files. Train without it.")
+        return self.folder / name
+
+
+def fit(
+    model: AnimalClassifier,
+    data: L.LightningDataModule,
+    *,
+    name: str = "run",
+    monitor: Monitor = "loss/val",
+    save_top_k: int = 1,
+    ckpt_path: str | Path | None = None,
+    callbacks: Sequence[L.Callback] = (),
+    cache_features: bool = True,
+    compile: bool = False,
+    tune: Tune | None = None,
+    **trainer_kwargs: Any,
+) -> Run:
+    """Train a model: the same folder, callbacks, feature cache and resume as the command line.
+
+    Initial weights are drawn from torch's global random state: call ``lightning.seed_everything(42)`` before to repeat
+    a run of the command line.
+
+    Args:
+        model: The model.
+        data: The data.
+        name: Runs are written to checkpoints/NAME/version_N.
+        monitor: Metric that selects the best epoch.
+        save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
+        ckpt_path: Checkpoint to resume from; the run continues in its folder.
+        callbacks: Additional callbacks.
+        cache_features: Compute the features of a frozen backbone once, where the result is the same.
+        compile: Compile the net with torch.compile: a minute or more that only long runs repay.
+        tune: Search before training for model.lr (``lr``), or for the largest data.batch_size that fits into GPU memory
+            (``batch_size``), and train with it.
+        **trainer_kwargs: Arguments of ``lightning.Trainer``, such as ``max_epochs``.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UsageError: Something in the arguments, files or folders cannot be used.
+    """
+    run = prepare_run(
+        model,
+        data,
+        name=name,
+        monitor=monitor,
+        save_top_k=save_top_k,
+        ckpt_path=ckpt_path,
+        callbacks=callbacks,
+        cache_features=cache_features,
+        compile=compile,
+        tune=tune,
+        **trainer_kwargs,
+    )
+    return run.fit()
+
+
+def prepare_run(
+    model: AnimalClassifier,
+    data: L.LightningDataModule,
+    *,
+    name: str,
+    monitor: Monitor,
+    save_top_k: int,
+    ckpt_path: str | Path | None,
+    callbacks: Sequence[L.Callback],
+    cache_features: bool,
+    compile: bool,
+    tune: Tune | None,
+    dump_config: Callable[[dict[str, float]], str] | None = None,
+    **trainer_kwargs: Any,
+) -> Run:
+    """Create the run of :func:`fit`, which explains the arguments, without starting it.
+
+    ``dump_config`` returns the run's configuration as YAML, with tuned values such as ``{"model.lr": 0.01}`` put in. By
+    default it is made from the hyper-parameters.
+    """
+    set_malloc_thresholds()
+    kwargs = {**TRAINER_DEFAULTS, **trainer_kwargs}
+    _check_options(save_top_k, tune, ckpt_path, kwargs)
+    if ckpt_path is not None:
+        _check_resumed(model, data, Path(ckpt_path))
+    console = get_console()  # the progress bar's own, so that lines appear above it
+    dump_config = dump_config or partial(
+        _dump_hparams, model, data, {"name": name, "monitor": monitor, "save_top_k": save_top_k}, trainer_kwargs
+    )
+    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunSummary(data, console)]
+    if compile:
+        mine.append(Compilation())
+    if cache_features and hasattr(data, "datasets"):
+        mine.append(FeatureCache(console))
+    finders = [callback for callback in callbacks if isinstance(callback, Finder)]
+    given = [callback for callback in callbacks if not isinstance(callback, Finder)]
+    folder = None
+    if not kwargs.get("fast_dev_run"):
+        root = Path(kwargs["default_root_dir"])
+        folder = Path(ckpt_path).resolve().parent if ckpt_path else new_run_folder(root / name)
+        files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
+        mine += [files, EpochTable(folder, console), TensorBoardPictures(data)]
+        mine += [Tuner(what, console, files.record) for what in [*finders, *([tune] if tune else [])]]
+        if kwargs.get("enable_checkpointing") is not False:
+            best = RunCheckpoint(folder, "best", monitor, monitor_mode(monitor), save_top_k=save_top_k)
+            mine += [best, RunCheckpoint(folder, "last")]
+        kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}
+    try:
+        return Run(model, data, make_trainer([*given, *mine], **kwargs), folder, ckpt_path)
+    except UsageError:
+        if ckpt_path is None:
+            remove_empty_run(folder)
+        raise
+
+
+def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
+    """Create a trainer with a progress bar on terminals, and bfloat16 where a GPU has it.
+
+    Raises:
+        UsageError: Lightning does not know the accelerator, strategy or precision, or the device does not exist.
+    """
+    callbacks = list(callbacks)
+    if kwargs.get("enable_progress_bar") is not False and get_console().is_terminal:
+        callbacks.append(EpochBar())
+    else:
+        kwargs["enable_progress_bar"] = False
+    try:
+        with quiet():
+            return L.Trainer(**kwargs, callbacks=callbacks)
+    except (ValueError, MisconfigurationException) as error:
+        raise UsageError(" ".join(str(error).split())) from error
+
+
+def evaluate(
+    model: AnimalClassifier, data: L.LightningDataModule, split: Literal["val", "test"], **trainer_kwargs: Any
+) -> dict[str, float]:
+    """Evaluate a model on one split and print the result.
+
+    Args:
+        model: A trained model.
+        data: The data.
+        split: ``val`` or ``test``.
+        **trainer_kwargs: Arguments of ``lightning.Trainer``.
+
+    Returns:
+        ``loss/SPLIT``, ``acc/SPLIT``, ``macro_recall/SPLIT`` and ``macro_f1/SPLIT``.
+    """
+    kwargs = {**TRAINER_DEFAULTS, "logger": False, "enable_checkpointing": False, **trainer_kwargs}
+    trainer = make_trainer([EvaluationSummary(data, get_console())], **kwargs)
+    with quiet():
+        (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+def trains_in_bfloat16(accelerator: Any) -> bool:
+    """Whether an ``accelerator`` argument means a GPU that computes in bfloat16."""
+    gpu = accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
+    return gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def remove_empty_run(folder: Path | None) -> None:
+    """Remove the folder of a run that ended before its first epoch was complete."""
+    if folder is not None and folder.exists() and not (folder / "metrics.csv").exists():
+        shutil.rmtree(folder)
+        with suppress(OSError):  # other runs of this name stay
+            folder.parent.rmdir()
+
+
+def _check_options(save_top_k: int, tune: Tune | None, ckpt_path: str | Path | None, kwargs: dict[str, Any]) -> None:
+    if save_top_k < 1:
+        raise UsageError(f"save_top_k={save_top_k} is out of range; choose a value >= 1")
+    if save_top_k > 1 and kwargs.get("enable_checkpointing") is False:
+        raise UsageError(f"save_top_k={save_top_k} has no effect with trainer.enable_checkpointing=false. Remove one.")
+    if tune and ckpt_path:
+        raise UsageError(f"tune={tune} is for new runs, but --ckpt_path resumes one. Remove one of them.")
+    if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
+        kwargs["precision"] = "bf16-mixed"
+
+
+def _check_resumed(model: AnimalClassifier, data: L.LightningDataModule, ckpt_path: Path) -> None:
+    """Check that the model is the checkpoint's, and let the data use the run's split."""
+    for key, trained in model_settings(load_checkpoint(ckpt_path, mmap=True)).items():
+        given = model.hparams[key]
+        if given != trained and not (given is None and key in ("class_names", "input_size")):
+            raise UsageError(
+                f"model.{key}={given!r} contradicts the checkpoint, which was trained with {trained!r}. Remove it."
+            )
+    split = ckpt_path.parent / "split.csv"
+    if split.is_file() and "split" in data.hparams and data.hparams["split"] is None:
+        data.hparams["split"] = str(split)
+
+
+def _loggers(folder: Path, given: Any) -> Any:
+    """TensorBoard and the loggers given; none with ``logger=False``."""
+    if given is False:
+        return False
+    more = given if isinstance(given, list) else [given]
+    board = RunTensorBoard(folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False)
+    return [board, *(logger for logger in more if not isinstance(logger, bool | None))]
+
+
+def _dump_hparams(
+    model: AnimalClassifier,
+    data: L.LightningDataModule,
+    options: dict[str, Any],
+    trainer_kwargs: dict[str, Any],
+    tuned: dict[str, float],
+) -> str:
+    """Configuration of a run that was started from Python, as YAML; callbacks and other objects are left out."""
+    plain = (bool, int, float, str, list, type(None))
+    config: dict[str, Any] = {
+        **options,
+        "data": {key: value for key, value in data.hparams_initial.items() if not key.startswith("_")},
+        "model": {key: value for key, value in model.hparams_initial.items() if not key.startswith("_")},
+        "trainer": {key: value for key, value in trainer_kwargs.items() if isinstance(value, plain)},
+    }
+    for key, value in tuned.items():
+        section, _, name = key.partition(".")
+        config[section][name] = value
+    return f"# animals_pl {__version__}\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
