@@ -106,8 +106,9 @@ def export(
 
 def _verification_images(image_folder: str | Path | None, model: TrainedModel) -> tuple[Tensor, str]:
     """Images (N, 3, S, S) uint8, and what they are."""
-    folder = Path(image_folder or model.data_hparams["root"])
-    paths = find_images(folder) if folder.is_dir() else []
+    root = image_folder or model.data_hparams.get("root")
+    folder = Path(root or "")
+    paths = find_images(folder) if root and folder.is_dir() else []
     if image_folder and not paths:
         raise UsageError(
             f"image_folder={str(image_folder)!r} is not a folder with images. Choose another, or remove the argument."
@@ -135,7 +136,9 @@ def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path) -> dict[str, str]:
         "class_names": model.class_names,
         "english_names": [english_name(name) for name in model.class_names],
         "input_size": model.size,
-        **{key: model.data_hparams[key] for key in ("resize", "interpolation", "crop_pct")},
+        "resize": model.resize.rule,
+        "interpolation": model.resize.interpolation,
+        "crop_pct": model.resize.crop_pct,
         "tta": tta,
         "mean": [round(value / 255, 6) for value in normalize.mean.flatten().tolist()],
         "std": [round(value / 255, 6) for value in normalize.std.flatten().tolist()],
