@@ -23,6 +23,9 @@ MOST_CLASSES = 30
 SHEET_COLUMNS = 10
 """Images per class on the contact sheet."""
 
+CELL, GAP = 120, 10
+"""Side of an image's cell on the contact sheet, and the least space between two images, in pixels."""
+
 
 def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
     """Return all figures of a dataset: file name without suffix → figure.
@@ -132,15 +135,16 @@ def _log_bins(values: pd.Series) -> np.ndarray:
 def contact_sheet(usable: pd.DataFrame, root: Path) -> Figure:
     """Contact sheet: one row per class, with images spread evenly over its files."""
     names = sorted(usable["label"].unique())[:MOST_CLASSES]
-    figure = Figure(figsize=(1.15 * SHEET_COLUMNS, 1.15 * len(names)), layout="constrained")
-    grid = figure.subplots(len(names), SHEET_COLUMNS, squeeze=False)
-    for name, row in zip(names, grid, strict=True):
-        chosen = spread(usable.loc[usable["label"] == name, "path"].tolist(), SHEET_COLUMNS)
-        for axes in row:
-            axes.set_axis_off()
-        for axes, path in zip(row, chosen, strict=False):
-            axes.imshow(_square(thumbnail(root / path, 110)))
-        row[0].set_title(display_name(name), fontsize=9, loc="left")
+    figure = Figure(figsize=(1.15 * SHEET_COLUMNS, 1.3 * len(names)), layout="constrained")
+    for name, axes in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
+        # one image per row: an axes per thumbnail takes several times longer to draw
+        row = Image.new("RGB", (SHEET_COLUMNS * CELL, CELL), "white")
+        for column, path in enumerate(spread(usable.loc[usable["label"] == name, "path"].tolist(), SHEET_COLUMNS)):
+            small = thumbnail(root / path, CELL - GAP)
+            row.paste(small, (column * CELL + (CELL - small.width) // 2, (CELL - small.height) // 2))
+        axes.imshow(row)
+        axes.set_axis_off()
+        axes.set_title(display_name(name), fontsize=9, loc="left")
     return figure
 
 
@@ -149,11 +153,3 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     if len(items) <= count:
         return list(items)
     return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
-
-
-def _square(image: Image.Image) -> Image.Image:
-    """Pad an image to a white square."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), "white")
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square

@@ -208,7 +208,10 @@ class Findings:
         exact = self.exact_duplicates
         conflicting = exact[exact.groupby("sha256")["label"].transform("nunique") > 1]
         labels = conflicting.groupby("sha256")["label"].transform(lambda names: " and ".join(sorted(set(names))))
-        reasons = dict(zip(conflicting["path"], "identical files with the labels " + labels, strict=True))
+        reasons = {
+            path: f"identical files with the labels {names}"
+            for path, names in zip(conflicting["path"], labels, strict=True)
+        }
         if self.label_errors is not None:
             reasons |= dict(zip(self.label_errors.table["path"], self.label_errors.reasons, strict=True))
         return pd.DataFrame(list(reasons.items()), columns=["path", "reason"])
