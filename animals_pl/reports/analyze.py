@@ -96,9 +96,7 @@ def _read_split(split: str, catalog: Catalog) -> dict[str, str]:
 def _require_unused(output: str | None) -> None:
     folder = Path(output or "")
     if output and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(
-            f"output={output!r} exists and is not an empty folder. Choose another folder."
-        )
+        raise UsageError(f"output={output!r} exists and is not an empty folder. Choose another folder.")
 
 
 def _make_folder(output: str | None) -> Path:
