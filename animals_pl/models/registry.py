@@ -1,4 +1,4 @@
-"""Net names and their builders. Light to import: a net's module is loaded when it is built."""
+"""Names of the nets and how to build them. Net modules are imported when a net is built."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def build_net(name: str, num_classes: int, input_size: int, **options: Any) -> n
     Args:
         name: A key of :data:`FROM_SCRATCH`, or any timm model name.
         num_classes: Number of logits C.
-        input_size: Side of the images in pixels.
+        input_size: Side S of the images, in pixels.
         **options: Arguments of :class:`~animals_pl.models.transfer.TransferNet`. From-scratch nets only accept the
             default values.
 
