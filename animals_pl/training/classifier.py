@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -21,13 +21,12 @@ from animals_pl.data.info import DataInfo
 from animals_pl.errors import UsageError
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
-from animals_pl.models.transfer import Features, Head, TransferNet
+from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
 from animals_pl.training.hparams import check_hparams, warn_of_double_correction
 from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
 from animals_pl.training.optimization import Schedule, build_optimizer
 from animals_pl.training.split_metrics import SplitMetrics
 
-HeadInit = Literal["imagenet", "random"]
 Batch = tuple[Tensor, Tensor]
 FEATURE_DIMS, PIXEL_DIMS = 2, 4
 """Dimensions of a batch of features (B, F) and of images (B, 3, S, S)."""
@@ -201,7 +200,7 @@ class AnimalClassifier(L.LightningModule):
                 "Set model.weights to null, or model.net to a timm model."
             )
         names = [english_name(name) for name in self.hparams["class_names"]]
-        self.net.load_weights(weights, [] if self.hparams["head_init"] == "random" else names)
+        self.net.load_weights(weights, names, self.hparams["head_init"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, S, S), uint8 or float pixels in 0…255."""
