@@ -52,5 +52,5 @@ def require_images(argument: str, remedy: str, counts: np.ndarray) -> None:
     """
     if not counts.all():
         raise UsageError(
-            f"{argument}: {np.count_nonzero(counts == 0)} classes have no training image; add some, or set {remedy}"
+            f"{argument}: {np.count_nonzero(counts == 0)} classes have no training images. Add some, or set {remedy}."
         )
