@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from animals_pl.errors import UsageError
 
@@ -227,7 +227,7 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         return use_image(content, lambda picture: np.array(upright(picture, size)))
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UsageError(f"cannot decode the image {name}: {UNKNOWN_FORMAT}. Fix or remove the file.") from error
     except Exception as error:  # decoders raise anything on damaged files
         reason = f"{type(error).__name__}: {error}"

@@ -25,7 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.utils.data import DataLoader
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.datamodule import AnimalsDataset
+from animals_pl.data.dataset import AnimalsDataset
 from animals_pl.data.decode import Resize
 from animals_pl.errors import UsageError
 from animals_pl.models.transfer import TransferNet

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy.fft import dct
 
 from animals_pl.data.decode import UNKNOWN_FORMAT, open_image, orientation_of, upright_size, upright_square
@@ -97,14 +97,18 @@ def inspect(file: str | Path) -> ImageFacts:
                 share = f"{zeros / len(content):.0%}".replace("%", " %")
                 return facts._replace(problem=f"truncated: the last {share} of the file are zeros")
             thumbnail = upright_square(picture, THUMBNAIL)
-    except Image.DecompressionBombError as error:
-        return facts._replace(problem=f"decompression bomb: {error}")
-    except Image.UnidentifiedImageError:
-        return facts._replace(problem=UNKNOWN_FORMAT)
     except Exception as error:  # decoders raise anything on damaged files
-        kind = "truncated" if "truncated" in str(error).lower() else "damaged"
-        return facts._replace(problem=f"{kind}: {error or type(error).__name__}")
+        return facts._replace(problem=_problem(error))
     return _with_thumbnail(facts, thumbnail)
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return UNKNOWN_FORMAT
+    if isinstance(error, Image.DecompressionBombError):
+        return f"decompression bomb: {error}"
+    kind = "truncated" if "truncated" in str(error).lower() else "damaged"
+    return f"{kind}: {str(error) or type(error).__name__}"
 
 
 def _with_thumbnail(facts: ImageFacts, thumbnail: Image.Image) -> ImageFacts:
