@@ -86,7 +86,7 @@ def test_counts_keep_the_proportions(count: int) -> None:
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"count=19 .*pass 20 or more"):
+    with pytest.raises(UsageError, match=r"count=19 .*Pass 20 or more"):
         draw_practice_set(tmp_path / "set", 19)
     assert list(tmp_path.iterdir()) == []
 
@@ -129,7 +129,7 @@ def test_every_class_is_drawn_in_rgb(name: str) -> None:
 
 
 def test_unknown_class_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"class_name='drago'.*choose one of cane"):
+    with pytest.raises(UsageError, match=r"class_name='drago'.*Choose one of cane"):
         draw_animal("drago", np.random.default_rng(0))
 
 
@@ -137,7 +137,7 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "images"
     root.mkdir()
     (root / "mine.txt").write_text("keep")
-    with pytest.raises(UsageError, match=r"output='.*images'.*choose another folder"):
+    with pytest.raises(UsageError, match=r"output='.*images'.*Choose another folder"):
         draw_practice_set(root, 20)
     assert [path.name for path in root.iterdir()] == ["mine.txt"]
 
