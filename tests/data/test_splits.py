@@ -230,7 +230,7 @@ def written(tmp_path: Path, text: str) -> Path:
     ("text", "says"),
     [
         ("file,label,split\na/0.jpg,a,train\n", "needs a path and a split"),
-        ("path,label,split_name\na/0.jpg,a,train\n", "needs a path and a split"),
+        ("path,label,subset\na/0.jpg,a,train\n", "needs a path and a split"),
         (HEADER + "a/0.jpg,a,valid\n", "'valid'"),
         (HEADER + "a/0.jpg,a,\n", "train, val or test"),
         (HEADER + "a/0.jpg\n", "'a/0.jpg'"),
@@ -311,7 +311,7 @@ def grouped(draw, mixed: bool) -> Catalog:
 
 
 def divided(catalog: Catalog, split: Split) -> list[int]:
-    """Return the numbers of the groups that are in more than one split_name."""
+    """Return the numbers of the groups that are in more than one split."""
     splits: dict[int, set[str]] = {}
     for path, group in zip(catalog.paths, catalog.groups.tolist(), strict=True):
         if group >= 0:
@@ -366,7 +366,7 @@ def test_a_class_misses_its_quota_by_less_than_its_largest_group(catalog, percen
         split = stratified_split(catalog, float(val), float(test), seed)
     except UsageError:
         # Rightly refused only where training or validation may be left without an image of any class.
-        assert any(all(q[split_name] < most for q, most in zip(quotas, largest, strict=True)) for split_name in (0, 1))
+        assert any(all(q[index] < most for q, most in zip(quotas, largest, strict=True)) for index in (0, 1))
         return
     for split_name, name in enumerate(SPLITS):
         found = per_class(getattr(split, name))

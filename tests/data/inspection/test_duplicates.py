@@ -501,7 +501,7 @@ def test_parts_of_a_long_chain_do_not_depend_on_the_order_of_the_files(order):
 
 # Pictures
 
-DRAWN = 6
+DRAWN = 3
 """Drawings of each class."""
 
 
