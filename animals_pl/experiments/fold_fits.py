@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.data.loading import load_dataset
 from animals_pl.errors import UsageError
 from animals_pl.experiments.folds import Outcome, draw_folds
 from animals_pl.experiments.study import Study, as_yaml
@@ -79,13 +79,6 @@ class Folds:
     folder: Path
 
 
-def load_catalog(root: Path) -> Catalog:
-    """The readable images of a folder, with their groups of duplicates."""
-    data = AnimalsDataModule(str(root))
-    data.setup("fit")
-    return data.decodable
-
-
 def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path) -> Folds:
     """Read the images, draw the folds and create the folder of the results.
 
@@ -93,7 +86,7 @@ def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path)
         UsageError: The images cannot be read or divided.
     """
     root = root.resolve()
-    catalog = load_catalog(root)
+    catalog = load_dataset(root, argument="root").usable
     fold_of = draw_folds(catalog, folds, seed)
     folder = output / f"{study.name}-{study.net}-{folds}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)

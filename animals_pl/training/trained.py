@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.datamodule import AnimalsDataset, default_num_workers
+from animals_pl.data.dataset import AnimalsDataset, default_num_workers
 from animals_pl.data.decode import Resize
 from animals_pl.data.prediction import find_prediction_images
 from animals_pl.errors import UsageError
