@@ -12,10 +12,9 @@ from timm.models import PretrainedCfg, group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.errors import UsageError
 from animals_pl.models.fusion import fuse_conv_bn
 from animals_pl.models.layers import Normalize, keras_init
-from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.models.synsets import IMAGENET_CLASSES, imagenet_indices
 
 Head = Literal["linear", "dense"]
@@ -63,7 +62,6 @@ class TransferNet(nn.Module):
         self.input_size = input_size
         self.freeze = freeze
         self.freeze_norm = freeze_norm
-        _require_known(name)
         config = timm.get_pretrained_cfg(name) or PretrainedCfg()
         self.fixed_size = bool(config.fixed_input_size)
         self.normalize = Normalize(config.mean, config.std)
@@ -237,19 +235,6 @@ def _build_head(head: Head, num_features: int, num_classes: int, dropout: float)
         layers = [nn.Linear(num_features, 128), nn.ReLU()]
         num_features = 128
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(num_features, num_classes)).apply(keras_init)
-
-
-def _require_known(name: str) -> None:
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
-        hint = did_you_mean(architecture.lower(), [*FROM_SCRATCH, *timm.list_models()])
-        raise UsageError(
-            f"model.net={name!r} is unknown; {hint}choose {', '.join(FROM_SCRATCH)} or a timm model "
-            "(see timm.list_models())"
-        )
-    if "." in name and name not in timm.list_pretrained(f"{architecture}*"):
-        tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
-        raise UsageError(f"model.net={name!r}: unknown weights tag. Choose one of {tags}, or remove the tag.")
 
 
 def _summary(error: Exception) -> str:
