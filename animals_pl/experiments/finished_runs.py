@@ -136,7 +136,7 @@ def _read_trainable(path: Path, label: str, found: FoundRuns) -> int | None:
     for file in files:
         try:
             with _reading(label, file):
-                return count_trainable(load_checkpoint(file))
+                return count_trainable(load_checkpoint(file, mmap=True))
         except UnreadableError as error:
             found.unreadable.append(str(error))
     return None

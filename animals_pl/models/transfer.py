@@ -136,7 +136,7 @@ class TransferNet(nn.Module):
             if head_init == "imagenet" and not initialised:
                 raise UsageError(
                     f"model.head_init='imagenet' has no effect: model.weights={weights!r} has no classifier for "
-                    "ImageNet-1k, or none of the classes is in ImageNet. Remove it, or use other weights."
+                    "ImageNet-1k, or none of the classes is in ImageNet. Remove it (null), or use other weights."
                 )
 
     def _require_classifier_input(self) -> None:
@@ -146,7 +146,7 @@ class TransferNet(nn.Module):
         if self.pooled or not self.linear_head:
             raise UsageError(
                 f"model.head_init='imagenet' has no effect with {setting} and model.net={self.name!r}. "
-                f"Remove it, or set {remedy}."
+                f"Remove it (null), or set {remedy}."
             )
 
     def _pretrained(self, weights: str) -> Any:

@@ -54,7 +54,7 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
         if hparams[key] is not None and hparams[other] != needed:
             raise UsageError(
                 f"model.{key}={hparams[key]} has no effect with model.{other}={hparams[other]}. "
-                f"Remove it, or set model.{other}={needed}."
+                f"Remove it (null), or set model.{other}={needed}."
             )
 
 

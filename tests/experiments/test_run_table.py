@@ -58,7 +58,9 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         write_metrics(folder / "metrics.csv", [epoch(0)] if rows is None else rows)
         state = {"net.head.1.weight": torch.zeros(parameters), "net.backbone.conv.weight": torch.zeros(9)}
-        torch.save({"state_dict": state, "hyper_parameters": {**model, "class_names": ["cane"]}}, folder / "best.ckpt")
+        hparams = {**model, "class_names": ["cane"]}
+        checkpoint = {"state_dict": state, "hyper_parameters": hparams, "animals_pl_version": "0.2.0"}
+        torch.save(checkpoint, folder / "best.ckpt")
         with (folder / "split.csv").open("w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(["path", "label", "split", "sha256", "group"])

@@ -116,7 +116,7 @@ def test_tensorboard_has_every_figure(report):
 
 def test_tables_list_broken_files_and_duplicates(report):
     assert [(row["path"], row["problem"].partition(":")[0]) for row in table(report, "broken")] == [
-        ("cane/broken.jpg", "cut short")
+        ("cane/broken.jpg", "truncated")
     ]
     rows = table(report, "duplicates")
     assert [(row["group"], row["kind"], row["labels"], row["splits"], row["path"]) for row in rows] == [

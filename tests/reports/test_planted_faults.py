@@ -16,7 +16,7 @@ from animals_pl.cli import main
 from animals_pl.data.sources.practice.practice_set import draw_practice_set
 
 BROKEN = {
-    "cut short": [f"cane/cut_{number}.jpg" for number in range(5)],
+    "truncated": [f"cane/cut_{number}.jpg" for number in range(5)],
     "empty file": ["gatto/empty_0.jpg", "ragno/empty_1.jpg"],
     "not an image": ["mucca/notes.jpg"],
     "decompression bomb": ["pecora/bomb.png"],
@@ -26,7 +26,7 @@ BROKEN = {
 def plant(root: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Plant the faults; return copy → original of the exact and the near-duplicates."""
     files = {name: sorted((root / name).iterdir()) for name in sorted(path.name for path in root.iterdir())}
-    for number, file in enumerate(BROKEN["cut short"]):
+    for number, file in enumerate(BROKEN["truncated"]):
         content = files["cane"][number].read_bytes()
         (root / file).write_bytes(content[: len(content) * (5 + number) // 10])
     for file in BROKEN["empty file"]:
