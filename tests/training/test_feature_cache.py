@@ -215,7 +215,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tiny_tree, tmp_path, monke
     blocked.mkdir()
     (blocked / "features").write_text("a file where the folder should be")
     monkeypatch.setenv("ANIMALS_PL_CACHE", str(blocked))
-    with pytest.warns(UserWarning, match="set ANIMALS_PL_CACHE to a folder that can be written"):
+    with pytest.warns(UserWarning, match="Set ANIMALS_PL_CACHE to a writable folder"):
         lost = fit(tiny_tree, tmp_path / "lost", *FROZEN, epochs=1)
     assert column(kept, "loss/val") == column(lost, "loss/val")
 
