@@ -93,7 +93,7 @@ def test_imports_have_no_cycle():
         "animals_pl.data",
         "animals_pl.data.catalog",
         "animals_pl.data.decode",
-        "animals_pl.data.inspection.facts",
+        "animals_pl.data.inspection.image_facts",
         "animals_pl.data.splits",
         "animals_pl.evaluation",
         "animals_pl.evaluation.metrics",

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from animals_pl.data.augmentation import Augmentation
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.dataset import AnimalsDataset, LazyDataLoader, default_num_workers, start_worker
-from animals_pl.data.decode import Interpolation, Resize, ResizeRule
 from animals_pl.data.info import DataInfo
 from animals_pl.data.inspection.manifest import scan
 from animals_pl.data.loading import load_dataset, split_dataset
 from animals_pl.data.prediction import find_prediction_images
+from animals_pl.data.resize import Interpolation, Resize, ResizeRule
 from animals_pl.data.sampling import KeyBatchSampler, SampleKey, Sampling
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
 from animals_pl.data.splits import SPLITS, Split
-from animals_pl.data.transforms import Augmentation
 from animals_pl.errors import UsageError
 
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from animals_pl.data.augmentation import Augmentation
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.decode import Resize, decode
+from animals_pl.data.decode import decode
+from animals_pl.data.resize import Resize
 from animals_pl.data.sampling import SampleKey
-from animals_pl.data.transforms import Augmentation
 
 MAX_WORKERS = 16
 

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.decode import Resize, decode
+from animals_pl.data.decode import decode
+from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 from animals_pl.evaluation.label_errors import out_of_sample_probabilities, suspects
 

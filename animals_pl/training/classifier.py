@@ -67,8 +67,8 @@ class AnimalClassifier(L.LightningModule):
         optimizer_eps: Epsilon of the optimizer. Default: the optimizer's own (Keras' Adam uses 1e-7).
         schedule: Learning rate over the epochs: ``constant``, ``cosine``, ``step``, ``poly`` or ``tanh``.
         warmup_epochs: Epochs in which the learning rate rises to lr, >= 0.
-        class_names: Class names in label order. Set by the data; belongs to the checkpoint.
-        input_size: Side of the images in pixels. Set by the data; belongs to the checkpoint.
+        class_names: Class names in label order. Set by the data; stored in the checkpoint.
+        input_size: Side of the images in pixels. Set by the data; stored in the checkpoint.
 
     Raises:
         UsageError: A value is unknown, out of its range, or has no effect with the other values.
@@ -173,7 +173,7 @@ class AnimalClassifier(L.LightningModule):
     def _is_attached(self) -> bool:
         try:
             return self.trainer is not None
-        except RuntimeError:  # Lightning's way to say no
+        except RuntimeError:  # raised if no trainer is attached
             return False
 
     def setup(self, stage: str) -> None:
@@ -258,7 +258,7 @@ class AnimalClassifier(L.LightningModule):
         return self(batch[0]).float().softmax(1)
 
     def on_train_epoch_start(self) -> None:
-        """Reset the training metrics, and note the learning rate, which changes before the epoch ends."""
+        """Reset the training metrics, and store the learning rate: the scheduler steps before on_train_epoch_end."""
         self.train_metrics.reset()
         self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
 
@@ -273,13 +273,13 @@ class AnimalClassifier(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log ``lr``, ``image_size``, ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``.
 
-        An epoch that is resumed from a checkpoint of its validation has no batch left and logs nothing.
+        If the checkpoint was saved during validation, the resumed epoch has no batches left and logs nothing.
         """
         if self.train_metrics.loss.update_called:
             self.log("image_size", float(self.image_size), sync_dist=True)
             self.log("lr", torch.tensor(self._epoch_lr, dtype=torch.float64), sync_dist=True)
             self._log_epoch(self.train_metrics, "train")
-            self.trainer.callback_metrics  # noqa: B018  # reading them stores them for callbacks, before the next reset
+            self.trainer.callback_metrics  # noqa: B018  # caches the values for callbacks, before they are reset
 
     def on_validation_epoch_end(self) -> None:
         """Log ``loss/val``, ``acc/val``, ``macro_recall/val``, ``macro_f1/val``."""
@@ -298,7 +298,7 @@ class AnimalClassifier(L.LightningModule):
         return build_optimizer(self.net, self.hparams, epochs=self.trainer.max_epochs or 1)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step timm's schedule by epoch; Lightning's learning rate finder has one of its own that steps by batch."""
+        """Step timm's schedule by epoch; Lightning's learning rate finder uses its own, stepped by batch."""
         if isinstance(scheduler, Scheduler):
             scheduler.step(epoch=self.current_epoch + 1)
         else:

@@ -1,4 +1,4 @@
-"""Check the hyper-parameters of the classifier: ranges, values without effect, corrections that add up."""
+"""Check the hyper-parameters of the classifier: ranges, values without effect, redundant imbalance corrections."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ RANGES = {
     "weight_decay": (">= 0", lambda value: value >= 0),
     "warmup_epochs": (">= 0", lambda value: value >= 0),
 }
-"""Key → its range in words and as a test."""
+"""Key → description of its range, and a predicate."""
 
 APPLIES_WITH = {
     "focal_gamma": ("loss", "focal"),
     "logit_tau": ("loss", "logit_adjusted"),
     "effective_beta": ("class_weights", "effective"),
 }
-"""Key → the other key and the value of it without which it has no effect."""
+"""Key → (other key, value that the other key must have for the first to have an effect)."""
 
 
 def check_hparams(hparams: Mapping[str, Any]) -> None:
@@ -69,5 +69,6 @@ def warn_of_double_correction(hparams: Mapping[str, Any], sampling: Sampling) ->
     corrections = [setting for setting, strength in strengths.items() if strength]
     if len(corrections) > 1 and sum(strengths.values()) > 1:
         rank_zero_warn(
-            f"{' and '.join(corrections)} correct the same class imbalance: rare classes count twice. Keep one."
+            f"{' and '.join(corrections)} all correct the class imbalance, so rare classes are over-weighted. "
+            "Keep only one."
         )

@@ -19,7 +19,8 @@ Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 class ClassificationLoss(nn.Module):
     """Cross-entropy, focal loss or logit-adjusted cross-entropy, with class weights and label smoothing.
 
-    The loss of an image is wᵢ · -Σ_c tᵢc (1 - pᵢc)^γ log pᵢc with p = softmax(logits + τ · log(counts / N)).
+    The loss of image i is wᵢ · -Σ_c tᵢc (1 - pᵢc)^γ log pᵢc with class weight w, target t,
+    p = softmax(logits + τ · log(counts / N)) and N = Σ counts.
     γ belongs to ``focal`` (Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5), τ to
     ``logit_adjusted`` (Menon et al. 2021, "Long-tail Learning via Logit Adjustment", eq. 10). Otherwise both are 0.
 
@@ -55,7 +56,7 @@ class ClassificationLoss(nn.Module):
             require_images("model.loss='logit_adjusted'", "model.loss=cross_entropy", counts)
             adjustment = tau * np.log(counts / counts.sum())
         factors = np.ones(len(counts)) if weights is None else weights
-        # Not persistent: they follow from the dataset.
+        # Not persistent: recomputed from the dataset.
         self.register_buffer("adjustment", torch.tensor(adjustment, dtype=torch.float32), persistent=False)
         self.register_buffer("weights", torch.tensor(factors, dtype=torch.float32), persistent=False)
 
@@ -66,9 +67,9 @@ class ClassificationLoss(nn.Module):
         targets = targets.float()
         smooth = targets.lerp(torch.full_like(targets, 1 / logits.shape[1]), self.label_smoothing)
         log_p = (logits.float() + self.adjustment).log_softmax(1)
-        # Above 0, where the gradient would be infinite for a gamma below 1.
+        # Clamp: at 0 the gradient is infinite for gamma < 1.
         focus = (1 - log_p.exp()).clamp(min=1e-6) ** self.gamma if self.gamma else 1.0
-        # No matrix product: autocast would round the class weights to bfloat16.
+        # Not a matmul, because autocast would round the class weights to bfloat16.
         weights = (targets * self.weights).sum(1)
         return weights * -(smooth * focus * log_p).sum(1)
 

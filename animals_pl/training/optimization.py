@@ -31,7 +31,7 @@ def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> 
     schedule, warmup_epochs = hparams["schedule"], hparams["warmup_epochs"]
     if schedule == "constant" and not warmup_epochs:
         return optimizer
-    # timm has no constant schedule with warm-up; steps by a factor of 1 are one.
+    # timm has no constant schedule with warm-up; a step schedule with decay_rate=1 is equivalent.
     options: dict[str, Any] = {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
     scheduler, _ = create_scheduler_v2(
         optimizer,

@@ -22,7 +22,7 @@ from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import NEAR, near_pairs
-from animals_pl.data.inspection.facts import ImageFacts
+from animals_pl.data.inspection.image_facts import ImageFacts
 from animals_pl.data.inspection.manifest import inspect_all
 from animals_pl.errors import UsageError
 

@@ -155,7 +155,7 @@ def each_once(options: Options, predict: Callable[[Tensor], object]) -> Measured
     """Seconds of decoding every image in two workers and predicting in batches."""
     from animals_pl.data.catalog import scan_folder
     from animals_pl.data.dataset import AnimalsDataset
-    from animals_pl.data.decode import Resize
+    from animals_pl.data.resize import Resize
 
     start = time.perf_counter()
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from animals_pl.data.catalog import ANIMALS10, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import NEAR, near_pairs
-from animals_pl.data.inspection.facts import inspect
+from animals_pl.data.inspection.image_facts import inspect
 from animals_pl.data.sources.practice.practice_set import draw_animal
 from scripts.bench import duplicates as script
 

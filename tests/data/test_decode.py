@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from animals_pl.data.decode import MAX_EXPANSION, Resize, decode, open_image, to_rgb, use_image
+from animals_pl.data.decode import MAX_EXPANSION, decode, open_image, to_rgb, use_image
+from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}

@@ -16,7 +16,8 @@ from PIL import Image
 import animals_pl
 from animals_pl.cli import main
 from animals_pl.data.catalog import ANIMALS10, scan_folder
-from animals_pl.data.decode import Resize, decode
+from animals_pl.data.decode import decode
+from animals_pl.data.resize import Resize
 from animals_pl.deploy import export as export_file
 from animals_pl.models.layers import forward_tta
 from animals_pl.training.trained import TrainedModel, load_model

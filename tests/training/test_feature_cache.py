@@ -16,7 +16,7 @@ from animals_pl.data import datamodule as datamodule_file
 from animals_pl.data.sampling import SampleKey
 from animals_pl.files import cache_dir
 from animals_pl.training.callbacks.feature_cache import FeatureDataset, FeatureFile
-from animals_pl.training.callbacks.tensorboard import TensorBoardPictures
+from animals_pl.training.callbacks.tensorboard import TensorBoardImages
 
 RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
 TRAIN, VAL = 43, 14
@@ -68,7 +68,7 @@ def decoded(monkeypatch) -> Counter[str]:
         return decode(path, *args)
 
     monkeypatch.setattr(datamodule_file, "decode", count)
-    monkeypatch.setattr(TensorBoardPictures, "on_train_epoch_start", lambda *args: None)  # its grid decodes too
+    monkeypatch.setattr(TensorBoardImages, "on_train_epoch_start", lambda *args: None)  # its grid decodes too
     return counts
 
 

@@ -11,7 +11,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 
-from animals_pl.data.inspection.facts import COLOUR_SIDE, HASH_SIDE
+from animals_pl.data.inspection.image_facts import COLOUR_SIDE, HASH_SIDE
 
 NEAR = 68
 """Maximum number of differing structure bits (of 256) of duplicates. Measured by ``scripts/bench/duplicates.py``."""
@@ -64,7 +64,7 @@ def near_pairs(
     Two images are compared as they are, flipped, and each with the central part of the other.
 
     Args:
-        hashes: N perceptual hashes (:func:`~animals_pl.data.inspection.facts.perceptual_hash`).
+        hashes: N perceptual hashes (:func:`~animals_pl.data.inspection.image_facts.perceptual_hash`).
         centre_hashes: N perceptual hashes of the central part of the same images.
         same_picture: Called with the indices of two images of similar structure whose colours differ. Returns whether
             they are duplicates.

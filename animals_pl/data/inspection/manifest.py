@@ -20,14 +20,14 @@ import pandas as pd
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import duplicate_groups
-from animals_pl.data.inspection.facts import ImageFacts, inspect
+from animals_pl.data.inspection.image_facts import ImageFacts, inspect
 from animals_pl.data.tables import write_table
 from animals_pl.errors import UsageError
 from animals_pl.files import cache_dir, track
 
 COLUMNS = ("path", "label", *ImageFacts._fields, "duplicate_group")
 """``path``, ``label`` (a class name), the fields of :class:`ImageFacts`, and the number of the image's group of
-duplicates, or -1."""
+duplicates, or -1. To add a column, add a field to ImageFacts and bump the format version below."""
 
 _FACTS = get_type_hints(ImageFacts)
 _TYPES = {"path": object, "label": object, **_FACTS, "duplicate_group": int}

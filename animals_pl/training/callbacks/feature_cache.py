@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from animals_pl.data.resize import PREPROCESSING
 from animals_pl.data.sampling import SampleKey
 from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write, cache_dir, track
@@ -60,7 +61,7 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
 
 
 class FeatureFile:
-    """Feature vectors by name in one file, which grows when a run needs others.
+    """Feature vectors by key in one file; missing ones are appended.
 
     Args:
         file: A .safetensors file. A missing or damaged one counts as empty.
@@ -101,14 +102,16 @@ class FeatureFile:
             )
 
     def __str__(self) -> str:
-        """Path and size of the file."""
-        return f"{self.file}, {self.file.stat().st_size / 1e6:.1f} MB" if self.file.is_file() else "not cached"
+        """Where the features are cached, and the size of the file."""
+        return (
+            f"cached in {self.file}, {self.file.stat().st_size / 1e6:.1f} MB" if self.file.is_file() else "not cached"
+        )
 
 
 class FeatureCache(L.Callback):
     """Replace a split's images with precomputed features of a frozen backbone.
 
-    Validation features are always cached, training features unless images are augmented, blended or resized
+    Validation features are always cached, training features unless images are augmented, mixed or resized
     progressively. Metrics are the same as without the cache. With a trainable backbone the callback does nothing.
 
     Features are stored in the cache folder, one file per backbone, weights and preprocessing, keyed by image content:
@@ -150,7 +153,7 @@ class FeatureCache(L.Callback):
         seconds = time.perf_counter() - began
         self.console.print(
             f"{split}: {len(names) + len(flipped_names):,} feature vectors ({len(file.rows) - known:,} new, "
-            f"{seconds:.1f} s), cached in {file}",
+            f"{seconds:.1f} s), {file}",
             highlight=False,
             soft_wrap=True,
         )
@@ -191,7 +194,7 @@ def _file_name(trainer: L.Trainer, module: AnimalClassifier) -> str:
     """Cache key: hash of everything the features depend on except the images."""
     net, data = module.net, trainer.datamodule  # type: ignore[attr-defined]
     facts = [_FORMAT, net.name, net.pooled, trainer.precision, timm.__version__, PIL.__version__]
-    facts += [data.hparams[key] for key in ("size", "resize", "interpolation", "crop_pct")]
+    facts += [data.hparams[key] for key in PREPROCESSING]
     digest = hashlib.sha256(repr(facts).encode())
     for part in (net.normalize, net.backbone):
         for name, tensor in part.state_dict().items():

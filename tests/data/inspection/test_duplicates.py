@@ -16,7 +16,7 @@ from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.inspection import duplicates
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import LARGE, NEAR, SAME_COLOURS, components, duplicate_groups, near_pairs
-from animals_pl.data.inspection.facts import inspect, perceptual_hash
+from animals_pl.data.inspection.image_facts import inspect, perceptual_hash
 from animals_pl.data.sources.practice.practice_set import draw_animal
 
 BITS, DIGITS = 256, 64

@@ -17,7 +17,7 @@ from PIL import Image
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.inspection import manifest as manifest_module
-from animals_pl.data.inspection.facts import ImageFacts, inspect
+from animals_pl.data.inspection.image_facts import ImageFacts, inspect
 from animals_pl.data.inspection.manifest import COLUMNS, Scan, cache_dir, catalog_of, inspect_all, scan, write_manifest
 from animals_pl.errors import UsageError
 

@@ -12,7 +12,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from animals_pl.data.decode import Resize
+from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError, did_you_mean
 
 

@@ -18,7 +18,7 @@ from scipy.fft import dctn
 
 from animals_pl.data.catalog import find_images
 from animals_pl.data.decode import decode, decodes
-from animals_pl.data.inspection.facts import (
+from animals_pl.data.inspection.image_facts import (
     COLOUR_SIDE,
     HASH_SIDE,
     THUMBNAIL,
