@@ -1,4 +1,4 @@
-"""What every test shares: a tiny ten-class tree of real JPEG files, and a closed network."""
+"""Fixtures of all tests: a tiny ten-class tree of JPEG files, a cache of their own, no network."""
 
 from __future__ import annotations
 
@@ -55,15 +55,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what tests compute out of the user's cache; the tests of one process share it."""
-    monkeypatch.setenv("ANIMALS_PL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests and shared fixtures compute out of the user's cache; the tests of one process share it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANIMALS_PL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing reach another machine: a test that tries fails at once."""
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse every connection to another machine."""
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: object) -> None:
@@ -71,7 +73,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             return connect(self, address)
         raise OSError(f"the tests have no network: {address}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
 
 
 def shared_folder(variable: str, name: str) -> Path:

@@ -78,7 +78,7 @@ def test_a_net_from_scratch_learns_at_one_rate(net: str) -> None:
 
 @pytest.mark.parametrize("key", ["backbone_lr_mult", "layer_decay"])
 def test_rates_of_blocks_are_refused_where_there_are_none(key: str) -> None:
-    with pytest.raises(UsageError, match=rf"model\.{key}=0\.5 has no meaning"):
+    with pytest.raises(UsageError, match=rf"model\.{key}=0\.5 only applies to timm models"):
         parameter_groups(build_net("lenet", 10, 32), 0.3, 0.1, **{key: 0.5})
 
 
