@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rich
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from animals_pl.data.catalog import ANIMALS10
@@ -99,8 +100,17 @@ def weights_folder() -> Path:
 
 
 @pytest.fixture(scope="module")
+def small_figures() -> Iterator[None]:
+    """Draw empty figures during training: the real ones take half of a short run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("animals_pl.training.callbacks.epoch_table.curves", lambda rows: Figure((1, 1)))
+        patch.setattr("animals_pl.training.callbacks.tensorboard.confusion_matrix", lambda *args: Figure((1, 1)))
+        yield
+
+
+@pytest.fixture(scope="module")
 def wide_screen() -> Iterator[None]:
-    """Print on a screen that no line is too long for."""
+    """Print on a screen that is wide enough for every line."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "400")
         rich.reconfigure()

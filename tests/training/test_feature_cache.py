@@ -1,4 +1,4 @@
-"""A frozen backbone sees each image once: the same results, a file for the next run, augmented views."""
+"""A frozen backbone sees each image once: the same results, and a file for the next run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from PIL import Image
 
 from animals_pl.cli import main
 from animals_pl.data import datamodule as datamodule_file
-from animals_pl.data.sampling import SampleKey
 from animals_pl.files import cache_dir
-from animals_pl.training.callbacks.feature_cache import FeatureDataset, FeatureFile
+from animals_pl.training.callbacks.feature_cache import FeatureFile
 from animals_pl.training.callbacks.tensorboard import TensorBoardPictures
+
+pytestmark = pytest.mark.usefixtures("small_figures")
 
 RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
 TRAIN, VAL = 43, 14
 """Images of the tiny tree's splits."""
 METRICS = [f"{name}/{split}" for name in ("loss", "acc", "macro_recall", "macro_f1") for split in ("train", "val")]
 FROZEN = ["--model.freeze", "true", "--model.dropout", "0.5", "--model.lr", "0.01"]
-VIEWS = [*FROZEN, "--data.augment", "light", "--cached_views"]
 
 
 def arguments(tree: Path, root: Path, *args: object, epochs: int = 3) -> list[str]:
@@ -140,13 +140,13 @@ def test_next_run_reads_the_file(tiny_tree, tmp_path, decoded, capsys):
     first = fit(tiny_tree, tmp_path / "first", *FROZEN)
     said = capsys.readouterr().out
     (file,) = feature_files()
-    assert f"train: features of {TRAIN} images, {TRAIN} computed in" in said
+    assert f"train: {TRAIN} feature vectors ({TRAIN} new, " in said
     assert str(file) in said
     assert "MB" in said
     decoded.clear()
     second = fit(tiny_tree, tmp_path / "second", *FROZEN)
     assert not decoded
-    assert f"train: features of {TRAIN} images, 0 computed in" in capsys.readouterr().out
+    assert f"train: {TRAIN} feature vectors (0 new, " in capsys.readouterr().out
     for name in METRICS:
         assert column(first, name) == column(second, name)
 
@@ -246,58 +246,3 @@ def test_file_grows(tmp_path):
     assert read.rows.keys() == set(names)
     assert torch.equal(read.take([names[4], names[0], names[4]]), features[[4, 0, 4]])
     assert str(read) == f"{file}, {file.stat().st_size / 1e6:.1f} MB"
-
-
-# ---------------------------------------------------------------- augmented views
-
-
-def test_epochs_take_turns_in_the_views():
-    features = torch.arange(12.0).reshape(3, 4, 1)
-    dataset = FeatureDataset(features, [7, 8, 9, 5])
-    assert len(dataset) == 4
-    for epoch in range(7):
-        for repeat in range(3):
-            row, label = dataset[SampleKey(2, epoch, repeat, 32)]
-            assert row.item() == features[(epoch + repeat) % 3, 2].item()
-            assert label == 9
-    assert dataset[1][0].item() == 1
-
-
-def test_as_many_views_as_epochs_change_nothing(tiny_tree, tmp_path):
-    """The v-th view of an image is what the v-th epoch would have made of it."""
-    cached = fit(tiny_tree, tmp_path / "cached", *VIEWS, 3)
-    plain = fit(tiny_tree, tmp_path / "plain", *FROZEN, "--data.augment", "light", "--cache_features", "false")
-    assert_same_training(cached, plain)
-
-
-def test_fewer_views_pass_the_backbone(tiny_tree, tmp_path, decoded, capsys):
-    fit(tiny_tree, tmp_path / "first", *VIEWS, 2, epochs=5)
-    assert sorted(decoded.values()) == [1] * VAL + [2] * TRAIN
-    assert f"train: features of {TRAIN} images in 2 views, {2 * TRAIN} computed" in capsys.readouterr().out
-    decoded.clear()
-    fit(tiny_tree, tmp_path / "second", *VIEWS, 3, epochs=1)
-    assert sorted(decoded.values()) == [1] * TRAIN  # the third view alone
-    decoded.clear()
-    fit(tiny_tree, tmp_path / "third", *VIEWS, 2, "--data.augment", "strong", epochs=1)
-    assert sorted(decoded.values()) == [2] * TRAIN
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        [*FROZEN, "--cached_views", "2"],
-        ["--data.augment", "light", "--cached_views", "2"],
-        [*VIEWS, "2", "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24, 32]"],
-        [*VIEWS, "2", "--cache_features", "false"],
-    ],
-    ids=["no augmentation", "not frozen", "sizes", "off"],
-)
-def test_views_that_would_do_nothing_are_refused(tiny_tree, tmp_path, capsys, options):
-    assert main(arguments(tiny_tree, tmp_path, *options)) == 2
-    assert "cached_views=2 has no effect" in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.ckpt"))
-
-
-def test_negative_views_are_refused(tiny_tree, tmp_path, capsys):
-    assert main(arguments(tiny_tree, tmp_path, *VIEWS, "-1")) == 2
-    assert "cached_views" in capsys.readouterr().err
