@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from animals_pl.cli import main
 
@@ -130,6 +132,25 @@ def test_wrong_use(tiny_tree, tmp_path, capsys, options, reason):
 
 
 # ---------------------------------------------------------------- Lightning's own
+
+
+def test_a_user_s_own_checkpoint_callback_does_not_choose_the_best_epoch(tiny_tree, tmp_path, capsys):
+    """It keeps the epoch with the highest training loss, the first."""
+    own = {"monitor": "loss/train", "mode": "max", "dirpath": str(tmp_path / "own")}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "ModelCheckpoint", "init_args": own}]}}))
+    run = fit(tiny_tree, tmp_path, "--config", config)
+    best = min(rows(run), key=lambda row: float(row["loss/val"]))
+    (kept,) = (tmp_path / "own").iterdir()
+    assert load(kept)["epoch"] == 0 < int(best["epoch"])
+    assert load(run / "best.ckpt")["epoch"] == int(best["epoch"])
+    output = capsys.readouterr().out
+    assert f"best epoch {int(best['epoch']) + 1} by loss/val: " in output
+    assert output.rstrip().endswith(f"best checkpoint: {run / 'best.ckpt'}")
+    events = EventAccumulator(str(run))
+    events.Reload()
+    (scalar,) = events.Scalars("best/loss")
+    assert scalar.value == pytest.approx(float(best["loss/val"]))
 
 
 def test_early_stopping_ends_the_run(tiny_tree, tmp_path, capsys):
