@@ -11,7 +11,6 @@ from animals_pl.cli import main
 from animals_pl.training import run as run_module
 from animals_pl.training.callbacks.compilation import Compilation
 
-
 pytestmark = pytest.mark.usefixtures("small_figures")
 
 

@@ -127,7 +127,7 @@ def test_the_configuration_keeps_every_option(tiny_tree, tmp_path):
 
 def test_a_run_that_fails_at_its_start_leaves_no_folder(tiny_tree, tmp_path):
     model = AnimalClassifier(net="shallownet", weights="imagenet")
-    with pytest.raises(UsageError, match="model.weights='imagenet'"):
+    with pytest.raises(UsageError, match=r"model\.weights='imagenet'"):
         fit(model, small_data(tiny_tree), default_root_dir=str(tmp_path), max_epochs=1)
     assert list(tmp_path.iterdir()) == []
 
