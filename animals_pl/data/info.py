@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from animals_pl.data.sampling import Sampling
+if TYPE_CHECKING:
+    from animals_pl.data.sampling import Sampling
 
 
 @dataclass(frozen=True)

@@ -205,9 +205,9 @@ def prepare_run(
     if ckpt_path is not None:
         _adopt_checkpoint(model, data, Path(ckpt_path))
     console = get_console()  # that of the progress bar, so that lines are printed above it
-    dump_config = dump_config or partial(
-        _dump_hparams, model, data, {"name": name, "monitor": monitor, "save_top_k": save_top_k}, trainer_kwargs
-    )
+    options = {"name": name, "monitor": monitor, "save_top_k": save_top_k}
+    options |= {"cache_features": cache_features, "compile": compile}
+    dump_config = dump_config or partial(_dump_hparams, model, data, options, trainer_kwargs)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunSummary(data, console)]
     if compile:
         mine.append(Compilation())
