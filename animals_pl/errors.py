@@ -42,6 +42,7 @@ _UNKNOWN_KEY = re.compile(
     r"unrecognized arguments: --([\w.+]+)|does not accept option '([\w.]+)'|[Kk]ey ['\"]?([\w.]+)['\"]? is not expected"
 )
 _WRONG_VALUE = re.compile(r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)')
+_WRONG_UNION = re.compile(r'Parser key "([\w.]+)": Does not validate .*?Subtypes: \[(.+)\] Errors: .*Given value: (.*)')
 _WRONG_NUMBER = re.compile(r'Parser key "([\w.]+)": Not of type \w+: (\S+) does not conform to restriction v(.+)')
 _MISSING = re.compile(r"the following arguments are required: (.+)")
 
@@ -57,14 +58,15 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
     found = _UNKNOWN_KEY.search(message)
     wrong = next(filter(None, found.groups())) if found else ""
     if old := _old_name(wrong or ("HeadFirst" if "HeadFirst" in message else "")):
-        now = f"It is now called {RENAMED_IN_0_2[old]}" if RENAMED_IN_0_2[old] else "It was removed"
-        return f"{wrong or old!r} is from animals_pl 0.1. {now}; see CHANGELOG.md."
+        name, new = wrong or old, RENAMED_IN_0_2[old]
+        now = f"It is now called {name.replace(old, new)}" if new else "It was removed"
+        return f"{name!r} is from animals_pl 0.1. {now}; see CHANGELOG.md."
     if found:
         return f"unknown key {wrong!r}; " + (did_you_mean(wrong, known, cutoff=0.5).strip() or "see --help")
-    if found := _WRONG_VALUE.search(message):
+    if found := _WRONG_VALUE.search(message) or _WRONG_UNION.search(message):
         key, expected, value = found.groups()
         expected = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", expected)
-        expected = re.sub(r"<class '(\w+)'>", r"\1", expected)
+        expected = re.sub(r"<class '(\w+)'>", r"\1", expected).replace("NoneType", "null")
         return f"{key}={value} is invalid; expected {expected}"
     if found := _WRONG_NUMBER.search(message):
         key, value, restriction = found.groups()

@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import yaml
@@ -203,7 +203,7 @@ def _add_run_options(parser: LightningArgumentParser) -> None:
     )
     parser.add_argument(
         "--tune",
-        type=Literal[Tune, None],
+        type=Tune | None,
         default=None,
         help="Before training, search for a good model.lr (lr), or for the largest data.batch_size that fits into GPU "
         "memory (batch_size), and use it.",
@@ -240,7 +240,7 @@ def _dump_config(parser: LightningArgumentParser, config: Namespace, tuned: dict
         config["tune"] = None
         kept = [callback for callback in config["trainer.callbacks"] or [] if not _is_finder(callback)]
         config["trainer.callbacks"] = kept or None
-    return f"# animals_pl {__version__}\n" + parser.dump(config, skip_none=False, skip_link_targets=False)
+    return f"# animals_pl {__version__}\n" + parser.dump(config, skip_unset=False, skip_link_targets=False)
 
 
 def _is_finder(callback: Namespace) -> bool:

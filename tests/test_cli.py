@@ -239,10 +239,10 @@ def test_fit_validate_and_test_leave_broken_images_out_and_say_so(make_tree, tmp
     tree = make_tree("tree", {"cane": 10, "gatto": 10})
     broken = tree / "cane" / "cane_3.jpg"
     broken.write_bytes(broken.read_bytes()[:300])
-    line = f"{broken.relative_to(tree)}: cut short"
+    line = f"{broken.relative_to(tree)}: truncated"
     assert fit(tree, tmp_path, "--data.test_fraction", 0.2) == 0
     told = capsys.readouterr().out
-    assert "1 broken images are left out" in told and line in told
+    assert "1 broken images left out" in told and line in told
     run = tmp_path / "run" / "version_0"
     split_of = splits(run)
     assert split_of.pop("cane/cane_3.jpg") == "left out"
@@ -278,7 +278,7 @@ def test_an_exclude_file_that_fits_another_folder_is_noticed(make_tree, tmp_path
     tree = make_tree("tree", {"cane": 10, "gatto": 10})
     exclude = tmp_path / "exclude.csv"
     exclude.write_text("path\nnowhere/1.jpg\n")
-    with pytest.warns(UserWarning, match=r"names 1 images that are not in .*tree.* \(first: nowhere/1\.jpg\)"):
+    with pytest.warns(UserWarning, match=r"lists 1 images that are not in .*tree.* \(first: nowhere/1\.jpg\)"):
         assert fit(tree, tmp_path, "--data.exclude", exclude) == 0
     exclude.write_text("file\ncane/cane_1.jpg\n")
     options = ["--data.root", tree, "--data.exclude", exclude, "--trainer.default_root_dir", tmp_path]
@@ -461,7 +461,7 @@ def test_predict_lists_broken_images_and_names_the_others(run, make_tree, tmp_pa
         assert f"{path}: {row['problem']}" in told
     assert after[str(empty)]["problem"] == "empty file (0 bytes)"
     assert "not an image" in after[str(text)]["problem"]
-    assert after[str(cut)]["problem"].startswith("cut short")
+    assert after[str(cut)]["problem"].startswith("truncated")
     assert after[str(cut)]["class"] in ANIMALS10
     readable = set(map(str, whole)) - {str(empty), str(text), str(cut)}
     for path in readable:
@@ -564,7 +564,7 @@ def test_weights_are_where_the_net_begins(tiny_tree, tmp_path):
 
 def test_prepare_draws_a_set_to_train_on(tmp_path, capsys):
     assert cli("prepare", "--output", tmp_path / "practice", "--count", 60) == 0
-    assert "60 pictures in ten classes" in capsys.readouterr().out
+    assert "60 images drawn" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "practice").iterdir()) == sorted([*ANIMALS10, "manifest.csv"])
     assert fit(tmp_path / "practice", tmp_path / "runs") == 0
 
@@ -621,7 +621,7 @@ def test_help_explains_the_settings(capsys):
     with pytest.raises(SystemExit):
         cli("fit", "--help")
     text = " ".join(capsys.readouterr().out.split())
-    assert "Side of the images in pixels, for validation and export" in text
+    assert "Side of validation, test and export images in pixels" in text
     assert "Epochs in which the learning rate rises" in text
     assert "Metric that selects the best epoch." in text
 

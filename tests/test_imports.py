@@ -94,7 +94,7 @@ def room(module: str) -> str:
 
 
 def test_the_walk_sees_the_imports():
-    assert imports_of("animals_pl.training.parameter_groups") == {"animals_pl.errors", "animals_pl.models.transfer"}
+    assert imports_of("animals_pl.training.optimization") == {"animals_pl.errors", "animals_pl.models.transfer"}
     assert imports_of("animals_pl.__main__") == {"animals_pl.cli"}
     assert "animals_pl.models.transfer" in imports_of("animals_pl.models.registry")
     assert "animals_pl.models.transfer" not in imports_of("animals_pl.models.registry", functions=False)

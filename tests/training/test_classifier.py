@@ -338,7 +338,7 @@ def test_two_halves_of_a_correction_are_one():
     module = AnimalClassifier(net="shallownet", loss="logit_adjusted", logit_tau=0.5)
     module.set_data(DataInfo(("a", "b"), (5, 9), SIZE, "weighted_sqrt"))
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*rare classes count twice")
+        warnings.filterwarnings("error", message=".*rare classes are over-weighted")
         module.setup("fit")
 
 
@@ -351,13 +351,13 @@ def test_a_warning_says_when_two_correct_the_imbalance(sampling, option, loss):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         module.setup("fit")
-    found = [str(warning.message) for warning in caught if "rare classes count twice" in str(warning.message)]
+    found = [str(warning.message) for warning in caught if "rare classes are over-weighted" in str(warning.message)]
     settings = {"data.sampling": sampling, "model.class_weights": option, "model.loss": loss}
     neutral = {"data.sampling": ["shuffle"], "model.class_weights": ["none"], "model.loss": ["cross_entropy", "focal"]}
     correcting = [f"{key}={value}" for key, value in settings.items() if value not in neutral[key]]
     assert len(found) == (len(correcting) > 1)
     for message in found:
-        assert message.startswith(f"{' and '.join(correcting)} correct the same class imbalance")
+        assert message.startswith(f"{' and '.join(correcting)} all correct the class imbalance")
 
 
 def outcome(tree: Path, **options: Any) -> dict[str, list[Tensor]]:

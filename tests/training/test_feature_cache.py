@@ -252,4 +252,4 @@ def test_file_grows(tmp_path):
     read = FeatureFile(file)
     assert read.rows.keys() == set(names)
     assert torch.equal(read.take([names[4], names[0], names[4]]), features[[4, 0, 4]])
-    assert str(read) == f"{file}, {file.stat().st_size / 1e6:.1f} MB"
+    assert str(read) == f"cached in {file}, {file.stat().st_size / 1e6:.1f} MB"

@@ -117,9 +117,9 @@ def test_resumed_from_any_of_its_files_it_ends_the_same(kept, tmp_path):
     [
         (["--save_top_k", 0], "save_top_k=0 is out of range; choose a value"),
         (["--save_top_k", 2, "--trainer.enable_checkpointing", "false"], "save_top_k=2 has no effect with trainer"),
-        (["--tune", "speed"], "tune=speed does not fit"),
+        (["--tune", "speed"], "tune=speed is invalid; expected one of 'lr', 'batch_size', null"),
         (["--tune", "batch_size"], "tune=batch_size needs a GPU"),
-        (["--tune", "lr"], "tune=lr needs a run of at least 20 steps, this one has 6. Raise trainer.max_epochs"),
+        (["--tune", "lr"], "tune=lr needs a run of at least 20 steps, but this one has 6. Raise trainer.max_epochs"),
     ],
     ids=["keep_none", "no_checkpoints", "unknown_tune", "batch_size_on_cpu", "short_run"],
 )

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, DataInfo, Run, fit, load_model
 from animals_pl.cli import main
-from animals_pl.data.decode import Resize
+from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 from animals_pl.training.metrics_csv import read_metrics
 
