@@ -88,7 +88,9 @@ def option_table() -> str:
     verbs: dict[tuple[str, str, str], list[str]] = {}
     for name, verb, default, meaning in options():
         verbs.setdefault((name, default, meaning), []).append(verb)
-    rows = [f"| `{name}` | {', '.join(used)} | {default} | {meaning} |" for (name, default, meaning), used in verbs.items()]
+    rows = [
+        f"| `{name}` | {', '.join(used)} | {default} | {meaning} |" for (name, default, meaning), used in verbs.items()
+    ]
     return "\n".join(["| option | verbs | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
