@@ -51,7 +51,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
             yield file.name, shlex.split(re.sub(r"\[.*\]", "", line))
 
 
-class _ParserBuilt(Exception):
+class _ParserBuiltError(Exception):
     """Ends the construction of the command line when its parser is complete."""
 
 
@@ -63,11 +63,11 @@ def training_cli() -> AnimalsCLI:
     def stop(self: AnimalsCLI, parser: object, args: object) -> None:
         self.parser = parser
         found.append(self)
-        raise _ParserBuilt
+        raise _ParserBuiltError
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AnimalsCLI, "parse_arguments", stop)
-        with pytest.raises(_ParserBuilt):
+        with pytest.raises(_ParserBuiltError):
             AnimalsCLI(["fit"])
     return found[0]
 
