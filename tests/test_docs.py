@@ -28,6 +28,7 @@ PAGES = [PROJECT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.
 PAGES += sorted((PROJECT / "docs").glob("*.md"))
 REFERENCE = (PROJECT / "docs" / "reference.md").read_text(encoding="utf-8")
 NOTEBOOK = PROJECT / "docs" / "tutorial.ipynb"
+TRAINING = [name for name, verb in VERBS.items() if verb.function == LIGHTNING]
 PLACEHOLDERS = {"$run/config.yaml": "configs/quickstart.yaml"}
 """Files in commands that exist after a run only."""
 
@@ -56,27 +57,35 @@ class _ParserBuiltError(Exception):
 
 
 @pytest.fixture(scope="module")
-def training_cli() -> AnimalsCLI:
-    """The parsers of fit, validate, test and predict."""
-    found = []
+def parsers() -> dict[str, tuple[ArgumentParser, ArgumentParser]]:
+    """The parsers of fit, validate, test and predict: that of the command line and that of the verb's options."""
+    found: list[ArgumentParser] = []
+    add_arguments = AnimalsCLI.add_arguments_to_parser
 
-    def stop(self: AnimalsCLI, parser: object, args: object) -> None:
-        self.parser = parser
-        found.append(self)
+    def keep(self: AnimalsCLI, parser: ArgumentParser) -> None:
+        add_arguments(self, parser)
+        found.append(parser)
+
+    def stop(self: AnimalsCLI, parser: ArgumentParser, args: object) -> None:
+        found.append(parser)
         raise _ParserBuiltError
 
+    built = {}
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AnimalsCLI, "add_arguments_to_parser", keep)
         patch.setattr(AnimalsCLI, "parse_arguments", stop)
-        with pytest.raises(_ParserBuiltError):
-            AnimalsCLI(["fit"])
-    return found[0]
+        for verb in TRAINING:
+            with pytest.raises(_ParserBuiltError):
+                AnimalsCLI([verb])
+            built[verb] = (found[-1], found[-2])
+    return built
 
 
-def parse(args: list[str], training_cli: AnimalsCLI) -> None:
+def parse(args: list[str], parsers: dict[str, tuple[ArgumentParser, ArgumentParser]]) -> None:
     name, options = args[0], args[1:]
     verb = VERBS[name]
     if verb.function == LIGHTNING:
-        training_cli.parser.parse_args([name, *normalise(options, verb.positional, FLAGS)])
+        parsers[name][0].parse_args([name, *normalise(options, verb.positional, FLAGS)])
         return
     module, _, function_name = verb.function.partition(":")
     function = getattr(importlib.import_module(module), function_name)
@@ -89,19 +98,19 @@ COMMANDS = list(commands())
 
 
 @pytest.mark.parametrize("args", [args for _, args in COMMANDS], ids=[f"{page}: {args[0]}" for page, args in COMMANDS])
-def test_documented_command_parses(args, training_cli, monkeypatch):
+def test_documented_command_parses(args, parsers, monkeypatch):
     monkeypatch.chdir(PROJECT)
     try:
-        parse(args, training_cli)
+        parse(args, parsers)
     except (ArgumentError, UsageError) as error:
         pytest.fail(f"python -m animals_pl {shlex.join(args)}: {error}")
 
 
-def test_wrong_command_is_noticed(training_cli):
+def test_wrong_command_is_noticed(parsers):
     with pytest.raises(ArgumentError):
-        parse(["fit", "--data.sise", "64"], training_cli)
+        parse(["fit", "--data.sise", "64"], parsers)
     with pytest.raises(ArgumentError):
-        parse(["analyze", "MY_IMAGES", "--checkpoint", "best.ckpt"], training_cli)
+        parse(["analyze", "MY_IMAGES", "--checkpoint", "best.ckpt"], parsers)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -181,9 +190,9 @@ def test_reference_has_all_options_of_functions():
 UPDATE = "run 'python docs/make_reference.py'"
 
 
-@pytest.mark.parametrize("verb", [name for name, verb in VERBS.items() if verb.function == LIGHTNING])
-def test_reference_has_all_options_of_training_verbs(verb, training_cli):
-    defaults = training_cli._parsers[verb].get_defaults()
+@pytest.mark.parametrize("verb", TRAINING)
+def test_reference_has_all_options_of_training_verbs(verb, parsers):
+    defaults = parsers[verb][1].get_defaults()
     names = {".".join(key.split(".")[:2]) for key in defaults.keys()}  # noqa: SIM118 - a Namespace
     ours = {name for name in names if not name.startswith("trainer.")} - {
         "return_predictions",
