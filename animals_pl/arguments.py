@@ -1,4 +1,4 @@
-"""Command line arguments: positional values and flags anywhere, functions called with their options."""
+"""Normalise command line arguments, and call functions with them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable, Collection, Sequence
 
 from animals_pl.errors import UsageError, explain_argument_error
 
-BOOLEANS = {"true", "false", "yes", "no", "null"}
-"""Words after a flag that are its value."""
+FLAG_VALUES = {"true", "false", "yes", "no", "null"}
+"""Words that are taken as the value of the flag before them."""
 
-ALONE = {"-h", "--help", "--print_config"}
+VALUELESS = {"-h", "--help", "--print_config"}
 """Options without a value."""
 
 
@@ -24,7 +24,7 @@ def boolean_options(function: Callable[..., object], prefix: str = "") -> set[st
 def normalise(args: Sequence[str], positional: str = "", flags: Collection[str] = ()) -> list[str]:
     """Rewrite arguments as ``--name value`` pairs: flags get a value, positional arguments the name of their option.
 
-    Positional arguments may stand anywhere. Every other option is followed by exactly one value.
+    Positional arguments may appear anywhere. Every other option is followed by exactly one value.
 
     Args:
         args: The arguments after the verb.
@@ -33,7 +33,7 @@ def normalise(args: Sequence[str], positional: str = "", flags: Collection[str] 
         flags: Options that mean ``true`` without a value.
 
     Raises:
-        UsageError: There are positional arguments where none, or more than one where one is allowed.
+        UsageError: Too many positional arguments.
 
     Example:
         >>> normalise(["--compile", "--name", "a"], flags={"compile"})
@@ -50,10 +50,10 @@ def normalise(args: Sequence[str], positional: str = "", flags: Collection[str] 
             values.append(arg)
             continue
         options.append(arg)
-        if arg in ALONE or arg.startswith("--print_config=") or "=" in arg:
+        if arg in VALUELESS or arg.startswith("--print_config=") or "=" in arg:
             continue
         if arg.removeprefix("--") in flags and (
-            not rest or (rest[0].lower() not in BOOLEANS and not rest[0].isdigit())
+            not rest or (rest[0].lower() not in FLAG_VALUES and not rest[0].isdigit())
         ):
             options.append("true")
         elif rest:

@@ -1,4 +1,4 @@
-"""The verbs of the command line: a table."""
+"""Command line entry point and table of verbs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Verb(NamedTuple):
     Attributes:
         help: What it does, in one line.
         function: module:function, imported when the verb runs.
-        positional: The option that arguments without a name belong to; a name that ends in ``*`` takes any number.
+        positional: Option that receives positional arguments; a trailing ``*`` accepts several.
     """
 
     help: str
@@ -32,9 +32,9 @@ VERBS = {
     "fit": Verb("train a model from a configuration file", LIGHTNING),
     "validate": Verb("evaluate a checkpoint on the validation images of its run", LIGHTNING),
     "test": Verb("evaluate a checkpoint on test images, or on another folder", LIGHTNING),
-    "predict": Verb("classify images, as a CSV file", LIGHTNING, "data.predict_paths*"),
+    "predict": Verb("classify images and write the predictions to a CSV file", LIGHTNING, "data.predict_paths*"),
     "prepare": Verb(
-        "get and check a dataset: Animals-10, an archive, a folder, drawn images",
+        "download, unpack, link or draw a dataset, and check it",
         "animals_pl.data.sources.prepare:prepare",
         "source",
     ),
@@ -48,7 +48,7 @@ VERBS = {
     ),
     "search": Verb("search for better settings by cross-validation", "animals_pl.experiments.search:search", "study"),
     "reproduce": Verb(
-        "train the reference's experiments and print both results",
+        "rerun the reference's experiments and compare with its results",
         "animals_pl.experiments.reproduction:reproduce",
         "names*",
     ),
@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command line without the program's name. Default: the process's own.
 
     Returns:
-        The exit code: 0, or 2 for wrong use, whose reason and remedy is the last line on standard error.
+        The exit code: 0, or 2 for wrong use, which is explained on the last line of standard error.
     """
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in {"-h", "--help", "help"}:

@@ -1,4 +1,4 @@
-"""The exception for wrong use, and messages for what the argument parser rejects."""
+"""UsageError, and readable messages for errors of the argument parser."""
 
 import difflib
 import re
@@ -13,9 +13,9 @@ class UsageError(ValueError):
     """
 
 
-SINCE_0_1 = {
+RENAMED_IN_0_2 = {
     "crop_fraction": "crop_pct",
-    "flips": "tta (none or hflip)",
+    "flips": "tta",
     "body_lr": "backbone_lr_mult",
     "keep_best": "save_top_k",
     "HeadFirst": "GradualUnfreezing",
@@ -32,7 +32,7 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     Args:
         name: The name given.
         known: All names that exist.
-        cutoff: Least similarity of a hint, in 0…1.
+        cutoff: Minimum similarity, in 0…1.
     """
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}? " if close else ""
@@ -56,8 +56,8 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
     message = " ".join(str(error).split())
     found = _UNKNOWN_KEY.search(message)
     wrong = next(filter(None, found.groups())) if found else ""
-    if old := _old_name(wrong) if wrong else "HeadFirst" * ("HeadFirst" in message):
-        now = f"It is called {SINCE_0_1[old]} now" if SINCE_0_1[old] else "It was removed"
+    if old := _old_name(wrong or ("HeadFirst" if "HeadFirst" in message else "")):
+        now = f"It is now called {RENAMED_IN_0_2[old]}" if RENAMED_IN_0_2[old] else "It was removed"
         return f"{wrong or old!r} is from animals_pl 0.1. {now}; see CHANGELOG.md."
     if found:
         return f"unknown key {wrong!r}; " + (did_you_mean(wrong, known, cutoff=0.5).strip() or "see --help")
@@ -65,7 +65,7 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
         key, expected, value = found.groups()
         expected = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", expected)
         expected = re.sub(r"<class '(\w+)'>", r"\1", expected)
-        return f"{key}={value} does not fit; expected {expected}"
+        return f"{key}={value} is invalid; expected {expected}"
     if found := _WRONG_NUMBER.search(message):
         key, value, restriction = found.groups()
         return f"{key}={value} is out of range; choose a value {restriction}"
@@ -77,4 +77,4 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
 def _old_name(text: str) -> str:
     """The first name of animals_pl 0.1 in a text."""
     words = set(re.findall(r"\w+", text))
-    return next((name for name in SINCE_0_1 if name in words), "")
+    return next((name for name in RENAMED_IN_0_2 if name in words), "")

@@ -19,7 +19,7 @@ Item = TypeVar("Item")
 def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to ``file`` on success, remove it on failure.
 
-    Readers see the old file or the new one, never a part. The folder is created if needed.
+    Readers see the old file or the new one, never a partial one. The folder is created if needed.
 
     Args:
         file: The file to write. An existing one is replaced.
@@ -55,7 +55,7 @@ def track(
     Args:
         items: What to iterate over.
         description: Text in front of the bar.
-        total: Number of items, where ``len(items)`` does not tell it.
+        total: Number of items, if ``items`` has no length.
         console: Where to draw. Default: standard error.
     """
     hidden = not (console.is_terminal if console else sys.stderr.isatty())

@@ -1,6 +1,6 @@
 """fit, validate, test, predict: Lightning's command line on top of ``training.run``.
 
-The only private name of Lightning used in this project is ``LightningCLI._parse_ckpt_path`` (read in 2.6.6).
+The only private name of Lightning used in this project is ``LightningCLI._parse_ckpt_path`` (checked against 2.6.6).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich import get_console
 from animals_pl import __version__
 from animals_pl.arguments import boolean_options, normalise
 from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error
 from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
@@ -28,14 +29,10 @@ from animals_pl.training.callbacks.run_summary import print_left_out
 from animals_pl.training.callbacks.tuning import Tune
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
 from animals_pl.training.classifier import AnimalClassifier
-from animals_pl.training.malloc import set_malloc_thresholds
 from animals_pl.training.quiet import quiet
 from animals_pl.training.run import TRAINER_DEFAULTS, Monitor, Run, make_trainer, prepare_run
 
-PREPROCESSING = ("size", "resize", "interpolation", "crop_pct")
-"""Datamodule settings that belong to a trained model as much as its weights do."""
-
-FREE_TO_CHANGE = ("tta",)
+OVERRIDABLE = ("tta",)
 """Model settings that may differ from the checkpoint's in validate, test and predict."""
 
 RUN_OPTIONS = ("name", "monitor", "save_top_k", "cache_features", "compile", "tune")
@@ -56,8 +53,7 @@ class AnimalsCLI(LightningCLI):
     def __init__(self, args: list[str], callbacks: Sequence[L.Callback] = ()) -> None:
         self.run: Run | None = None
         self._more_callbacks = list(callbacks)
-        self._parsers: dict[str, LightningArgumentParser] = {}
-        verbs = self.subcommands()
+        self._verb = args[0]
         super().__init__(
             AnimalClassifier,
             AnimalsDataModule,
@@ -67,24 +63,27 @@ class AnimalsCLI(LightningCLI):
             parser_kwargs={
                 "prog": "python -m animals_pl",
                 "exit_on_error": False,
-                **{verb: {"exit_on_error": False} for verb in verbs},
+                self._verb: {"exit_on_error": False},
             },
             auto_configure_optimizers=False,
             args=args,
         )
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the verb that runs: the parsers of all four take half a second."""
+        return {self._verb: super().subcommands()[self._verb]}
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of a run. Called once per verb, in the order of ``subcommands()``."""
-        verb = list(self.subcommands())[len(self._parsers)]
-        self._parsers[verb] = parser
-        if verb == "fit":
+        """Add the options of the verb."""
+        self._verb_parser = parser
+        if self._verb == "fit":
             _add_run_options(parser)
-        elif verb == "predict":
+        elif self._verb == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument("--top_k", type=PositiveInt, default=3, help="Number of classes per image.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; with ``--ckpt_path``, settings that are not given are the checkpoint's."""
+        """Parse; with ``--ckpt_path``, settings that are not given are taken from the checkpoint."""
         verb, options = args[0], list(args[1:])
         self.config = self._parse(parser, args)
         ckpt_path = self.config[verb].ckpt_path
@@ -97,12 +96,12 @@ class AnimalsCLI(LightningCLI):
         split = Path(ckpt_path).parent / "split.csv"
         if split.is_file():  # it contains the result of grouping and exclusion
             settings["data"] |= {"split": str(split), "group_by": None, "exclude": None}
-        # As the first configuration: those given by the user and options override it.
+        # Passed first, so that the user's configuration files and options override it.
         self.config = self._parse(parser, [verb, f"--config={yaml.safe_dump(settings)}", *options])
         config = self.config[verb]
         if split.is_file() and config.data.split is None:
             config.data.split = str(split)
-        belongs = [f"model.{key}" for key in settings["model"] if verb == "fit" or key not in FREE_TO_CHANGE]
+        belongs = [f"model.{key}" for key in settings["model"] if verb == "fit" or key not in OVERRIDABLE]
         belongs += [f"data.{key}" for key in PREPROCESSING if key in settings["data"]]
         for key in belongs:
             section, _, name = key.partition(".")
@@ -112,7 +111,7 @@ class AnimalsCLI(LightningCLI):
         try:
             return parser.parse_args(args)
         except argparse.ArgumentError as error:
-            message = explain_argument_error(error, list(self._parsers[args[0]].get_defaults().keys()))
+            message = explain_argument_error(error, list(self._verb_parser.get_defaults().keys()))
             for flag in ("--config", "-c"):  # the YAML parser does not know which file it was reading
                 if flag in args[:-1]:
                     message = message.replace("<unicode string>", args[args.index(flag) + 1])
@@ -133,7 +132,7 @@ class AnimalsCLI(LightningCLI):
                 **{key: config[key] for key in RUN_OPTIONS},
                 ckpt_path=config.ckpt_path,
                 callbacks=callbacks,
-                dump_config=partial(_dump_config, self._parsers[verb], self.config[verb]),
+                dump_config=partial(_dump_config, self._verb_parser, self.config[verb]),
                 **options,
             )
             return self.run.trainer
@@ -184,12 +183,11 @@ def run(args: Sequence[str], callbacks: Sequence[L.Callback] = (), positional: s
     Args:
         args: Verb and options.
         callbacks: Callbacks in addition to those of the configuration.
-        positional: The option that arguments without a name belong to.
+        positional: Option that receives positional arguments.
 
     Raises:
         UsageError: Something in the arguments, files or folders cannot be used.
     """
-    set_malloc_thresholds()
     with quiet():
         return AnimalsCLI([args[0], *normalise(args[1:], positional, FLAGS)], callbacks)
 
@@ -207,37 +205,38 @@ def _add_run_options(parser: LightningArgumentParser) -> None:
         "--tune",
         type=Literal[Tune, None],
         default=None,
-        help="Search before training for model.lr (lr), or for the largest data.batch_size that fits into GPU memory "
-        "(batch_size), and train with it.",
+        help="Before training, search for a good model.lr (lr), or for the largest data.batch_size that fits into GPU "
+        "memory (batch_size), and use it.",
     )
     parser.add_argument(
         "--cache_features",
         type=bool,
         default=True,
-        help="Compute the features of a frozen backbone once, where the result is the same.",
+        help="Compute the features of a frozen backbone once, if that does not change the result.",
     )
     parser.add_argument(
         "--compile",
         type=bool,
         default=False,
-        help="Compile the net with torch.compile: a minute or more that only long runs repay.",
+        help="Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.",
     )
 
 
 def _keep_from_checkpoint(config: Namespace, key: str, trained: Any) -> None:
-    if config[key] is None:  # a configuration that leaves it open
+    if config[key] is None:  # null in the configuration
         config[key] = trained
     if config[key] != trained:
         raise UsageError(
-            f"{key}={config[key]!r} contradicts the checkpoint, which was trained with {trained!r}. Remove it."
+            f"{key}={config[key]!r} contradicts the checkpoint, which was trained with {trained!r}. Remove the option."
         )
 
 
 def _dump_config(parser: LightningArgumentParser, config: Namespace, tuned: dict[str, float]) -> str:
     """Configuration as YAML, with tuned values in place of the search."""
     config = config.clone()
-    for key, value in tuned.items():
-        config[key] = value
+    if tuned:
+        for key, value in tuned.items():
+            config[key] = value
         config["tune"] = None
         kept = [callback for callback in config["trainer.callbacks"] or [] if not _is_finder(callback)]
         config["trainer.callbacks"] = kept or None

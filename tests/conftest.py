@@ -1,4 +1,4 @@
-"""What every test shares: a tiny ten-class tree of real JPEG files, and a closed network."""
+"""Fixtures of all tests: a tiny ten-class tree of JPEG files, a cache of their own, no network."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import rich
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from animals_pl.data.catalog import ANIMALS10
@@ -55,15 +56,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep what tests compute out of the user's cache; the tests of one process share it."""
-    monkeypatch.setenv("ANIMALS_PL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what tests and shared fixtures compute out of the user's cache; the tests of one process share it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANIMALS_PL_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing reach another machine: a test that tries fails at once."""
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Iterator[None]:
+    """Refuse every connection to another machine."""
     connect = socket.socket.connect
 
     def refuse(self: socket.socket, address: object) -> None:
@@ -71,7 +74,9 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             return connect(self, address)
         raise OSError(f"the tests have no network: {address}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", refuse)
+        yield
 
 
 def shared_folder(variable: str, name: str) -> Path:
@@ -95,8 +100,17 @@ def weights_folder() -> Path:
 
 
 @pytest.fixture(scope="module")
+def small_figures() -> Iterator[None]:
+    """Draw empty figures during training: the real ones take half of a short run's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("animals_pl.training.callbacks.epoch_table.curves", lambda rows: Figure((1, 1)))
+        patch.setattr("animals_pl.training.callbacks.tensorboard.confusion_matrix", lambda *args: Figure((1, 1)))
+        yield
+
+
+@pytest.fixture(scope="module")
 def wide_screen() -> Iterator[None]:
-    """Print on a screen that no line is too long for."""
+    """Print on a screen that is wide enough for every line."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "400")
         rich.reconfigure()

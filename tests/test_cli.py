@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,8 +27,9 @@ from safetensors.torch import save_file
 from animals_pl.cli import VERBS, main
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.decode import decode
-from animals_pl.training.callbacks.prediction_writer import PredictionCSV
+from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.trained import load_model
 
 PROJECT = Path(__file__).parents[1]
 EPOCHS = 8
@@ -44,14 +44,7 @@ COLUMNS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def wide_screen() -> Iterator[None]:
-    """Print on a screen that no line is too long for."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("COLUMNS", "400")
-        rich.reconfigure()  # its console reads the width once
-        yield
-    rich.reconfigure()
+pytestmark = pytest.mark.usefixtures("wide_screen", "small_figures")
 
 
 def cli(*args: object) -> int:
@@ -78,9 +71,10 @@ def splits(run: Path) -> dict[str, str]:
     return {row["path"]: row["split"] for row in rows(run / "split.csv")}
 
 
-def printed(text: str, split: str) -> dict[str, str]:
-    """Return the metrics that validate or test has printed."""
-    return dict(re.findall(rf"^(\w+)/{split} +(\d\.\d{{4}})$", text, re.MULTILINE))
+def printed(text: str, split: str) -> dict[str, float]:
+    """Return the metrics that validate or test has printed, with four digits."""
+    found = re.findall(rf"^(\w+)/{split} +(\d\.\d{{4}})$", text, re.MULTILINE)
+    return {name: float(value) for name, value in found}
 
 
 @dataclass
@@ -190,7 +184,8 @@ def test_last_checkpoint_is_of_the_last_epoch_even_if_that_was_worse(tiny_tree, 
 def test_validate_prints_what_the_best_row_says(run, capsys):
     assert cli("validate", "--ckpt_path", run.best) == 0
     best = run.best_row()
-    assert printed(capsys.readouterr().out, "val") == {name: f"{float(best[f'{name}/val']):.4f}" for name in METRICS}
+    found = printed(capsys.readouterr().out, "val")
+    assert found == pytest.approx({name: float(best[f"{name}/val"]) for name in METRICS}, abs=1e-4)
 
 
 def test_config_of_a_run_repeats_it_in_a_folder_of_its_own(run):
@@ -249,15 +244,15 @@ def test_fit_validate_and_test_leave_broken_images_out_and_say_so(make_tree, tmp
     told = capsys.readouterr().out
     assert "1 broken images are left out" in told and line in told
     run = tmp_path / "run" / "version_0"
-    split = {row["path"]: row["split"] for row in rows(run / "split.csv")}
-    assert split.pop("cane/cane_3.jpg") == "left out"
-    assert set(split.values()) == {"train", "val", "test"}
+    split_of = splits(run)
+    assert split_of.pop("cane/cane_3.jpg") == "left out"
+    assert set(split_of.values()) == {"train", "val", "test"}
     for verb, split in (("validate", "val"), ("test", "test")):
         assert cli(verb, "--ckpt_path", run / "best.ckpt") == 0
         told = capsys.readouterr().out
         assert line in told
         counts = re.findall(r"^ *(?:cane|gatto) .*?\) +(\d+)", told, re.M)
-        assert sum(map(int, counts)) == list(split.values()).count(split)
+        assert sum(map(int, counts)) == list(split_of.values()).count(split)
     assert cli("test", "--ckpt_path", run / "best.ckpt", "--data.test_root", tree) == 0
     told = capsys.readouterr().out
     assert line in told
@@ -291,6 +286,67 @@ def test_an_exclude_file_that_fits_another_folder_is_noticed(make_tree, tmp_path
     assert "is not a file" in refused("fit", *options[:3], tmp_path / "absent.csv", *options[4:])
 
 
+# ---------------------------------------------------------------- arguments
+
+
+def config_of(folder: Path) -> dict[str, dict[str, object]]:
+    return yaml.safe_load((folder / "run" / "version_0" / "config.yaml").read_text())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--data.group_duplicates", "false"], False),
+        (["--data.group_duplicates=false"], False),
+        (["--data.group_duplicates", "true"], True),
+        (["--data.group_duplicates"], True),
+        (["--data.group_duplicates", "--model.lr", 0.1], True),
+    ],
+    ids=["false", "equals", "true", "flag", "flag_before_option"],
+)
+def test_booleans_are_flags_or_have_a_value(tiny_tree, tmp_path, options, expected):
+    assert fit(tiny_tree, tmp_path, "--trainer.limit_train_batches", 1, *options) == 0
+    assert config_of(tmp_path)["data"]["group_duplicates"] is expected
+
+
+def test_paths_may_stand_before_and_after_options_and_flags(run, tmp_path):
+    file = tmp_path / "out.csv"
+    first, *others = sorted((run.tree / "cane").iterdir())[:3]
+    assert cli("predict", first, "--ckpt_path", run.best, "--output", file, "--data.group_duplicates", *others) == 0
+    assert [row["path"] for row in rows(file)] == [str(first), *map(str, others)]
+
+
+def test_a_source_may_stand_after_the_options(tiny_tree, tmp_path):
+    assert cli("analyze", "--output", tmp_path / "report", tiny_tree) == 0
+    assert list((tmp_path / "report").rglob("*.html")) != []
+
+
+def test_two_values_for_one_positional_argument_are_refused(refused, tiny_tree):
+    assert "unexpected argument 'second'" in refused("analyze", tiny_tree, "second")
+
+
+def test_fit_has_no_positional_argument(refused):
+    assert "unexpected argument 'images'" in refused("fit", "images")
+
+
+# ---------------------------------------------------------------- test-time augmentation
+
+
+def test_validate_averages_the_logits_of_flips_on_request(run, capsys):
+    assert cli("validate", "--ckpt_path", run.best, "--model.tta", "hflip") == 0
+    found = printed(capsys.readouterr().out, "val")["loss"]
+    net = load_model(run.best).net
+    losses = []
+    for path, split in splits(run.folder).items():
+        if split == "val":
+            pixels = torch.from_numpy(squeezed(str(run.tree / path))).permute(2, 0, 1)[None]
+            with torch.no_grad():
+                logits = (net(pixels) + net(pixels.flip(3)))[0] / 2
+            losses.append(-logits.log_softmax(0)[sorted(ANIMALS10).index(path.partition("/")[0])].item())
+    assert found == pytest.approx(np.mean(losses), abs=2e-4)
+    assert abs(found - float(run.best_row()["loss/val"])) > 2e-4
+
+
 # ---------------------------------------------------------------- predict
 
 
@@ -301,6 +357,12 @@ def test_predict_names_every_image_in_order(run, predictions):
 def test_predict_columns(predictions):
     ranks = [column for k in range(1, 11) for column in (f"class_{k}", f"probability_{k}")]
     assert list(predictions[0]) == ["path", "class", "english", "probability", *ranks, "problem"]
+
+
+def probabilities_of(row: dict[str, str]) -> dict[str, float]:
+    """Return the probability of each class that a row names; a sum over batches differs in the last digits."""
+    ranks = [key.removeprefix("class_") for key in row if key.startswith("class_")]
+    return {row[f"class_{rank}"]: float(row[f"probability_{rank}"]) for rank in ranks}
 
 
 def test_predict_rows_hold_together(predictions):
@@ -344,10 +406,11 @@ def test_predict_takes_relative_files_and_folders(run, predictions, tmp_path, mo
     given = [Path(run.tree.name) / "pecora", Path(run.tree.name) / "cane" / "cane_1.jpg"]
     file = tmp_path / "out.csv"
     assert cli("predict", *given, "--ckpt_path", run.best, "--output", file, "--top_k", 10) == 0
-    found = {str((run.tree.parent / row["path"]).resolve()): row | {"path": ""} for row in rows(file)}
-    whole = {row["path"]: row | {"path": ""} for row in predictions}
+    found = {str((run.tree.parent / row["path"]).resolve()): row for row in rows(file)}
+    whole = {row["path"]: row for row in predictions}
     assert list(found) == [*sorted(map(str, (run.tree / "pecora").iterdir())), str(run.tree / "cane" / "cane_1.jpg")]
-    assert found == {path: whole[path] for path in found}
+    for path, row in found.items():
+        assert probabilities_of(row) == pytest.approx(probabilities_of(whole[path]), abs=1e-4)
     assert f"{len(found)} predictions written to {file}" in " ".join(capsys.readouterr().out.split())
 
 
@@ -400,19 +463,22 @@ def test_predict_lists_broken_images_and_names_the_others(run, make_tree, tmp_pa
     assert "not an image" in after[str(text)]["problem"]
     assert after[str(cut)]["problem"].startswith("cut short")
     assert after[str(cut)]["class"] in ANIMALS10
-    sound = set(map(str, whole)) - {str(empty), str(text), str(cut)}
-    assert {path: after[path] for path in sound} == {path: before[path] for path in sound}
+    readable = set(map(str, whole)) - {str(empty), str(text), str(cut)}
+    for path in readable:
+        assert after[path]["problem"] == ""
+        # Other batches, other last digits; near-ties among the three best may swap.
+        assert float(after[path]["probability"]) == pytest.approx(float(before[path]["probability"]), abs=1e-4)
 
 
 def test_interrupted_predict_leaves_no_file(run, tmp_path, monkeypatch):
-    write = PredictionCSV.write_on_batch_end
+    write = PredictionWriter.write_on_batch_end
 
     def interrupt_second(self, trainer, module, prediction, indices, batch, batch_idx, loader):
         if batch_idx == 1:
             raise KeyboardInterrupt
         write(self, trainer, module, prediction, indices, batch, batch_idx, loader)
 
-    monkeypatch.setattr(PredictionCSV, "write_on_batch_end", interrupt_second)
+    monkeypatch.setattr(PredictionWriter, "write_on_batch_end", interrupt_second)
     file = tmp_path / "out.csv"
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         cli("predict", run.tree, "--ckpt_path", run.best, "--output", file, "--data.batch_size", 8)
@@ -427,7 +493,7 @@ def test_test_judges_the_test_split_of_the_run(run, predictions, capsys):
     of_test = {str(run.tree / path) for path, split in splits(run.folder).items() if split == "test"}
     right = [Path(row["path"]).parent.name == row["class"] for row in predictions if row["path"] in of_test]
     assert len(right) == len(of_test) > 0
-    assert printed(capsys.readouterr().out, "test")["acc"] == f"{np.mean(right):.4f}"
+    assert printed(capsys.readouterr().out, "test")["acc"] == pytest.approx(np.mean(right), abs=1e-4)
 
 
 def test_test_on_another_folder_with_some_classes_in_english(run, predictions, tmp_path, capsys):
@@ -443,8 +509,8 @@ def test_test_on_another_folder_with_some_classes_in_english(run, predictions, t
     found = printed(capsys.readouterr().out, "test")
     accuracy = np.mean([answer for name in chosen for answer in right[name]])
     assert 0 < accuracy < 1
-    assert found["acc"] == f"{accuracy:.4f}"
-    assert found["macro_recall"] == f"{np.mean([np.mean(right[name]) for name in chosen]):.4f}"
+    assert found["acc"] == pytest.approx(accuracy, abs=1e-4)
+    assert found["macro_recall"] == pytest.approx(np.mean([np.mean(right[name]) for name in chosen]), abs=1e-4)
 
 
 # ---------------------------------------------------------------- export
@@ -475,7 +541,7 @@ def test_a_checkpoint_lives_without_the_weights_that_it_began_with(tiny_tree, tm
     checkpoint = ["--ckpt_path", run / "best.ckpt"]
     assert cli("validate", *checkpoint) == 0
     (row,) = rows(run / "metrics.csv")
-    assert printed(capsys.readouterr().out, "val")["loss"] == f"{float(row['loss/val']):.4f}"
+    assert printed(capsys.readouterr().out, "val")["loss"] == pytest.approx(float(row["loss/val"]), abs=2e-4)
     assert cli("predict", tiny_tree / "mucca", *checkpoint, "--output", tmp_path / "out.csv") == 0
     assert cli("export", *checkpoint, "--output", tmp_path / "model.onnx") == 0
     assert len(rows(tmp_path / "out.csv")) == 5
@@ -509,8 +575,8 @@ def test_prepare_draws_a_set_to_train_on(tmp_path, capsys):
 def test_help_names_every_verb_on_a_line(capsys):
     assert cli("--help") == 0
     lines = capsys.readouterr().out.splitlines()
-    for verb, (text, _) in VERBS.items():
-        assert [line.split(maxsplit=1) for line in lines if line.startswith(f"  {verb} ")] == [[verb, text]]
+    for name, verb in VERBS.items():
+        assert [line.split(maxsplit=1) for line in lines if line.startswith(f"  {name} ")] == [[name, verb.help]]
 
 
 def test_no_verb_is_wrong_use_and_shows_the_help(capsys):
@@ -557,7 +623,7 @@ def test_help_explains_the_settings(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "Side of the images in pixels, for validation and export" in text
     assert "Epochs in which the learning rate rises" in text
-    assert "Metric that chooses the best epoch." in text
+    assert "Metric that selects the best epoch." in text
 
 
 def test_help_imports_nothing_heavy():
@@ -616,22 +682,22 @@ FIT_MISTAKES = {
     "unknown sampling": (["--data.sampling", "even"], ["data.sampling=even", "'shuffle', 'weighted'"]),
     "text for a number": (["--data.size", "big"], ["data.size=big", "int"]),
     "half a batch": (["--data.batch_size", "2.5"], ["data.batch_size=2.5", "int"]),
-    "size below the least": (["--data.size", 4], ["data.size=4", "8 or more"]),
+    "size below the least": (["--data.size", 4], ["data.size=4", "8"]),
     "size too small for the net": (
         ["--model.net", "test_vit", "--data.size", 30],
-        ["data.size=30", "'test_vit'", "choose a larger size"],
+        ["data.size=30", "'test_vit'"],
     ),
-    "no images per batch": (["--data.batch_size", 0], ["data.batch_size=0", "1 or more"]),
-    "negative workers": (["--data.num_workers", -1], ["data.num_workers=-1", "0 or more"]),
+    "no images per batch": (["--data.batch_size", 0], ["data.batch_size=0"]),
+    "negative workers": (["--data.num_workers", -1], ["data.num_workers=-1"]),
     "fractions above 1": (
         ["--data.val_fraction", 0.7, "--data.test_fraction", 0.4],
-        ["data.val_fraction=0.7", "data.test_fraction=0.4", "below 1"],
+        ["data.val_fraction=0.7", "data.test_fraction=0.4"],
     ),
     "crop without crop": (["--data.crop_pct", 0.9], ["data.crop_pct=0.9", "data.resize=crop"]),
     "misspelt key": (["--data.siez", 32], ["unknown key 'data.siez'", "did you mean 'data.size'?"]),
     "misspelt name": (["--nmae", "x"], ["unknown key 'nmae'", "did you mean 'name'?"]),
     "missing configuration": (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
-    "missing split": (["--data.split", "nowhere.csv"], ["data.split='nowhere.csv'", "split.csv of a run"]),
+    "missing split": (["--data.split", "nowhere.csv"], ["data.split='nowhere.csv'"]),
     "missing weights": (
         ["--model.net", "test_resnet", "--data.size", 32, "--model.weights", "nowhere.safetensors"],
         ["model.weights='nowhere.safetensors'", ".safetensors or .pth file"],
@@ -650,13 +716,19 @@ FIT_MISTAKES = {
             "--model.net",
             "lenet",
             "--trainer.callbacks",
-            "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing",
+            "ProgressiveResizing",
             "--trainer.callbacks.sizes",
             "[8, 16]",
         ],
-        ["ProgressiveResizing", "model.net='lenet'", "leave the callback out"],
+        ["ProgressiveResizing", "model.net='lenet'"],
     ),
     "missing checkpoint": (["--ckpt_path", "nowhere.ckpt"], ["ckpt_path='nowhere.ckpt'", "best.ckpt"]),
+    "focal_gamma without focal loss": (["--model.focal_gamma", 2], ["model.focal_gamma=2", "model.loss=focal"]),
+    "logit_tau without adjusted logits": (["--model.logit_tau", 1], ["model.logit_tau=1", "model.loss=logit_adjusted"]),
+    "effective_beta without effective weights": (
+        ["--model.effective_beta", 0.999],
+        ["model.effective_beta=0.999", "model.class_weights=effective"],
+    ),
     "unknown monitor": (["--monitor", "acuracy/val"], ["monitor", "acuracy/val", "acc/val"]),
     "dropout above 1": (
         ["--model.net", "test_resnet", "--data.size", 32, "--model.dropout", 1.5],
@@ -701,7 +773,7 @@ def test_fit_refuses_a_wrong_configuration_file(refused, tiny_tree, tmp_path, co
 
 @pytest.mark.parametrize(
     ("counts", "named"),
-    [({}, ["data.root=", "no class folders"]), ({"cane": 5, "gatto": 0}, ["'gatto'", "fill or remove it"])],
+    [({}, ["data.root="]), ({"cane": 5, "gatto": 0}, ["'gatto'"])],
 )
 def test_fit_refuses_a_tree_without_images(refused, make_tree, tmp_path, counts, named):
     tree = make_tree("tree", counts)
@@ -716,11 +788,18 @@ def test_fit_refuses_a_class_that_is_all_broken(refused, make_tree, tmp_path):
         file.write_bytes(b"")
     options = ["--data.root", tree, "--data.size", SIZE, "--model.net", "shallownet"]
     message = refused("fit", *options, "--trainer.default_root_dir", tmp_path / "runs", "--trainer.max_epochs", 1)
-    assert "every image of the class 'gatto' is broken or excluded" in message
+    assert "'gatto'" in message and "broken or excluded" in message
 
 
 def test_unknown_verb(refused):
     assert "did you mean 'predict'? choose one of fit, validate" in refused("pedict")
+
+
+def test_a_checkpoint_of_version_0_1_is_refused(refused, run, tmp_path):
+    checkpoint = torch.load(run.best, weights_only=True)
+    del checkpoint["animals_pl_version"]
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    assert "was written by animals_pl 0.1" in refused("validate", "--ckpt_path", tmp_path / "old.ckpt")
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
@@ -733,9 +812,14 @@ def test_export_requires_a_checkpoint(refused, tmp_path):
     assert "--ckpt_path is missing" in refused("export", "--output", tmp_path / "model.onnx")
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict", "export"])
-@pytest.mark.parametrize("kind", ["text", "truncated", "foreign", "folder"])
-def test_what_is_no_checkpoint_is_refused(refused, run, tmp_path, verb, kind):
+@pytest.mark.parametrize(
+    ("verb", "kind"),
+    [
+        *((verb, "text") for verb in ("fit", "validate", "test", "predict", "export")),
+        *(("validate", kind) for kind in ("truncated", "foreign", "folder")),
+    ],
+)
+def test_a_file_that_is_not_a_checkpoint_is_refused(refused, run, tmp_path, verb, kind):
     file = tmp_path / "some.ckpt"
     if kind == "text":
         file.write_text("# Read me\n")
@@ -748,18 +832,18 @@ def test_what_is_no_checkpoint_is_refused(refused, run, tmp_path, verb, kind):
     paths = [run.tree] if verb == "predict" else []
     message = refused(verb, *paths, "--ckpt_path", file)
     assert f"ckpt_path='{file}' is not" in message
-    assert "pass the best.ckpt or last.ckpt of a run" in message
+    assert "best.ckpt or last.ckpt of a run" in message
 
 
-@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 @pytest.mark.parametrize(
-    ("key", "value", "kept"),
+    ("verb", "key", "value", "kept"),
     [
-        ("data.size", 24, "16"),
-        ("data.resize", "crop", "'stretch'"),
-        ("data.interpolation", "nearest", "'bilinear'"),
-        ("model.net", "lenet", "'shallownet'"),
-        ("model.lr", 1, "0.005"),
+        ("validate", "data.size", 24, "16"),
+        ("test", "data.resize", "crop", "'stretch'"),
+        ("predict", "data.interpolation", "nearest", "'bilinear'"),
+        ("predict", "model.net", "lenet", "'shallownet'"),
+        ("fit", "model.lr", 1, "0.005"),
+        ("fit", "model.tta", "hflip", "'none'"),
     ],
 )
 def test_what_contradicts_the_checkpoint_is_refused(refused, run, verb, key, value, kept):
@@ -772,8 +856,8 @@ def test_what_contradicts_the_checkpoint_is_refused(refused, run, verb, key, val
 def test_test_without_test_images_is_refused(refused, tiny_tree, tmp_path):
     assert fit(tiny_tree, tmp_path) == 0
     message = refused("test", "--ckpt_path", tmp_path / "run" / "version_0" / "best.ckpt")
-    assert "--data.test_root DIR" in message
-    assert "--data.test_fraction" in message
+    assert "data.test_root" in message
+    assert "data.test_fraction" in message
 
 
 def test_test_on_a_folder_with_an_unknown_class_is_refused(refused, run, make_tree):
@@ -786,10 +870,10 @@ def test_test_on_a_folder_with_an_unknown_class_is_refused(refused, run, make_tr
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        ([], "there are no images to predict"),
+        ([], "no images to predict"),
         (["nowhere.jpg"], "'nowhere.jpg' does not exist"),
-        ([PROJECT / "configs"], "there are no images to predict in"),
-        ([PROJECT / "setup.cfg"], "not an image in a format that is known"),
+        ([PROJECT / "configs"], "no images to predict in"),
+        ([PROJECT / "setup.cfg"], "setup.cfg"),
     ],
 )
 def test_predict_refuses(refused, run, tmp_path, args, named):

@@ -80,7 +80,7 @@ def flatten(prefix: str, value: object, flat: dict[str, object]) -> None:
 
 @pytest.fixture
 def steps(monkeypatch) -> Iterator[list[float]]:
-    """The loss of every training step; afterwards the memory of large nets is given back."""
+    """The loss of every training step; memory of large nets is freed afterwards."""
     losses: list[float] = []
     step = AnimalClassifier.training_step
 
@@ -96,10 +96,12 @@ def steps(monkeypatch) -> Iterator[list[float]]:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda file: file.stem)
 def test_a_configuration_trains(tiny_tree, tmp_path, steps, config):
-    """As it is, but for the images, the number of steps and the weights, which would be downloaded."""
-    data = ["--data.root", tiny_tree, "--data.batch_size", 2, "--data.num_workers", 0]
+    """Apart from images, their size, steps and weights, which would be downloaded."""
+    keys = keys_of(config)
+    size = min(64, int(str(keys["data.size"])))  # LeNet has 78 million parameters at 224 px
+    data = ["--data.size", size, "--data.root", tiny_tree, "--data.batch_size", 2, "--data.num_workers", 0]
     trainer = ["--trainer.fast_dev_run", 1, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", tmp_path]
-    weights = ["--model.weights", "null"] if "model.weights" in keys_of(config) else []
+    weights = ["--model.weights", "null"] if "model.weights" in keys else []
     args = ["fit", "--config", config, *data, *trainer, *weights, "--cache_features", "false"]
     assert main([str(arg) for arg in args]) == 0
     assert len(steps) == 1
@@ -119,6 +121,15 @@ def test_a_configuration_says_how_to_run_it_and_bears_its_name(config):
     assert keys_of(config)["name"] == config.stem
     heading = re.match(r"(#.*\n)+", config.read_text(encoding="utf-8")).group()
     assert f"python -m animals_pl fit --config configs/{config.name}" in heading
+
+
+def test_a_key_of_an_older_version_is_refused(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    config.write_text("data:\n  crop_fraction: 0.9\n")
+    assert main(["fit", "--config", str(config), "--trainer.default_root_dir", str(tmp_path / "runs")]) == 2
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "data.crop_fraction" in message and "data.crop_pct" in message and "0.1" in message
+    assert not (tmp_path / "runs").exists()
 
 
 def test_every_experiment_of_the_reference_is_there():

@@ -1,4 +1,4 @@
-"""Which images there are: class names, scanning a folder, matching folders to known classes."""
+"""Scan image folders and map them to class labels."""
 
 from __future__ import annotations
 
@@ -37,36 +37,36 @@ ANIMALS10_COUNTS = {
     "ragno": 4821,
     "scoiattolo": 1862,
 }
-"""Images per class in the full dataset (26,179 in all)."""
+"""Images per class in the full dataset (26,179 in total)."""
 
 RAW = "raw-img"
-"""The folder in which Animals-10 keeps its class folders."""
+"""Name of the folder that contains Animals-10's class folders."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def english_name(class_name: str) -> str:
-    """Return the English name of an Italian Animals-10 class; any other name unchanged."""
+    """English name of an Italian Animals-10 class; other names unchanged."""
     return ANIMALS10.get(class_name.lower(), class_name)
 
 
 def display_name(class_name: str) -> str:
-    """Return ``"cane (dog)"`` for an Italian Animals-10 name; any other name unchanged."""
+    """``"cane (dog)"`` for an Italian Animals-10 class; other names unchanged."""
     english = english_name(class_name)
     return class_name if english == class_name else f"{class_name} ({english})"
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """The images below one folder, sorted by path.
+    """The images below one folder.
 
     Attributes:
         root: The folder that was scanned.
         class_names: Label order; ``labels`` index into it.
-        paths: POSIX paths relative to ``root``, sorted.
+        paths: POSIX paths relative to ``root``.
         labels: int64 array (N,), one class index per path.
-        sha256: N content hashes, by which an image is known again; empty where none were computed.
-        groups: int64 array (N,), the number of the group that an image may not be parted from, or -1.
+        sha256: N content hashes; empty strings if not computed.
+        groups: int64 array (N,), the number of the group that a split must keep together, or -1.
     """
 
     root: Path
@@ -77,27 +77,27 @@ class Catalog:
     groups: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
     def __post_init__(self) -> None:
-        """Let a catalog without hashes or groups have empty ones."""
+        """Fill in empty hashes and groups."""
         if not self.sha256:
             object.__setattr__(self, "sha256", [""] * len(self.paths))
         if not len(self.groups):
             object.__setattr__(self, "groups", np.full(len(self.paths), -1, dtype=np.int64))
 
     def counts(self) -> dict[str, int]:
-        """Return the number of images of every class, in label order."""
+        """Images per class, in label order."""
         found = Counter(self.labels.tolist())
         return {name: found[index] for index, name in enumerate(self.class_names)}
 
     def select(self, paths: Sequence[str]) -> Catalog:
-        """Return the catalog of these of its paths, in the order given."""
+        """Catalog of the given paths, in that order."""
         index_of = {path: index for index, path in enumerate(self.paths)}
         chosen = np.array([index_of[path] for path in paths], dtype=np.int64)
-        contents = [self.sha256[index] for index in chosen]
-        return Catalog(self.root, self.class_names, list(paths), self.labels[chosen], contents, self.groups[chosen])
+        sha256 = [self.sha256[index] for index in chosen]
+        return Catalog(self.root, self.class_names, list(paths), self.labels[chosen], sha256, self.groups[chosen])
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Return the image files at any depth below a folder, sorted; hidden ones are passed over."""
+    """Image files at any depth below a folder, sorted. Hidden files and folders are skipped."""
     return sorted(_images(folder))
 
 
@@ -116,10 +116,10 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def find_root(folder: Path) -> Path:
-    """Return the folder whose folders are the classes.
+    """Find the folder that contains the class folders.
 
-    That is ``folder`` itself, unless there is a ``raw-img`` in it, as in Animals-10, or only one folder, in which
-    (or deeper, by the same rule) two or more folders hold images.
+    That is ``folder/raw-img`` if it exists (as in Animals-10). If ``folder`` contains a single folder, the search
+    continues there, as long as it leads to two or more folders of images. Otherwise it is ``folder`` itself.
     """
     folders = _folders(folder) if folder.is_dir() else []
     if folder / RAW in folders:
@@ -132,29 +132,34 @@ def find_root(folder: Path) -> Path:
 
 
 def class_folders(root: Path, argument: str = "data.root") -> list[Path]:
-    """Return the folders below ``root`` that stand for a class, sorted by name.
+    """Class folders of a dataset, sorted by name.
 
     Args:
         root: The dataset's folder.
-        argument: The name of the option that ``root`` came from, for the message.
+        argument: Name of the option that ``root`` came from, for messages.
 
     Raises:
-        UsageError: ``root`` is missing, is a file, or holds no folder.
+        UsageError: ``root`` is missing, is a file, or contains no folder.
     """
-    remedy = f"run 'python -m animals_pl prepare --source practice' or pass --{argument} DIR"
+    remedy = f"Run 'python -m animals_pl prepare --source practice' or pass --{argument} DIR."
     if not root.is_dir():
-        raise UsageError(f"{argument}={str(root)!r} is not a folder; {remedy}")
+        raise UsageError(f"{argument}={str(root)!r} is not a folder. {remedy}")
     folders = _folders(root)
     if not folders:
-        raise UsageError(f"{argument}={str(root)!r} has no class folders (one folder of images per class); {remedy}")
+        raise UsageError(f"{argument}={str(root)!r} has no class folders (one folder of images per class). {remedy}")
     return folders
 
 
 def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argument: str = "data.root") -> list[int]:
-    """Return the class index of every folder, matched by its own, Italian or English name.
+    """Class index of every folder, matched by its name (Italian or English).
+
+    Args:
+        folder_names: Names of the class folders.
+        class_names: Class names in label order.
+        argument: Name of the option that the folder came from, for messages.
 
     Raises:
-        UsageError: A folder belongs to none of the classes, or two folders to the same one.
+        UsageError: A folder matches no class, or two folders match the same class.
     """
     index_of = {english_name(name).lower(): index for index, name in enumerate(class_names)}
     indices = []
@@ -163,11 +168,11 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
         if index is None:
             known = ", ".join(display_name(c) for c in class_names)
             raise UsageError(
-                f"{argument} has a folder {name!r} of a class that this model does not know; "
-                f"rename or remove it, or train a model with it (known classes: {known})"
+                f"{argument} has a folder {name!r}, which is not a class of this model. "
+                f"Rename or remove it, or train a model with it (classes of this model: {known})."
             )
         if index in indices:
-            raise UsageError(f"{argument} has two folders for the class {class_names[index]!r}; merge them into one")
+            raise UsageError(f"{argument} has two folders for the class {class_names[index]!r}. Merge them.")
         indices.append(index)
     return indices
 
@@ -176,13 +181,13 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
     """List the images of a folder-per-class dataset.
 
     Args:
-        root: A folder with one folder of images per class, or one around it (see :func:`find_root`).
-        class_names: The label order of a trained model: folders are matched to it by name
-            (Italian or English) and classes may be missing. ``None``: the folders, sorted, are the classes.
-        argument: The name of the option that ``root`` came from, for messages.
+        root: Folder with one folder of images per class, or a parent of it (see :func:`find_root`).
+        class_names: Label order of a trained model. Folders are matched to it by name (Italian or English) and
+            classes may be missing. Default: the sorted folder names.
+        argument: Name of the option that ``root`` came from, for messages.
 
     Raises:
-        UsageError: The folder cannot be used, a class is empty, or a folder's class is unknown.
+        UsageError: The folder cannot be used, a class folder is empty, or a class is unknown.
     """
     root = find_root(Path(root))
     folders = class_folders(root, argument)
@@ -194,8 +199,8 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
         images = find_images(folder)
         if not images:
             raise UsageError(
-                f"{argument}={str(root)!r}: the class folder {folder.name!r} holds no images "
-                f"({', '.join(sorted(IMAGE_SUFFIXES))}); fill or remove it"
+                f"{argument}={str(root)!r}: class folder {folder.name!r} has no images "
+                f"({', '.join(sorted(IMAGE_SUFFIXES))}). Fill or remove it."
             )
         found += [(path.relative_to(root).as_posix(), index) for path in images]
     found.sort()

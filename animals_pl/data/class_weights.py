@@ -12,21 +12,21 @@ ClassWeights = Literal["none", "balanced", "reference", "effective"]
 
 
 def class_weights(option: ClassWeights, counts: np.ndarray, beta: float = 0.999) -> np.ndarray:
-    """Return one factor per class for the loss of its images.
+    """Class weights (C,) for the loss.
 
     Args:
-        option: ``none``: 1. ``balanced``: N / (C · count), as scikit-learn's. ``reference``:
-            max(count) / count, rounded to three decimals. ``effective``: in proportion to
-            (1 - beta) / (1 - beta^count), with the mean 1 (Cui et al. 2019, "Class-Balanced Loss Based on Effective
+        option: ``none``: 1. ``balanced``: N / (C · count), as in scikit-learn. ``reference``:
+            max(count) / count, rounded to three decimals. ``effective``: proportional to
+            (1 - beta) / (1 - beta^count), with mean 1 (Cui et al. 2019, "Class-Balanced Loss Based on Effective
             Number of Samples", equation 2 and section 4).
-        counts: (C,) training images of each class.
-        beta: For ``effective``, in [0, 1): 0 weighs all classes alike, near 1 by the inverse of their count.
+        counts: Training images per class (C,).
+        beta: For ``effective``, in [0, 1). 0 gives equal weights; near 1, weights approach the inverse counts.
 
     Returns:
-        (C,) float64 factors.
+        float64 array (C,).
 
     Raises:
-        UsageError: A class without training images would need an infinite factor.
+        UsageError: A class has no training images, so its weight would be infinite.
     """
     if option == "none":
         return np.ones(len(counts))
@@ -40,8 +40,17 @@ def class_weights(option: ClassWeights, counts: np.ndarray, beta: float = 0.999)
 
 
 def require_images(argument: str, remedy: str, counts: np.ndarray) -> None:
-    """Raise a :class:`UsageError` if a class has no training images."""
+    """Check that every class has training images.
+
+    Args:
+        argument: The option that needs them, for the message.
+        remedy: The option and value to use instead.
+        counts: Training images per class (C,).
+
+    Raises:
+        UsageError: A class has none.
+    """
     if not counts.all():
         raise UsageError(
-            f"{argument}: {np.count_nonzero(counts == 0)} classes have no training image; add some, or set {remedy}"
+            f"{argument}: {np.count_nonzero(counts == 0)} classes have no training images. Add some, or set {remedy}."
         )

@@ -1,8 +1,4 @@
-"""File → RGB uint8 array, safely, and the one function that resizes for evaluation.
-
-Training, validation, prediction and deployment all come through here, so this module
-needs numpy and Pillow only.
-"""
+"""Decode image files safely to RGB uint8 arrays. Needs numpy and Pillow only."""
 
 from __future__ import annotations
 
@@ -11,116 +7,62 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from animals_pl.errors import UsageError
 
-ResizeRule = Literal["stretch", "crop"]
 Result = TypeVar("Result")
 
-Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+UNKNOWN_FORMAT = "not an image in a supported format"
 
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
-
-@dataclass(frozen=True)
-class Resize:
-    """How an image of any shape becomes a square of ``size`` pixels.
-
-    Attributes:
-        rule: ``stretch`` squeezes the whole image into the square; ``crop`` keeps the aspect
-            ratio and cuts the square out of the centre.
-        interpolation: Pillow's filter (antialiased when shrinking).
-        crop_pct: For ``crop``: the part, in (0, 1], of the shorter side that the square covers;
-            0.875 resizes the shorter side to ``size / 0.875`` before cutting.
-    """
-
-    rule: ResizeRule = "stretch"
-    interpolation: Interpolation = "bilinear"
-    crop_pct: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse values outside their range."""
-        for key, value, known in (
-            ("resize", self.rule, get_args(ResizeRule)),
-            ("interpolation", self.interpolation, get_args(Interpolation)),
-        ):
-            if value not in known:
-                raise UsageError(f"data.{key}={value!r} is unknown; choose one of {', '.join(known)}")
-        if not 0 < self.crop_pct <= 1:
-            raise UsageError(f"data.crop_pct={self.crop_pct} is out of range; choose a value in (0, 1]")
-        if self.rule == "stretch" and self.crop_pct != 1:
-            raise UsageError(
-                f"data.crop_pct={self.crop_pct} has no effect with data.resize=stretch; "
-                "set data.resize=crop or leave crop_pct at 1"
-            )
-
-    def __call__(self, image: np.ndarray, size: int) -> np.ndarray:
-        """Resize an (H, W, 3) uint8 image to (size, size, 3) uint8."""
-        picture = Image.fromarray(image)
-        return np.asarray(picture.resize((size, size), _RESAMPLING[self.interpolation], self._box(picture)))
-
-    def _box(self, picture: Image.Image) -> tuple[float, float, float, float]:
-        """Return the region (left, top, right, bottom), in pixels, that becomes the square."""
-        width, height = picture.size
-        if self.rule == "stretch":
-            return (0.0, 0.0, float(width), float(height))
-        # Resampling the centre square alone is resizing the shorter side and then cutting, in one pass.
-        side = min(width, height) * self.crop_pct
-        left, top = (width - side) / 2, (height - side) / 2
-        return (left, top, left + side, top + side)
-
-
-UNKNOWN_FORMAT = "not an image in a format that is known"
-
-ABSURD_EXPANSION = 200
-"""A picture above Pillow's size limit is refused if it unpacks to this many times its file's bytes; a large
-image unpacks to about 30 times."""
-
+MAX_EXPANSION = 200
+"""Ratio of decoded to file bytes above which an image over Pillow's size limit is a decompression bomb. Large
+photographs reach about 30."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
-"""What is tried, whatever a file's name says; some others that Pillow knows start another program."""
+"""Formats passed to Image.open. Others that Pillow supports run external programs (e.g. Ghostscript)."""
 
-_TRUNCATED_ALLOWED = threading.Lock()
-"""Pillow's permission to decode what is left of a file is one for the whole process."""
+_LOAD_TRUNCATED_LOCK = threading.Lock()
+"""Guards ImageFile.LOAD_TRUNCATED_IMAGES, which is global to the process."""
 
 
 @contextmanager
 def open_image(content: bytes) -> Iterator[Image.Image]:
-    """Open the bytes of an image file, quietly and safely; decoding one that was cut short raises.
+    """Open the bytes of an image file. Decoding a truncated file raises.
+
+    Args:
+        content: Content of the file.
 
     Raises:
-        Image.DecompressionBombError: It claims more pixels than is sane for its size.
+        Image.DecompressionBombError: The image has too many pixels for its file size.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd EXIF and on images near its size limit
+        warnings.simplefilter("ignore")  # Pillow warns of odd EXIF data and of large images
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             pixels = picture.width * picture.height
-            if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > ABSURD_EXPANSION * len(content):
+            if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > MAX_EXPANSION * len(content):
                 raise Image.DecompressionBombError(f"{pixels:,} pixels in a file of {len(content):,} bytes")
             yield picture
 
 
 def use_image(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    """Open the bytes of an image file and return what ``use`` makes of the picture.
+    """Open the bytes of an image file and return ``use(picture)``.
 
-    Of a file that was cut short the part that is there is used, as browsers do.
+    Of a truncated file, the part that can be decoded is used, as in browsers.
+
+    Args:
+        content: Content of the file.
+        use: Called with the opened image, at most twice.
     """
     try:
         with open_image(content) as picture:
             return use(picture)
-    except Exception:  # decoders of damaged files raise what they like
-        with _TRUNCATED_ALLOWED:
+    except Exception:  # decoders raise anything on damaged files
+        with _LOAD_TRUNCATED_LOCK:
             before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
             try:
                 with open_image(content) as picture:
@@ -140,61 +82,59 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation → what turns a picture upright."""
+"""EXIF orientation → transposition that makes the image upright."""
 
 _QUARTER_TURNS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 
 
 def orientation_of(picture: Image.Image) -> int:
-    """Return the EXIF orientation of a picture just opened, 1 (upright) to 8."""
+    """EXIF orientation of an opened image, 1 (upright) to 8."""
     orientation = picture.getexif().get(_ORIENTATION, 1)
     return orientation if orientation in _UPRIGHT else 1
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
-    """Return what turns a picture just opened upright, if anything; TIFF is turned by Pillow."""
+    """Transposition that makes an opened image upright, if any. Pillow itself turns TIFF."""
     return None if picture.format == "TIFF" else _UPRIGHT.get(orientation_of(picture))
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """Return width and height of a picture just opened, in pixels, as a person sees it."""
+    """Width and height of an opened image in pixels, after EXIF rotation."""
     width, height = picture.size
     return (height, width) if _turn(picture) in _QUARTER_TURNS else (width, height)
 
 
 def upright(picture: Image.Image, size: int | None = None) -> Image.Image:
-    """Return a picture just opened as RGB, turned as a person sees it; ``size`` as in :func:`decode`."""
+    """Opened image as RGB, after EXIF rotation. ``size`` as in :func:`decode`."""
     turn = _turn(picture)
     rgb = to_rgb(picture) if size is None else _reduced(picture, size)
     return rgb if turn is None else rgb.transpose(turn)
 
 
 MARGIN = 2
-"""A JPEG is decoded at a fraction of its size if each side keeps this many times the side of the square to be made.
+"""A JPEG is decoded at a reduced size if each side stays at least this many times the side of the final square.
 
-Measured on 3,292 Animals-10 images, against decoding them whole. At 64 pixels 22 % are reduced; in the square
-these differ by 0.4 of 255 levels on average, and their features of a MobileNetV3-Small by a cosine of 0.9993. Of all
-predictions of a linear head (five folds) 0.4 % change, and the accuracy of 0.6255 does not. At 112 pixels 1.2 % are
-reduced and one prediction changes. With a margin of 1, 3.4 % of the predictions change at 64 pixels and 2.1 % at 112.
+Measured on 3,292 Animals-10 images at 64 pixels: 22 % are reduced, 0.4 % of the predictions of a linear head on
+MobileNetV3-Small features change and its accuracy does not. With a margin of 1, 3.4 % of the predictions change.
 """
 
 
 def _reduced(picture: Image.Image, size: int) -> Image.Image:
-    """Return a picture just opened as RGB, not turned; a JPEG at the scale that suits squares of ``size`` pixels."""
-    # Pillow takes the smallest of 1, 1/2, 1/4 and 1/8 at which neither side is shorter than this.
+    """Opened image as RGB, not rotated. A JPEG is decoded at the scale for squares of ``size`` pixels."""
+    # Pillow chooses the smallest of 1, 1/2, 1/4 and 1/8 at which neither side is shorter than this.
     drafted = picture.draft(None, (MARGIN * size, MARGIN * size))
     rgb = to_rgb(picture)
     if drafted is None or drafted[1][2:] == rgb.size:
         return rgb
-    # The image ends within the last row or column; left so, it would be shrunk towards the corner, by up to
-    # half a pixel of the square: as large a change as all others together.
+    # The image ends within the last row or column. Uncorrected, it would be shifted towards the corner by up to
+    # half a pixel of the square, as large an error as all others together.
     return rgb.resize(rgb.size, Image.Resampling.BICUBIC, drafted[1])
 
 
 def upright_square(picture: Image.Image, side: int) -> Image.Image:
-    """Return a picture just opened as ``side`` × ``side`` pixels RGB, upright, the aspect ratio not kept.
+    """Opened image as ``side`` × ``side`` pixels RGB, after EXIF rotation; the aspect ratio is not kept.
 
-    A JPEG is decoded at a fraction of its size, which is several times quicker.
+    A JPEG is decoded at a reduced size, which is several times faster.
     """
     turn = _turn(picture)
     picture.draft("RGB", (2 * side, 2 * side))
@@ -205,31 +145,31 @@ def upright_square(picture: Image.Image, side: int) -> Image.Image:
 def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     """Decode an image file or its bytes to an (H, W, 3) uint8 RGB array.
 
-    EXIF rotation is applied, transparency is laid over white, 16-bit grey is scaled, and grey, palette
-    and CMYK become RGB. A file cut short is decoded as far as it goes.
+    EXIF rotation is applied, transparency is composited over white, 16-bit grey is scaled to 8 bits, and grey,
+    palette and CMYK become RGB. Of a truncated file, the part that can be decoded is used.
 
     Args:
-        source: The file's path or content.
-        size: Side in pixels of the square that the image is wanted for. A large JPEG is then decoded at 1/2,
-            1/4 or 1/8 of its size (libjpeg's scaled DCT), which is several times quicker; neither side falls below
-            :data:`MARGIN` times ``size``. ``None``: whole.
+        source: Path or content of the file.
+        size: Side in pixels of the square that the image will be resized to. A large JPEG is then decoded at 1/2,
+            1/4 or 1/8 of its size (libjpeg's scaled DCT), which is several times faster; no side falls below
+            :data:`MARGIN` times ``size``. ``None`` decodes at full size.
 
     Raises:
-        UsageError: The file cannot be read as an image, or is a decompression bomb.
+        UsageError: The file is not a readable image, or is a decompression bomb.
     """
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         return use_image(content, lambda picture: np.array(upright(picture, size)))
-    except Exception as error:  # decoders of damaged files raise what they like
-        reason = (
-            UNKNOWN_FORMAT if isinstance(error, Image.UnidentifiedImageError) else f"{type(error).__name__}: {error}"
-        )
-        raise UsageError(f"cannot decode the image {name}: {reason}; mend or remove the file") from error
+    except UnidentifiedImageError as error:
+        raise UsageError(f"cannot decode the image {name}: {UNKNOWN_FORMAT}. Fix or remove the file.") from error
+    except Exception as error:  # decoders raise anything on damaged files
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"cannot decode the image {name}: {reason}. Fix or remove the file.") from error
 
 
 def decodes(source: str | Path | bytes) -> bool:
-    """Return whether :func:`decode` makes a picture of a file, be it of a part."""
+    """Whether :func:`decode` can decode a file, at least in part."""
     try:
         decode(source)
     except UsageError:
@@ -238,8 +178,8 @@ def decodes(source: str | Path | bytes) -> bool:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB: 16-bit grey is scaled, transparency laid over white."""
-    if picture.mode.startswith("I"):  # 16 or 32 bits of grey; convert() would clip at 255
+    """Convert an image of any mode to RGB: 16-bit grey is scaled, transparency composited over white."""
+    if picture.mode.startswith("I"):  # 16 or 32-bit grey, which convert() would clip at 255
         grey = np.asarray(picture, dtype=np.float64)
         return Image.fromarray((grey / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:

@@ -1,21 +1,23 @@
-"""What a model needs to know about the data it is trained on."""
+"""Facts about the training data that a model needs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from animals_pl.data.sampling import Sampling
+if TYPE_CHECKING:
+    from animals_pl.data.sampling import Sampling
 
 
 @dataclass(frozen=True)
 class DataInfo:
-    """Facts about a dataset, handed to :meth:`AnimalClassifier.set_data` once.
+    """Facts about a dataset, passed to :meth:`AnimalClassifier.set_data` once.
 
     Attributes:
-        class_names: C names in label order.
-        class_counts: C numbers of training images, in label order. Empty outside training.
+        class_names: Class names in label order (C).
+        class_counts: Training images per class (C). Empty if there is no training split.
         size: Side of the validation images, in pixels.
-        sampling: How training images are drawn. Only used to warn when sampling and loss both correct the imbalance.
+        sampling: How training images are drawn. Used to warn if sampling and loss both correct the imbalance.
     """
 
     class_names: tuple[str, ...]

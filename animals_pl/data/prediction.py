@@ -1,4 +1,4 @@
-"""Find the images to predict: files and folders, with what is wrong with each file."""
+"""Find and inspect the images to predict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PredictionImages:
     """Images to predict.
 
     Attributes:
-        paths: All files, in the order given; folders are expanded and sorted.
+        paths: All files, in the order given. Folders are expanded and sorted.
         broken: Path → problem of each file that cannot be decoded completely.
         readable: The paths that can be decoded at least in part.
     """
@@ -37,20 +37,24 @@ class PredictionImages:
 def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
     """Expand files and folders to image files and inspect each.
 
+    Args:
+        given: Image files (with any suffix) and folders of images.
+
     Raises:
         UsageError: A path does not exist, there are no images, or none can be decoded.
     """
-    remedy = "pass images or folders of images: 'python -m animals_pl predict PATH … --ckpt_path FILE'"
+    remedy = "Pass images or folders of images: 'python -m animals_pl predict PATH … --ckpt_path FILE'."
     for path in given:
         if not path.exists():
-            raise UsageError(f"{str(path)!r} does not exist; {remedy}")
-    paths = [image for path in given for image in (find_images(path) if path.is_dir() else [path])]
-    if not paths:
+            raise UsageError(f"{str(path)!r} does not exist. {remedy}")
+    files = [image for path in given for image in (find_images(path) if path.is_dir() else [path])]
+    if not files:
         where = f" in {', '.join(map(str, given))} ({', '.join(sorted(IMAGE_SUFFIXES))})" if given else ""
-        raise UsageError(f"there are no images to predict{where}; {remedy}")
-    problems = [facts.problem for facts in inspect_all(paths)]
-    broken = {str(path): problem for path, problem in zip(paths, problems, strict=True) if problem}
-    readable = [str(path) for path in paths if str(path) not in broken or decodes(path)]
+        raise UsageError(f"there are no images to predict{where}. {remedy}")
+    paths = [str(file) for file in files]
+    problems = [facts.problem for facts in inspect_all(files)]
+    broken = {path: problem for path, problem in zip(paths, problems, strict=True) if problem}
+    readable = [path for path in paths if path not in broken or decodes(path)]
     if not readable:
-        raise UsageError(f"none of the {len(paths)} images can be decoded (first: {paths[0]}: {problems[0]}); {remedy}")
-    return PredictionImages([str(path) for path in paths], broken, readable)
+        raise UsageError(f"none of the {len(paths)} images can be decoded (first: {paths[0]}: {problems[0]}). {remedy}")
+    return PredictionImages(paths, broken, readable)

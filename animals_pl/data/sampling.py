@@ -1,4 +1,4 @@
-"""Which samples, in which order, at which size: pure functions of (seed, epoch, rank)."""
+"""Order, repetition and size of training samples: pure functions of (seed, epoch, rank)."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ Sampling = Literal["shuffle", "weighted", "weighted_sqrt"]
 
 
 class SampleKey(NamedTuple):
-    """Everything that a training sample depends on, apart from the run's seed.
+    """Everything that a training sample depends on, except the seed of the run.
 
     Attributes:
-        index: Which image.
-        epoch: In which epoch.
-        repeat: How often the epoch has drawn this image before: 0 with ``shuffle``.
+        index: Index of the image.
+        epoch: The epoch.
+        repeat: How often the image was drawn before in the epoch. Always 0 with ``shuffle``.
         size: Side of the image, in pixels.
     """
 
-    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody calls on a key
+    index: int  # type: ignore[assignment]  # hides tuple.index
     epoch: int
     repeat: int
     size: int
 
 
 def shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    """Return a permutation of ``range(count)``, another one each epoch."""
+    """Permutation of ``range(count)``, different in each epoch."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def weighted(labels: np.ndarray, seed: int, epoch: int, power: float = 1.0) -> np.ndarray:
-    """Draw ``len(labels)`` indices with replacement, images of scarce classes more often.
+    """Draw ``len(labels)`` indices with replacement, images of rare classes more often.
 
     Args:
-        labels: (N,) class index of every image.
-        seed: The run's seed.
-        epoch: Another one, another draw.
-        power: A class is drawn in proportion to its count to the power of ``1 - power``: 1 makes all classes equally
-            likely, 0.5 is square-root sampling (Mahajan et al. 2018), 0 keeps their frequencies.
+        labels: Class index of every image (N,).
+        seed: Seed of the run.
+        epoch: The epoch.
+        power: A class is drawn in proportion to count^(1 - power). 1 makes all classes equally likely, 0.5 is
+            square-root sampling (Mahajan et al. 2018), 0 keeps the class frequencies.
     """
     weight = np.bincount(labels)[labels] ** -power
     return np.random.default_rng([seed, epoch]).choice(len(labels), size=len(labels), p=weight / weight.sum())
 
 
 def repeats(indices: np.ndarray) -> np.ndarray:
-    """Return, for every position, how often its index stands at earlier positions."""
+    """For every position (N,), how often its index occurs at earlier positions."""
     order = np.argsort(indices, kind="stable")
     ordered = indices[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -58,11 +58,11 @@ def repeats(indices: np.ndarray) -> np.ndarray:
 
 
 def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[tuple[int, int]]:
-    """Cut an epoch's order into global batches of ``batch_size * world_size``.
+    """(Start, end) of every global batch of ``batch_size * world_size`` samples in an epoch of ``count``.
 
-    The last batch takes the rest. A rest that would leave a rank with fewer than two samples (BatchNorm
-    needs two, an empty shard stalls the others) joins the batch before it, so no sample is dropped and
-    every rank sees the same number of batches.
+    The last batch is smaller. If it would leave a rank with fewer than two samples (BatchNorm needs two, and an
+    empty rank blocks the others), it is merged into the batch before. So no sample is dropped and every rank has the
+    same number of batches.
     """
     step = batch_size * world_size
     smallest = min(2 * world_size, step)
@@ -73,17 +73,17 @@ def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[tuple
 
 
 class KeyBatchSampler(Sampler[list[SampleKey]]):
-    """Yields batches of :class:`SampleKey` for one rank, starting wherever the training stands.
+    """Batches of :class:`SampleKey` for one rank, starting at the current position of the training.
 
     Args:
-        labels: (N,) class index of every image.
+        labels: Class index of every image (N,).
         batch_size: Samples per batch and rank.
-        sampling: ``shuffle`` (every image once an epoch), ``weighted`` (classes equally likely) or
+        sampling: ``shuffle`` (every image once per epoch), ``weighted`` (classes equally likely) or
             ``weighted_sqrt`` (in proportion to the square root of their count).
         seed: Seed of the order.
-        size_at: Epoch → image side in pixels.
-        position: Returns (epoch, batches already done in it), read when an iteration starts.
-        rank: This process's number.
+        size_at: Epoch → side of the images in pixels.
+        position: Returns (epoch, batches already done in it). Called when an iteration starts.
+        rank: Rank of this process.
         world_size: Number of processes.
     """
 
@@ -108,11 +108,11 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
         self.bounds = batch_bounds(len(labels), batch_size, world_size)
 
     def __len__(self) -> int:
-        """Return the batches of a full epoch, wherever the next iteration starts."""
+        """Number of batches of a full epoch, regardless of the position."""
         return len(self.bounds)
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        """Yield this rank's part of every global batch that is still to be done in the epoch."""
+        """Yield this rank's share of the remaining global batches of the epoch."""
         epoch, done = self.position()
         order = self._order(epoch)
         size = self.size_at(epoch)

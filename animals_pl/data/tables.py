@@ -1,47 +1,46 @@
-"""CSV files: written whole or not at all, read as people leave them."""
+"""Read and write CSV files."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from pathlib import Path
 
 import pandas as pd
 
 from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.files import atomic_write
 
 
 def write_table(table: pd.DataFrame, file: Path) -> None:
-    """Write a table as CSV, whole or not at all; file names of any bytes survive."""
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    # With this line end, names that hold a carriage return are quoted, too.
-    table.to_csv(partial, index=False, errors="surrogateescape", lineterminator="\r\n")
-    partial.replace(file)
+    """Write a table as CSV atomically. File names that are not valid UTF-8 are preserved."""
+    with atomic_write(file) as partial:
+        # With \r\n, pandas also quotes names that contain a carriage return.
+        table.to_csv(partial, index=False, errors="surrogateescape", lineterminator="\r\n")
 
 
 def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
-    """Read a CSV file that a person may have edited; a cell that is not there is empty.
+    """Read a CSV file that may have been edited by hand. Missing cells are empty strings.
 
     Args:
         file: The file.
-        argument: The option that it was given as, for messages.
-        columns: Those that it must have.
+        argument: Name of the option that ``file`` came from, for messages.
+        columns: Required columns.
 
     Raises:
-        UsageError: It is absent, is no CSV text or lacks a column.
+        UsageError: The file is missing, is not CSV text or lacks a column.
     """
     if not file.is_file():
-        raise UsageError(f"{argument}={str(file)!r} is not a file; mend the path or leave {argument} out")
+        raise UsageError(f"{argument}={str(file)!r} is not a file. Fix the path or remove {argument}.")
     try:
-        # utf-8-sig: spreadsheets put a byte-order mark in front
+        # utf-8-sig: spreadsheets write a byte-order mark
         text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
         if "\0" in text:
-            raise csv.Error("it holds zeros, as text in another encoding does")
+            raise csv.Error("it contains null bytes; is it UTF-16?")
         reader = csv.DictReader(io.StringIO(text, newline=""))
         rows = [{name: cell or "" for name, cell in row.items() if name is not None} for row in reader]
     except csv.Error as error:
-        raise UsageError(f"{argument}={str(file)!r} cannot be read as CSV ({error}); save it as UTF-8 text") from error
+        raise UsageError(f"{argument}={str(file)!r} cannot be read as CSV ({error}). Save it as UTF-8 text.") from error
     known = list(reader.fieldnames or [])
     for name in columns:
         if name not in known:

@@ -1,1 +1,1 @@
-"""Checkpoint → file that runs without torch."""
+"""Deployment: models that run without torch."""

@@ -1,1 +1,1 @@
-"""Arrays → numbers and figures."""
+"""Evaluation: metrics, figures and label errors from arrays. Pure functions."""

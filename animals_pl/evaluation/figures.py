@@ -1,4 +1,4 @@
-"""Figures: training curves and the confusion matrix."""
+"""Plot training curves and confusion matrices."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ TRAIN_COLOUR, VAL_COLOUR = "#4c72b0", "#dd8452"
 
 
 def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Draw training and validation loss and accuracy over the epochs; the best validation epoch of each is marked.
+    """Plot training and validation loss and accuracy over epochs, and mark the best validation value of each.
 
     Args:
-        rows: One mapping per epoch with ``epoch`` (from 0), ``loss/train``, ``loss/val``, ``acc/train``, ``acc/val``;
-            what is absent is left out.
+        rows: One mapping per epoch with ``epoch`` (from 0), ``loss/train``, ``loss/val``, ``acc/train`` and
+            ``acc/val``. Missing values leave gaps.
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     epochs = np.array([row["epoch"] + 1 for row in rows])
@@ -43,10 +43,10 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draw the confusion matrix: colour is the part of the true class, the number is the count.
+    """Plot a confusion matrix: numbers are counts, colours the share of the true class.
 
     Args:
-        confusion: (C, C) counts, rows the truth, columns the prediction.
+        confusion: (C, C) counts; rows are true classes, columns predictions.
         class_names: C names.
     """
     count = len(class_names)

@@ -1,4 +1,4 @@
-"""Numbers from a confusion matrix: pure functions of arrays."""
+"""Metrics computed from a confusion matrix."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import numpy as np
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    """Divide; nothing of nothing is NaN."""
+    """Elementwise quotient; NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
 
 
 def recall_per_class(confusion: np.ndarray) -> np.ndarray:
-    """Return the part of each class's images that were recognised: (C,), NaN where there were none.
+    """Per-class recall (C,); NaN for classes without samples.
 
     Args:
-        confusion: (C, C) counts, rows the truth, columns the prediction.
+        confusion: (C, C) counts; rows are true classes, columns predictions.
     """
     return _divide(np.diag(confusion).astype(float), confusion.sum(1))
 
 
 def f1_per_class(confusion: np.ndarray) -> np.ndarray:
-    """Return 2·TP / (2·TP + FP + FN) of each class: (C,), NaN where a class has no images.
+    """Per-class F1 (C,): 2·TP / (2·TP + FP + FN); NaN for classes without samples.
 
     Args:
-        confusion: (C, C) counts, rows the truth, columns the prediction.
+        confusion: (C, C) counts; rows are true classes, columns predictions.
     """
     truth = confusion.sum(1)
     f1 = _divide(2.0 * np.diag(confusion), truth + confusion.sum(0))
@@ -31,13 +31,12 @@ def f1_per_class(confusion: np.ndarray) -> np.ndarray:
 
 
 def summarise(confusion: np.ndarray) -> dict[str, float]:
-    """Return top-1 accuracy, macro recall and macro-F1, each in 0…1.
+    """Top-1 accuracy, macro recall and macro-F1, each in 0…1.
 
-    The macro averages are over the classes that have images, so a folder with three of ten
-    classes is evaluated on those three (scikit-learn's ``balanced_accuracy_score`` does the same).
+    Macro averages are over the classes that have samples, as in scikit-learn's ``balanced_accuracy_score``.
 
     Args:
-        confusion: (C, C) counts, rows the truth, columns the prediction; not all zero.
+        confusion: (C, C) counts, not all zero; rows are true classes, columns predictions.
     """
     return {
         "acc": float(np.trace(confusion) / confusion.sum()),

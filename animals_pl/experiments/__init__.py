@@ -1,1 +1,1 @@
-"""Many runs: cross-validation, search, run table, reproduction of the reference."""
+"""Many runs: cross-validation, search, the run table, reproduction of the reference."""

@@ -1,4 +1,4 @@
-"""What the reference published of its experiments."""
+"""Published results of the reference implementation."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """The reference's own numbers, at its best epoch; accuracies are fractions.
+    """Results of one experiment at its best epoch. Accuracies are fractions in [0, 1].
 
     Attributes:
-        title: What the reference calls the experiment.
-        epochs: Epochs run.
-        best: The best epoch, from 1; empty where it is not told.
+        title: The reference's name of the experiment.
+        epochs: Number of epochs.
+        best: Best epoch, from 1. Empty: not published. Two: the loss is from the first, the accuracy from the second.
         trainable: Trainable parameters.
         train_loss: Training loss, class weights included.
         train_accuracy: Training accuracy.
@@ -30,7 +30,7 @@ class Published:
     val_accuracy: float
 
     def cells(self) -> list[str]:
-        """Return trainable parameters, epochs, best epoch, training loss and accuracy, validation loss and accuracy."""
+        """Trainable parameters, epochs, best epoch, training loss and accuracy, validation loss and accuracy."""
         numbers = (self.train_loss, self.train_accuracy, self.val_loss, self.val_accuracy)
         return [f"{self.trainable:,}", str(self.epochs), self.best, *(f"{number:.4f}" for number in numbers)]
 
@@ -54,4 +54,4 @@ REFERENCE = {
     "lenet": Published("LeNet", 15, "3, 5", 78_432_080, 2.3249, 0.5561, 1.7009, 0.4758),
     "shallownet": Published("ShallowNet", 15, "2, 5", 16_057_226, 2.3473, 0.5862, 1.6931, 0.4786),
 }
-"""By the name of our configuration. The last three took the loss from one epoch and the accuracy from another."""
+"""Name of our configuration → published results."""

@@ -1,36 +1,31 @@
-"""Train the reference's experiments one after another and print its table beside ours.
-
-python scripts/reproduce.py --root DIR [--weights FOLDER] [--epochs N] [NAME ...]
-"""
+"""The verb ``reproduce``: train the reference's experiments and compare with its published results."""
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.experiments.reference import REFERENCE
-from animals_pl.models import registry
+from animals_pl.experiments.study import CONFIGS, read_yaml
+from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics
 
-PROJECT = Path(__file__).parents[1]
+COLUMNS = ("trainable", "whose", "epochs", "best", "train loss", "train acc", "val loss", "val acc", "macro recall")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one experiment.
+    """Result of one experiment.
 
     Attributes:
-        rows: The epochs that were run, as in metrics.csv.
-        start: ``pretrained``, ``scratch`` (as meant) or ``random`` (a backbone without its weights).
-        failure: The last line of a run that did not end well.
+        rows: Metrics of each epoch.
+        start: ``pretrained``, ``scratch`` (intended) or ``random`` (a backbone without its weights).
+        failure: Why the training failed; empty if it did not.
     """
 
     rows: list[Row]
@@ -38,9 +33,40 @@ class Outcome:
     failure: str = ""
 
 
+def reproduce(
+    root: str,
+    names: list[str] | None = None,
+    weights: str | None = None,
+    epochs: int | None = None,
+    output: str = "checkpoints",
+) -> None:
+    """Train the reference's experiments one after another and print its table beside ours.
+
+    Args:
+        root: Animals-10: folder with one folder of images per class.
+        names: Experiments, named as their files in configs. Default: all.
+        weights: Folder with NET.safetensors files. Default: timm downloads them.
+        epochs: Maximum number of epochs of each experiment. Default: as in the reference.
+        output: Folder of the runs.
+
+    Raises:
+        UsageError: A name is unknown.
+    """
+    for name in names or []:
+        if name not in REFERENCE:
+            hint = did_you_mean(name, REFERENCE)
+            raise UsageError(f"names={name!r} is not an experiment. {hint}Choose from {', '.join(REFERENCE)}")
+    folder = Path(weights) if weights else None
+    outcomes = {}
+    for name in names or REFERENCE:
+        print(f"\n== {name}", flush=True)
+        outcomes[name] = train(name, Path(root), folder, epochs, Path(output))
+    Console(width=200).print(comparison(outcomes))
+
+
 def find_weights(net: str, folder: Path | None) -> str | None:
-    """Return the value for model.weights: a file of the folder, ``imagenet`` where no folder is given, or ``None``."""
-    if net in registry.FROM_SCRATCH:
+    """Value of model.weights: a file of the folder, ``imagenet`` without a folder, or ``None``."""
+    if net in FROM_SCRATCH:
         return None
     if folder is None:
         return "imagenet"
@@ -49,36 +75,33 @@ def find_weights(net: str, folder: Path | None) -> str | None:
 
 
 def train(name: str, root: Path, weights_folder: Path | None, epochs: int | None, output: Path) -> Outcome:
-    """Run one experiment in a process of its own and read its metrics."""
-    config = PROJECT / "configs" / f"{name}.yaml"
-    net = yaml.safe_load(config.read_text())["model"]["net"]
+    """Run one experiment and read its metrics. A failure is recorded and does not stop the next experiments."""
+    from animals_pl.lightning_cli import run
+
+    config = CONFIGS / f"{name}.yaml"
+    net = read_yaml(config)["model"]["net"]
     weights = find_weights(net, weights_folder)
+    start = "pretrained" if weights else "scratch" if net in FROM_SCRATCH else "random"
+    full = REFERENCE[name].epochs
     options = {
-        "--data.root": root,
-        "--data.group_duplicates": "false",  # as in the reference's split
-        "--trainer.default_root_dir": output,
-        "--trainer.max_epochs": min(epochs or sys.maxsize, REFERENCE[name].epochs),
-        "--model.weights": weights or "null",
+        "data.root": root,
+        "data.group_duplicates": "false",  # as in the reference's split
+        "trainer.default_root_dir": output,
+        "trainer.max_epochs": min(epochs or full, full),
+        "model.weights": weights or "null",
     }
-    command = [sys.executable, "-m", "animals_pl", "fit", "--config", config]
-    for option, value in options.items():
-        command += [option, value]
-    before = set((output / name).glob("version_*"))
-    result = subprocess.run(
-        [str(part) for part in command], cwd=PROJECT, stderr=subprocess.PIPE, text=True, check=False
-    )
-    start = "pretrained" if weights else "scratch" if net in registry.FROM_SCRATCH else "random"
-    made = set((output / name).glob("version_*")) - before
-    rows = read_metrics(made.pop() / "metrics.csv") if made else []
-    if result.returncode or not rows:
-        return Outcome(rows, start, (result.stderr.strip().splitlines() or ["no output"])[-1])
-    return Outcome(rows, start)
+    args = ["fit", "--config", config, *(part for key, value in options.items() for part in (f"--{key}", value))]
+    try:
+        trainer = run([str(arg) for arg in args]).trainer
+    except Exception as error:  # such as a GPU that is out of memory
+        return Outcome([], start, (str(error).strip().splitlines() or [type(error).__name__])[-1])
+    return Outcome(read_metrics(Path(trainer.default_root_dir) / "metrics.csv"), start)
 
 
 def describe(name: str, outcome: Outcome | None) -> list[str]:
-    """Return our row of one experiment: epochs, best epoch, losses, accuracies, macro recall, a remark.
+    """Cells of one experiment: epochs, best epoch, losses, accuracies, macro recall, remark.
 
-    Accuracies of a backbone with random weights are never shown: they say nothing about the method.
+    Metrics of a backbone with random weights are not shown: they say nothing about the method.
     """
     full = REFERENCE[name].epochs
     if outcome is None:
@@ -87,46 +110,20 @@ def describe(name: str, outcome: Outcome | None) -> list[str]:
         return [""] * 7 + [f"failed: {outcome.failure}"]
     epochs = len(outcome.rows)
     if outcome.start == "random":
-        return [str(epochs)] + [""] * 6 + ["ran, but there are no pretrained weights here: no result"]
+        return [str(epochs)] + [""] * 6 + ["no pretrained weights, so no result"]
     best = best_epoch(outcome.rows, "loss/val")
     cells = [f"{best[key]:.4f}" for key in ("loss/train", "acc/train", "loss/val", "acc/val", "macro_recall/val")]
     remark = "" if epochs == full else f"{epochs} of {full} epochs"
     return [str(epochs), str(int(best["epoch"]) + 1), *cells, remark]
 
 
-def table(outcomes: dict[str, Outcome]) -> Table:
-    """Return the reference's numbers and ours, experiment by experiment, as Markdown."""
-    result = Table(box=box.MARKDOWN)
-    columns = ("trainable", "whose", "epochs", "best", "train loss", "train acc", "val loss", "val acc", "macro recall")
-    for column in ("configuration", *columns, "remark"):
-        result.add_column(column, justify="right" if column in columns else "left")
+def comparison(outcomes: dict[str, Outcome]) -> Table:
+    """Markdown table of the published results and ours, experiment by experiment."""
+    table = Table(box=box.MARKDOWN)
+    for column in ("configuration", *COLUMNS, "remark"):
+        table.add_column(column, justify="right" if column in COLUMNS else "left")
     for name, published in REFERENCE.items():
         trainable, *numbers = published.cells()
-        result.add_row(name, trainable, "reference", *numbers, "", "")
-        result.add_row("", "", "ours", *describe(name, outcomes.get(name)))
-    return result
-
-
-def main() -> None:
-    """Run the experiments that were named, or all of them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(REFERENCE)}")
-    parser.add_argument("--root", type=Path, required=True, help="Animals-10: one folder of images per class")
-    parser.add_argument("--weights", type=Path, help="folder with NET.safetensors files; default: timm downloads them")
-    parser.add_argument("--epochs", type=int, help="at most this many epochs each")
-    parser.add_argument("--output", type=Path, default=PROJECT / "checkpoints", help="where the runs are written")
-    options = parser.parse_args()
-    unknown = [name for name in options.names if name not in REFERENCE]
-    if unknown:
-        parser.error(f"unknown experiment {unknown[0]!r}; choose from {', '.join(REFERENCE)}")
-    paths = [path and path.resolve() for path in (options.root, options.weights, options.output)]
-    root, weights, output = paths
-    outcomes = {}
-    for name in options.names or REFERENCE:
-        print(f"\n== {name}", flush=True)
-        outcomes[name] = train(name, root, weights, options.epochs, output)
-    Console(width=200).print(table(outcomes))
-
-
-if __name__ == "__main__":
-    main()
+        table.add_row(name, trainable, "reference", *numbers, "", "")
+        table.add_row("", "", "ours", *describe(name, outcomes.get(name)))
+    return table

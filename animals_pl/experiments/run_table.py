@@ -1,4 +1,4 @@
-"""The verb ``report``: every run below a folder in one table, best first, beside what the reference published."""
+"""The verb ``report``: rank all runs below a folder in one table, beside the reference's published results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from animals_pl.errors import UsageError
-from animals_pl.experiments.finished_runs import Found, Run, find_runs
+from animals_pl.experiments.finished_runs import FinishedRun, FoundRuns, find_runs
 from animals_pl.experiments.reference import REFERENCE
+from animals_pl.files import atomic_write
 
 RankBy = Literal["macro_recall", "acc", "loss", "macro_f1"]
 RANKED_BY = {"macro_recall": "macro recall", "acc": "accuracy", "loss": "loss", "macro_f1": "macro-F1"}
@@ -29,12 +30,12 @@ HEADINGS = (
 )
 OTHER_IMAGES = "†"
 ROOMY = 120
-"""Columns of a screen, or of a file, from which the numbers stand further apart."""
+"""Terminal columns from which the table has wider gaps; also the width without a terminal."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A row of the report: a run, or what the reference published of it."""
+    """A row of the report: a run, or the reference's results of the same experiment (without a rank)."""
 
     rank: str
     run: str
@@ -43,12 +44,12 @@ class Line:
 
 
 def report(folder: str = "checkpoints", output: str | None = None, rank_by: RankBy = "macro_recall") -> None:
-    """Rank all runs below a folder, each at its best epoch, beside what the reference published.
+    """Rank all runs below a folder, each at its best epoch, beside the reference's published results.
 
     Args:
-        folder: Where the runs are: FOLDER/NAME/version_N.
-        output: A file to write the same table to, as Markdown.
-        rank_by: What the runs are ranked by, of the validation images; equal ones by trainable parameters.
+        folder: Folder of the runs: FOLDER/NAME/version_N.
+        output: Markdown file to write the table to. Default: none.
+        rank_by: Validation metric to rank by. Ties are ranked by trainable parameters.
 
     Raises:
         UsageError: There are no runs, or the output cannot be written.
@@ -67,28 +68,19 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
         console.print(f"{output} written", highlight=False, markup=False, soft_wrap=True)
 
 
-def ranked(runs: list[Run], rank_by: RankBy) -> list[Run]:
-    """Order runs, the best first; those that are equal to four decimals by fewer trainable parameters.
+def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
+    """Runs in order, the best first; ties to four decimals by fewer trainable parameters."""
 
-    Args:
-        runs: The runs.
-        rank_by: The metric.
-    """
-
-    def place(run: Run) -> tuple[float, float]:
+    def order(run: FinishedRun) -> tuple[float, float]:
         value = run.best.get(f"{rank_by}/val", math.nan)
-        badness = math.inf if math.isnan(value) else round(value, 4) * (1 if rank_by == "loss" else -1)
-        return badness, math.inf if run.trainable is None else run.trainable
+        rank = math.inf if math.isnan(value) else round(value, 4) * (1 if rank_by == "loss" else -1)
+        return rank, math.inf if run.trainable is None else run.trainable
 
-    return sorted(runs, key=place)
+    return sorted(runs, key=order)
 
 
-def table_lines(runs: list[Run]) -> list[Line]:
-    """Return the rows of the report; under a run of one of the reference's experiments stands what it published.
-
-    Args:
-        runs: The runs in the order of their ranks.
-    """
+def table_lines(runs: list[FinishedRun]) -> list[Line]:
+    """Rows of ranked runs; a run of one of the reference's experiments is followed by the published results."""
     lines = []
     for rank, run in enumerate(runs, 1):
         comparable = run.images is not None and run.images == runs[0].images
@@ -103,26 +95,21 @@ def table_lines(runs: list[Run]) -> list[Line]:
 
 
 def legend(lines: list[Line], rank_by: RankBy) -> list[str]:
-    """Return what has to be known to read the table.
-
-    Args:
-        lines: The rows of the table.
-        rank_by: What they are ranked by.
-    """
+    """Notes below the table."""
     notes = [
         f"Ranked by {RANKED_BY[rank_by]} on the validation images at each run's best epoch; "
-        "equal ones by fewer trainable parameters.",
-        "Runs are comparable only where they were evaluated on the same validation images.",
+        "ties by fewer trainable parameters.",
+        "Runs are comparable only if they were evaluated on the same validation images.",
     ]
     if any(line.run.endswith(OTHER_IMAGES) for line in lines):
-        notes.append(f"{OTHER_IMAGES} evaluated on other validation images than rank 1, or on unknown ones.")
+        notes.append(f"{OTHER_IMAGES} other validation images than rank 1, or unknown ones.")
     if any(not line.rank for line in lines):
-        notes.append("reference: as published, on validation images of its own.")
+        notes.append("reference: as published, on its own validation images.")
     return notes
 
 
-def remarks(found: Found) -> list[str]:
-    """Return one line for each run without a complete epoch and for each file that cannot be read."""
+def remarks(found: FoundRuns) -> list[str]:
+    """One line for each run without a complete epoch and for each unreadable file."""
     return [
         *(f"not complete: {label}" for label in found.incomplete),
         *(f"not readable: {reason}" for reason in found.unreadable),
@@ -131,18 +118,13 @@ def remarks(found: Found) -> list[str]:
 
 def _console() -> Console:
     console = Console()
-    # In a file or a pipe there is no width to keep to, and rich's 80 columns are too few.
+    # Without a terminal rich assumes 80 columns, which are too few.
     return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=ROOMY)
 
 
 def terminal_table(lines: list[Line], width: int) -> Table:
-    """Return the table for the screen: the architecture stands under the run, so that 100 columns are enough.
-
-    Args:
-        lines: The rows.
-        width: Columns of the screen.
-    """
-    gap = 1 if width >= ROOMY else 0  # beside the one of the box
+    """Table for a terminal of at least 100 columns, the architecture below the run."""
+    gap = 1 if width >= ROOMY else 0  # in addition to the box's own
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, padding=(0, gap))
     table.add_column("#", justify="right", vertical="top")
     table.add_column("run,\narchitecture", overflow="fold", ratio=1)
@@ -159,12 +141,7 @@ def terminal_table(lines: list[Line], width: int) -> Table:
 
 
 def markdown(lines: list[Line], notes: list[str]) -> str:
-    """Return the table and the notes as GitHub Markdown.
-
-    Args:
-        lines: The rows of the table; none: there is no table.
-        notes: What stands below it.
-    """
+    """Table and notes as GitHub Markdown. Without rows there is no table."""
     headings = ["rank", "model architecture", "run", *HEADINGS]
     rules = ["---:", "---", "---", *["---:"] * len(HEADINGS)]
     body = [[line.rank, line.architecture, line.run, *line.numbers] for line in lines]
@@ -174,22 +151,16 @@ def markdown(lines: list[Line], notes: list[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Keep what a name holds from being taken for Markdown."""
+    """Escape Markdown in a name."""
     return re.sub(r"[\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
 
 def _write(file: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
     try:
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with atomic_write(file) as partial:
             partial.write_text(text, encoding="utf-8", errors="replace")
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:  # ValueError: there is no name
+    except (OSError, ValueError) as error:  # ValueError: the path has no name
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"output={str(file)!r} cannot be written ({reason}); choose another file with --output FILE.md"
+            f"output={str(file)!r} cannot be written ({reason}). Choose another file with --output FILE.md"
         ) from error

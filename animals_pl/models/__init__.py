@@ -1,1 +1,1 @@
-"""uint8 batch → logits: plain ``nn.Module`` nets."""
+"""Nets: uint8 images (B, 3, S, S) → logits (B, C). Plain ``nn.Module`` classes."""

@@ -1,4 +1,4 @@
-"""BatchNorm that no longer learns, folded into the convolution before it."""
+"""Fuse BatchNorm into the preceding convolution, for faster inference."""
 
 from __future__ import annotations
 
@@ -15,40 +15,38 @@ Net = TypeVar("Net", bound=nn.Module)
 
 
 def fuse_conv_bn(net: Net, run: Callable[[Net], Tensor]) -> Net:
-    """Return a copy of a net for evaluation, without the BatchNorms that directly follow a convolution.
+    """Return a copy of a net in evaluation mode with each BatchNorm fused into the convolution before it.
 
-    In evaluation BatchNorm is a scale and a shift per channel, which the convolution can do itself: weights times
-    γ / √(σ² + ε), bias accordingly. Jacob et al. 2018 (Quantization and Training, section 3.2).
-
-    Measured on two cores with MobileNetV3 at 224 px: 1.3 to 1.5 times the images per second.
+    The convolution's weights are scaled by γ / √(σ² + ε) and its bias is adjusted (Jacob et al. 2018, "Quantization
+    and Training of Neural Networks", section 3.2). 1.3x to 1.5x faster with MobileNetV3 at 224 px on 2 cores.
 
     Args:
-        net: The net; it stays as it is.
-        run: Calls a net on some input and returns its output: which BatchNorm sees which convolution's output is
-            observed, and that the copy gives the same output is made sure. If it does not, it is a plain copy.
+        net: The net. It is not modified.
+        run: Calls a net on sample input and returns its output. Used to trace which BatchNorm follows which
+            convolution, and to check the result: if the output differs, an unfused copy is returned.
     """
-    folded = copy.deepcopy(net).eval()
-    expected = run(folded)
-    for conv, norm in _pairs(folded, run):
+    fused = copy.deepcopy(net).eval()
+    expected = run(fused)
+    for conv, norm in _pairs(fused, run):
         assert norm.running_mean is not None and norm.running_var is not None
         conv.weight, bias = fuse_conv_bn_weights(
             conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         conv.bias = bias
-        _replace(
-            folded, norm, nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
-        )
-    same = torch.allclose(run(folded), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
-    return folded if same else copy.deepcopy(net).eval()
+        rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        name = next(name for name, module in fused.named_modules() if module is norm)
+        fused.set_submodule(name, rest)
+    same = torch.allclose(run(fused), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    return fused if same else copy.deepcopy(net).eval()
 
 
 def _pairs(net: Net, run: Callable[[Net], Tensor]) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
-    """Return each convolution, used once, with the BatchNorm that its output goes into."""
-    outputs: list[tuple[nn.Conv2d, Tensor]] = []  # kept, so that no later tensor takes the identity of one of them
+    """Convolutions that run exactly once, each with the BatchNorm that takes its output."""
+    outputs: list[tuple[nn.Conv2d, Tensor]] = []  # keeps the tensors alive, so that `is` comparisons are valid
     found: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
 
     def observe(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if type(module) in (nn.Conv2d, Conv2dSame):  # others change their weights on the way
+        if type(module) in (nn.Conv2d, Conv2dSame):  # subclasses may modify their weights in forward()
             outputs.append((module, output))  # type: ignore[arg-type]
         elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
             found.extend((conv, module) for conv, made in outputs if made is inputs[0])
@@ -59,8 +57,3 @@ def _pairs(net: Net, run: Callable[[Net], Tensor]) -> list[tuple[nn.Conv2d, nn.B
         hook.remove()
     used = [conv for conv, _ in outputs]
     return [(conv, norm) for conv, norm in found if used.count(conv) == 1]
-
-
-def _replace(net: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    name = next(name for name, module in net.named_modules() if module is old)
-    net.set_submodule(name, new)

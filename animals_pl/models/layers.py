@@ -1,23 +1,34 @@
-"""What nets share: normalisation inside the net, Keras's way of starting, the mean over mirror images."""
+"""Parts shared by the nets: normalisation, Keras initialisation, the from-scratch base, test-time augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 
-KERAS_BATCHNORM: dict[str, Any] = {"eps": 1e-3, "momentum": 0.01}
-"""Keras's BatchNorm defaults; its momentum 0.99 is torch's 0.01."""
+TTA = Literal["none", "hflip"]
+"""Test-time augmentation. ``hflip`` averages the logits of an image and its horizontal flip."""
+
+
+class BatchNormOptions(TypedDict):
+    """Keyword arguments of torch's BatchNorm layers."""
+
+    eps: float
+    momentum: float
+
+
+KERAS_BATCHNORM = BatchNormOptions(eps=1e-3, momentum=0.01)
+"""Keras's BatchNorm defaults. Keras's momentum 0.99 is torch's 0.01."""
 
 
 class Normalize(nn.Module):
-    """Turns pixels into what the net was trained on: ``(x / 255 - mean) / std``.
+    """Normalise pixels: ``(x / 255 - mean) / std``.
 
     Args:
-        mean: One value per channel, for pixels in 0…1.
-        std: The same.
+        mean: Mean per channel, for pixels in 0…1.
+        std: Standard deviation per channel, for pixels in 0…1.
     """
 
     mean: Tensor
@@ -29,14 +40,15 @@ class Normalize(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalise (B, 3, H, W) pixels in 0…255, uint8 or float, to the buffers' dtype."""
+        """Return normalised (B, 3, H, W) pixels in the buffers' dtype, from uint8 or float pixels in 0…255."""
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
 
 def keras_init(module: nn.Module) -> None:
-    """Initialise convolutions and linear layers as Keras does: Glorot-uniform kernels, zero biases.
+    """Initialise a convolution or linear layer as Keras does: Glorot-uniform weights, zero bias.
 
-    For ``nn.Module.apply``. Source: Glorot & Bengio 2010.
+    For ``nn.Module.apply``. Source: Glorot & Bengio 2010, "Understanding the difficulty of training deep feedforward
+    neural networks".
     """
     if isinstance(module, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(module.weight)
@@ -45,9 +57,7 @@ def keras_init(module: nn.Module) -> None:
 
 
 class SequentialNet(nn.Module):
-    """A from-scratch net: normalise → features → flatten → head, for one image size.
-
-    A subclass builds ``features`` (pixels → map) and ``head`` (flat features → logits).
+    """Base of the from-scratch nets: normalise → features → flatten → head, for one image size.
 
     Args:
         features: (B, 3, S, S) → (B, K, H, W).
@@ -55,7 +65,7 @@ class SequentialNet(nn.Module):
     """
 
     fixed_size = True
-    """The flattened map ties the net to the size it was built for."""
+    """The flattened feature map ties the net to one image size."""
 
     def __init__(self, features: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -65,22 +75,18 @@ class SequentialNet(nn.Module):
         self.apply(keras_init)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Turn (B, 3, S, S) pixels in 0…255 into (B, F) features."""
+        """Return the features (B, F) of (B, 3, S, S) pixels in 0…255."""
         return self.features(self.normalize(images)).flatten(1)
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Turn (B, F) features into (B, C) logits."""
+        """Return the logits (B, C) of features (B, F)."""
         return self.head(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
+        """Return the logits (B, C) of (B, 3, S, S) pixels in 0…255, uint8 or float."""
         return self.forward_head(self.forward_features(images))
 
 
-TTA = Literal["none", "hflip"]
-"""Test-time augmentation: ``hflip`` averages the logits of an image and its horizontal flip."""
-
-
 def forward_tta(net: nn.Module, images: Tensor, tta: TTA) -> Tensor:
-    """Logits (B, C) of images (B, 3, S, S) with test-time augmentation."""
+    """Return the logits (B, C) of images (B, 3, S, S) with test-time augmentation."""
     return (net(images) + net(images.flip(3))) / 2 if tta == "hflip" else net(images)

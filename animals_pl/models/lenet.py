@@ -8,12 +8,12 @@ from animals_pl.models.layers import SequentialNet
 class LeNet(SequentialNet):
     """[conv 5×5 → ReLU → max-pool] with 20 and 50 filters → dense 500 → ReLU → dense.
 
-    78,432,080 parameters at 224 px and ten classes. Source: LeCun et al. 1998, in the wider form
-    with ReLU and "same" padding that the reference system uses.
+    78,432,080 parameters at 224 px and 10 classes. Source: LeCun et al. 1998, "Gradient-based learning applied to
+    document recognition", in the reference system's version: wider, with ReLU and "same" padding.
 
     Args:
-        num_classes: Number of logits.
-        input_size: Side of the images in pixels.
+        num_classes: Number of logits C.
+        input_size: Side S of the images, in pixels.
     """
 
     smallest_size = 4

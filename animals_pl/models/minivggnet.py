@@ -6,7 +6,7 @@ from animals_pl.models.layers import KERAS_BATCHNORM, SequentialNet
 
 
 def _block(inputs: int, outputs: int) -> list[nn.Module]:
-    """Return [conv 3×3 → ReLU → BatchNorm] twice, then a pool that halves the map, and dropout."""
+    """[conv 3×3 → ReLU → BatchNorm] twice → max-pool → dropout."""
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         layers += [
@@ -20,12 +20,12 @@ def _block(inputs: int, outputs: int) -> list[nn.Module]:
 class MiniVGGNet(SequentialNet):
     """VGG blocks of 32 and 64 filters → dense 512 → ReLU → BatchNorm → dropout → dense.
 
-    102,833,066 trainable parameters at 224 px and ten classes. Source: Simonyan & Zisserman 2014,
-    shortened by Rosebrock; as in the reference system.
+    102,833,066 trainable parameters at 224 px and 10 classes. Source: Rosebrock, "Deep Learning for Computer Vision
+    with Python", a short version of VGG (Simonyan & Zisserman 2014); as in the reference system.
 
     Args:
-        num_classes: Number of logits.
-        input_size: Side of the images in pixels.
+        num_classes: Number of logits C.
+        input_size: Side S of the images, in pixels.
     """
 
     smallest_size = 4

@@ -1,4 +1,4 @@
-"""Net names and their builders. Light to import: a net's module is loaded when it is built."""
+"""Names of the nets and how to build them. Net modules are imported when a net is built."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,7 +25,7 @@ def build_net(name: str, num_classes: int, input_size: int, **options: Any) -> n
     Args:
         name: A key of :data:`FROM_SCRATCH`, or any timm model name.
         num_classes: Number of logits C.
-        input_size: Side of the images in pixels.
+        input_size: Side S of the images, in pixels.
         **options: Arguments of :class:`~animals_pl.models.transfer.TransferNet`. From-scratch nets only accept the
             default values.
 
@@ -35,6 +35,7 @@ def build_net(name: str, num_classes: int, input_size: int, **options: Any) -> n
     from animals_pl.models.transfer import TransferNet
 
     if name not in FROM_SCRATCH:
+        _require_timm_model(name)
         return TransferNet(name, num_classes, input_size, **options)
     defaults = inspect.signature(TransferNet).parameters
     for key, value in options.items():
@@ -50,3 +51,18 @@ def build_net(name: str, num_classes: int, input_size: int, **options: Any) -> n
             f"data.size={input_size} is too small for model.net={name!r}. Choose {net_class.smallest_size} or more."
         )
     return net_class(num_classes, input_size)
+
+
+def _require_timm_model(name: str) -> None:
+    import timm
+
+    architecture = name.partition(".")[0]
+    if not timm.is_model(architecture):
+        hint = did_you_mean(architecture.lower(), [*FROM_SCRATCH, *timm.list_models()])
+        raise UsageError(
+            f"model.net={name!r} is unknown; {hint}choose {', '.join(FROM_SCRATCH)} or a timm model "
+            "(see timm.list_models())"
+        )
+    if "." in name and name not in timm.list_pretrained(f"{architecture}*"):
+        tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
+        raise UsageError(f"model.net={name!r}: unknown weights tag. Choose one of {tags}, or remove the tag.")

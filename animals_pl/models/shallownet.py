@@ -6,13 +6,14 @@ from animals_pl.models.layers import SequentialNet
 
 
 class ShallowNet(SequentialNet):
-    """conv 3×3×32 → ReLU → dense. 16,057,226 parameters at 224 px and ten classes.
+    """[conv 3×3 → ReLU] with 32 filters → dense.
 
-    Source: Rosebrock, Deep Learning for Computer Vision with Python; as in the reference system.
+    16,057,226 parameters at 224 px and 10 classes. Source: Rosebrock, "Deep Learning for Computer Vision with
+    Python"; as in the reference system.
 
     Args:
-        num_classes: Number of logits.
-        input_size: Side of the images in pixels.
+        num_classes: Number of logits C.
+        input_size: Side S of the images, in pixels.
     """
 
     smallest_size = 1

@@ -1,4 +1,4 @@
-"""Which of ImageNet's 1,000 classes are which animal."""
+"""Map animal names to ImageNet-1k classes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from timm.data import ImageNetInfo
 
 IMAGENET_CLASSES = 1000
 ANIMALS = 398
-"""The first so many of them are animals: "crane" shall not be the machine."""
+"""The first 398 classes are the animals. Others are not searched: "crane" is also a machine."""
 
 SYNSETS: dict[str, range | list[int]] = {
     "dog": range(151, 269),  # Chihuahua … Mexican hairless
@@ -22,14 +22,14 @@ SYNSETS: dict[str, range | list[int]] = {
     "butterfly": range(321, 327),  # admiral, ringlet, monarch, cabbage, sulphur, lycaenid
     "squirrel": [335],  # fox squirrel
 }
-"""English name → indices of ImageNet-1k (Russakovsky et al. 2015), whose synsets are its hyponyms in WordNet."""
+"""English name → ImageNet-1k class indices: its hyponyms in WordNet. Source: Russakovsky et al. 2015."""
 
 
 def imagenet_indices(name: str) -> list[int]:
-    """Return the indices of the ImageNet classes that are a kind of an animal, given by its English name.
+    """Return the ImageNet-1k class indices of an animal; empty if ImageNet does not have it.
 
-    An animal that is not in :data:`SYNSETS` is looked up among ImageNet's own names ("red panda", "zebra"); without
-    one of that name the list is empty.
+    Args:
+        name: English name: a key of :data:`SYNSETS`, or one of ImageNet's own names ("zebra", "red_panda").
     """
     if name.lower() in SYNSETS:
         return list(SYNSETS[name.lower()])
@@ -39,5 +39,6 @@ def imagenet_indices(name: str) -> list[int]:
 
 @cache
 def _animal_lemmas() -> list[list[str]]:
+    """Lower-case names of each ImageNet animal class."""
     info = ImageNetInfo("imagenet-1k")
     return [info.index_to_description(index).lower().replace("-", " ").split(", ") for index in range(ANIMALS)]

@@ -1,4 +1,4 @@
-"""Any timm backbone with a head of our own."""
+"""Transfer learning: a timm backbone with a new head."""
 
 from __future__ import annotations
 
@@ -12,38 +12,36 @@ from timm.models import PretrainedCfg, group_parameters
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.errors import UsageError
 from animals_pl.models.fusion import fuse_conv_bn
 from animals_pl.models.layers import Normalize, keras_init
-from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.models.synsets import IMAGENET_CLASSES, imagenet_indices
 
 Head = Literal["linear", "dense"]
 Features = Literal["pooled", "pre_logits"]
-LINEAR_LAYERS = 2
-"""Layers of a linear head: dropout and dense."""
+HeadInit = Literal["imagenet", "random"]
 
 
 class TransferNet(nn.Module):
     """timm backbone → features (B, F) → head → logits (B, C).
 
-    The backbone starts with random weights; :meth:`load_weights` brings pretrained ones.
+    All weights are random. :meth:`load_weights` loads pretrained ones.
 
     Args:
         name: A timm model, with or without a weights tag (``mobilenetv3_large_100.ra_in1k``).
-        num_classes: Number of logits.
-        input_size: Side of the images in pixels.
+        num_classes: Number of logits C.
+        input_size: Side S of the images, in pixels.
         head: ``linear`` (dropout → dense) or ``dense`` (dense 128 → ReLU → dropout → dense).
-        features: ``pooled``: the mean over the last feature map where timm's classifier has a wider input
-            from a ``conv_head`` after that map (MobileNetV3: 576 or 960 against 1024 or 1280; the unused layers are
-            removed). ``pre_logits``, and ``pooled`` for every other net: what timm's own classifier would see.
-        freeze: The backbone does not learn, BatchNorm statistics included.
-        freeze_norm: The BatchNorm statistics of a backbone that learns stay as they are; those of a few small batches
-            would be worse than those of ImageNet.
-        dropout: Probability before the last layer, in [0, 1).
+        features: What the head sees. ``pre_logits``: the input of timm's own classifier. ``pooled``: the mean over
+            the last feature map. The two differ where a ``conv_head`` after that map widens it (MobileNetV3: 576 or
+            960 pooled features, 1024 or 1280 before the logits); with ``pooled`` those layers are removed.
+        freeze: Keep the backbone fixed, including its BatchNorm statistics.
+        freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed. Statistics of small batches are
+            worse than pretrained ones.
+        dropout: Dropout rate before the last layer, in [0, 1).
 
     Raises:
-        UsageError: timm does not know the name, or the net cannot take the size.
+        UsageError: timm does not know the name, or the net does not accept the image size.
     """
 
     backbone: Any  # a timm model: nn.Module with forward_features and forward_head
@@ -64,7 +62,6 @@ class TransferNet(nn.Module):
         self.input_size = input_size
         self.freeze = freeze
         self.freeze_norm = freeze_norm
-        _require_known(name)
         config = timm.get_pretrained_cfg(name) or PretrainedCfg()
         self.fixed_size = bool(config.fixed_input_size)
         self.normalize = Normalize(config.mean, config.std)
@@ -73,93 +70,119 @@ class TransferNet(nn.Module):
             num_features = self._count_features()
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UsageError(
-                f"data.size={input_size} does not suit model.net={name!r} ({_in_short(error)}); "
-                "choose a larger size or the one that the net was made for"
+                f"data.size={input_size} does not suit model.net={name!r} ({_summary(error)}). "
+                "Choose a larger size, or the size of the pretrained net."
             ) from error
+        self.linear_head = head == "linear"
         self.head = _build_head(head, num_features, num_classes, dropout)
         self.backbone.requires_grad_(not freeze)
         self.train()
 
+    def _size_option(self) -> dict[str, Any]:
+        return {"img_size": self.input_size} if self.fixed_size else {}
+
     def _build_backbone(self, features: Features) -> tuple[nn.Module, bool]:
-        """Return the backbone without its classifier, and whether its last map is to be averaged."""
-        size: dict[str, Any] = {"img_size": self.input_size} if self.fixed_size else {}
-        backbone = timm.create_model(self.name, num_classes=0, **size)
-        # EfficientNets have a conv_head too, but before the last map; theirs does not change the width.
+        """Backbone without classifier, and whether its last feature map is averaged here."""
+        backbone: Any = timm.create_model(self.name, num_classes=0, **self._size_option())
+        # EfficientNets have a conv_head too, but inside forward_features, and it does not change the width.
         pooled = (
             features == "pooled"
             and hasattr(backbone, "conv_head")
             and backbone.head_hidden_size != backbone.num_features
         )
-        if pooled:  # what stands between the map and timm's classifier would only be dead weight
+        if pooled:  # not on the way to the pooled features
             backbone.conv_head = nn.Identity()
             backbone.norm_head = nn.Identity()
         return backbone, pooled
 
     @torch.no_grad()
     def _count_features(self) -> int:
-        """Return F by a trial run, which fails where the net cannot take the size."""
+        """Number of features F, from a forward pass that fails if the net does not accept the size."""
         self.backbone.eval()
         return self.forward_features(torch.zeros(1, 3, self.input_size, self.input_size)).shape[1]
 
-    def load_weights(self, weights: str, class_names: Sequence[str] = ()) -> None:
-        """Replace the random backbone by a pretrained one, and the head's rows by what it knows of the classes.
+    def load_weights(self, weights: str, class_names: Sequence[str] = (), head_init: HeadInit | None = None) -> None:
+        """Load pretrained weights into the backbone, and initialise the head from ImageNet's classifier if possible.
 
-        A class that ImageNet has starts with the mean of the classifier rows of its synsets, where the weights come
-        with ImageNet's classifier, the head is linear and its features are what that classifier sees.
+        With ``head_init="imagenet"``, the head's row of a class is the mean of the classifier's rows of its ImageNet
+        classes (see :func:`~animals_pl.models.synsets.imagenet_indices`). Other rows stay random.
 
         Args:
-            weights: ``imagenet`` (timm's own, downloaded once) or a .safetensors or .pth file in timm's key layout.
-            class_names: English names of the classes, C of them; empty: the head stays as it is.
+            weights: ``imagenet`` (timm's weights, downloaded once), or a .safetensors or .pth file in timm's layout.
+            class_names: C English class names. Empty: the head stays random.
+            head_init: ``None``: ``imagenet`` where possible, else ``random``.
 
         Raises:
-            UsageError: There is no such file, it does not fit the net, or the download failed.
+            UsageError: The weights are missing or do not fit, the download failed, or ``head_init="imagenet"`` was
+                given and is not possible.
         """
+        if head_init == "imagenet":
+            self._require_classifier_input()
         if weights != "imagenet" and not Path(weights).is_file():
             raise UsageError(
-                f"model.weights={weights!r} is not a file; pass a .safetensors or .pth file, 'imagenet', or null"
+                f"model.weights={weights!r} is not a file. Pass a .safetensors or .pth file, 'imagenet', or null."
             )
         try:
             pretrained = self._pretrained(weights)
             state = pretrained.state_dict()
             self.backbone.load_state_dict({key: state[key] for key in self.backbone.state_dict()})
-        except Exception as error:  # timm, safetensors, torch and the hub each raise their own
+        except Exception as error:  # timm, safetensors, torch and the hub raise different types
             raise UsageError(
-                f"model.weights={weights!r} could not be loaded into {self.name!r} ({_in_short(error)}); "
-                "pass a file that fits, connect to the network once, or start from random weights with null"
+                f"model.weights={weights!r} could not be loaded into {self.name!r} ({_summary(error)}). Pass a file "
+                "that fits, connect to the network for the first download, or set null for random weights."
             ) from error
-        self._start_head(pretrained.get_classifier(), class_names)
+        if head_init != "random":
+            initialised = self._init_head(pretrained.get_classifier(), class_names)
+            if head_init == "imagenet" and not initialised:
+                raise UsageError(
+                    f"model.head_init='imagenet' has no effect: model.weights={weights!r} has no classifier for "
+                    "ImageNet-1k, or none of the classes is in ImageNet. Remove it (null), or use other weights."
+                )
+
+    def _require_classifier_input(self) -> None:
+        """Raise a UsageError if the head does not see what timm's classifier sees."""
+        setting = "model.features='pooled'" if self.pooled else "model.head='dense'"
+        remedy = "model.features=pre_logits" if self.pooled else "model.head=linear"
+        if self.pooled or not self.linear_head:
+            raise UsageError(
+                f"model.head_init='imagenet' has no effect with {setting} and model.net={self.name!r}. "
+                f"Remove it (null), or set {remedy}."
+            )
 
     def _pretrained(self, weights: str) -> Any:
-        """Return timm's net with pretrained weights, and with its classifier where the weights come with one."""
-        options: dict[str, Any] = {"img_size": self.input_size} if self.fixed_size else {}
+        """Pretrained timm net, with its classifier if the weights have one."""
+        options = self._size_option()
         if weights != "imagenet":
             state = timm.models.load_state_dict(weights)
             needed = [key for key in self.backbone.state_dict() if not key.endswith("num_batches_tracked")]
-            absent = [key for key in needed if key not in state]  # timm passes over what is missing
+            absent = [key for key in needed if key not in state]  # timm ignores missing keys
             if absent:
-                raise ValueError(f"it lacks {len(absent)} of {len(needed)} tensors, {absent[0]} for one")
+                raise ValueError(f"it lacks {len(absent)} of {len(needed)} tensors, e.g. {absent[0]}")
             options["pretrained_cfg_overlay"] = {"state_dict": state}
             classifier = (timm.get_pretrained_cfg(self.name) or PretrainedCfg()).classifier
             if isinstance(classifier, str) and len(state.get(f"{classifier}.weight", ())) == IMAGENET_CLASSES:
-                options["pretrained_cfg_overlay"]["num_classes"] = IMAGENET_CLASSES  # the tag may stand for others
+                # The number of classes of the weights tag may be another one.
+                options["pretrained_cfg_overlay"]["num_classes"] = IMAGENET_CLASSES
             else:
                 options["num_classes"] = 0
         return timm.create_model(self.name, pretrained=True, **options)
 
     @torch.no_grad()
-    def _start_head(self, classifier: Any, class_names: Sequence[str]) -> None:
+    def _init_head(self, classifier: Any, class_names: Sequence[str]) -> bool:
+        """Copy rows of ImageNet's classifier to a linear head; return whether there was any to copy."""
         last: Any = self.head[-1]
         fits = isinstance(classifier, nn.Linear) and classifier.weight.shape == (IMAGENET_CLASSES, last.in_features)
-        if self.pooled or len(self.head) > LINEAR_LAYERS or not fits:
-            return
-        for row, name in enumerate(class_names):
-            indices = imagenet_indices(name)
-            if indices:
-                last.weight[row] = classifier.weight[indices].mean(0)
-                last.bias[row] = classifier.bias[indices].mean()
+        if self.pooled or not self.linear_head or not fits:
+            return False
+        indices = {row: imagenet_indices(name) for row, name in enumerate(class_names)}
+        for row, found in indices.items():
+            if found:
+                last.weight[row] = classifier.weight[found].mean(0)
+                last.bias[row] = classifier.bias[found].mean()
+        return any(indices.values())
 
     def train(self, mode: bool = True) -> TransferNet:
-        """Set training mode; what is frozen stays in evaluation mode, so its statistics do not move."""
+        """Set training mode. Frozen parts stay in evaluation mode, so that their statistics do not change."""
         super().train(mode)
         if self.freeze:
             self.backbone.eval()
@@ -169,16 +192,20 @@ class TransferNet(nn.Module):
         return self
 
     def unfreeze(self, fraction: float) -> None:
-        """Make the last ``fraction`` of the backbone's blocks trainable, in [0, 1]; freeze the others."""
+        """Make the last blocks of the backbone trainable and freeze the others.
+
+        Args:
+            fraction: Fraction of the blocks that become trainable, in [0, 1].
+        """
         block_of = group_parameters(self.backbone, self.backbone.group_matcher(coarse=False), reverse=True)
-        first = round((1 - fraction) * (1 + max(block_of.values())), 6)  # 1/3 is not exact
+        first = round((1 - fraction) * (1 + max(block_of.values())), 6)  # fractions such as 1/3 are inexact
         for name, parameter in self.backbone.named_parameters():
             parameter.requires_grad_(block_of[name] >= first)
         self.freeze = fraction == 0
         self.train(self.training)
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Turn (B, 3, S, S) pixels in 0…255 into (B, F) features."""
+        """Return the features (B, F) of (B, 3, S, S) pixels in 0…255."""
         feature_map = self.backbone.forward_features(self.normalize(images))
         if self.pooled:
             return feature_map.mean((2, 3))
@@ -186,19 +213,19 @@ class TransferNet(nn.Module):
 
     @torch.no_grad()
     def for_inference(self, images: Tensor) -> TransferNet:
-        """Return a copy whose ``forward_features`` is quicker and, to float32 accuracy, the same.
+        """Return a copy with a faster ``forward_features``; its output is the same to float32 accuracy.
 
         Args:
-            images: (B, 3, S, S) pixels in 0…255 to check that with; a few are enough.
+            images: (B, 3, S, S) sample pixels in 0…255, see :func:`~animals_pl.models.fusion.fuse_conv_bn`.
         """
         return fuse_conv_bn(self, lambda net: net.forward_features(images))
 
     def forward_head(self, features: Tensor) -> Tensor:
-        """Turn (B, F) features into (B, C) logits."""
+        """Return the logits (B, C) of features (B, F)."""
         return self.head(features)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Turn (B, 3, S, S) pixels in 0…255, uint8 or float, into (B, C) logits."""
+        """Return the logits (B, C) of (B, 3, S, S) pixels in 0…255, uint8 or float."""
         return self.forward_head(self.forward_features(images))
 
 
@@ -210,18 +237,5 @@ def _build_head(head: Head, num_features: int, num_classes: int, dropout: float)
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(num_features, num_classes)).apply(keras_init)
 
 
-def _require_known(name: str) -> None:
-    architecture = name.partition(".")[0]
-    if not timm.is_model(architecture):
-        hint = did_you_mean(architecture.lower(), [*FROM_SCRATCH, *timm.list_models()])
-        raise UsageError(
-            f"model.net={name!r} is unknown; {hint}choose {', '.join(FROM_SCRATCH)} or a timm model "
-            "(see timm.list_models())"
-        )
-    if "." in name and name not in timm.list_pretrained(f"{architecture}*"):
-        tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"
-        raise UsageError(f"model.net={name!r}: timm has no such tag; choose one of {tags}, or leave it out")
-
-
-def _in_short(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]

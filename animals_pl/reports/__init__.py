@@ -1,1 +1,1 @@
-"""A folder of images → what is in it and what is wrong with it, as a report."""
+"""Reports: HTML pages, tables and figures."""

@@ -1,4 +1,4 @@
-"""Figures of a dataset: what the reference's analysis notebooks plot, and contact sheets."""
+"""Figures of a dataset: class counts, image sizes, histograms and a contact sheet."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from PIL import Image
 
 from animals_pl.data.catalog import display_name
 from animals_pl.reports.findings import class_table, elongation, readable, zoom_limits
-from animals_pl.reports.thumbnails import picture
+from animals_pl.reports.thumbnails import thumbnail
 
 BLUE, ORANGE, GREY = "#4c72b0", "#dd8452", "#8c8c8c"
 
 MOST_CLASSES = 30
-"""Of a dataset with more classes, the histograms show the largest this many."""
+"""Classes on histograms (the largest ones) and on the contact sheet."""
 
 SHEET_COLUMNS = 10
-"""Images of each class on the contact sheet."""
+"""Images per class on the contact sheet."""
+
+CELL, GAP = 120, 10
+"""Side of an image's cell on the contact sheet, and the least space between two images, in pixels."""
 
 
 def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
-    """Return every figure of a dataset by its file name without suffix.
+    """Return all figures of a dataset: file name without suffix → figure.
 
     Args:
-        manifest: The images; one at least can be used.
-        root: The folder that their paths are relative to.
+        manifest: The images; at least one is readable.
+        root: Folder that their paths are relative to.
     """
     usable = readable(manifest)
     aspect = usable["width"] / usable["height"]
@@ -43,10 +46,10 @@ def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
 
 
 def class_counts(classes: pd.DataFrame) -> Figure:
-    """Draw the images of each class as bars, the largest class on top, and name the imbalance ratio.
+    """Bar chart of the images per class, largest class on top, with the imbalance ratio in the title.
 
     Args:
-        classes: What :func:`~animals_pl.reports.findings.class_table` returns.
+        classes: See :func:`~animals_pl.reports.findings.class_table`.
     """
     rows = classes.sort_values("images", kind="stable")
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
@@ -61,7 +64,7 @@ def class_counts(classes: pd.DataFrame) -> Figure:
 
 
 def sizes(usable: pd.DataFrame) -> Figure:
-    """Draw width against height: all, without the largest, and the densest part; larger dots are more elongated."""
+    """Scatter plots of width and height: all images, 98 %, densest part. Larger dots are more elongated."""
     figure = Figure(figsize=(15, 5.2), layout="constrained")
     width, height = usable["width"].to_numpy(), usable["height"].to_numpy()
     long_side = np.maximum(width, height)
@@ -85,23 +88,23 @@ def sizes(usable: pd.DataFrame) -> Figure:
 
 
 def histograms(labels: pd.Series, values: pd.Series, unit: str, bins: np.ndarray) -> Figure:
-    """Draw one histogram per class on a logarithmic axis that they share; the line is the class's median.
+    """One histogram per class on a shared logarithmic axis. A line marks the median.
 
     Args:
         labels: N class names.
-        values: N positive numbers of the same index.
-        unit: What they are.
-        bins: Edges of the bins; what is outside is counted in the outermost ones.
+        values: N positive numbers with the same index.
+        unit: Label of the axis.
+        bins: Bin edges. Values outside are counted in the first or last bin.
     """
     names = sorted(labels.value_counts().head(MOST_CLASSES).index)
     columns = min(5, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3 * columns, 0.6 + 1.9 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
-    for name, axes in zip(names, grid, strict=False):  # in this order, or one place more is taken from the grid
+    for name, axes in zip(names, grid, strict=False):  # names first: zip must not consume an extra panel
         _histogram(axes, values[labels == name].clip(bins[0], bins[-1]), bins)
         axes.set_title(display_name(name), fontsize=10)
-    for axes in grid:  # places without a class
+    for axes in grid:  # unused panels
         axes.set_visible(False)
     figure.supxlabel(unit)
     return figure
@@ -118,7 +121,7 @@ def _histogram(axes: Axes, values: pd.Series, bins: np.ndarray) -> None:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Return some round numbers of a logarithmic range."""
+    """Round numbers in a range, for a logarithmic axis."""
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 50 else (1,)
     return [tick for decade in decades for step in steps if low <= (tick := float(f"{decade * step:g}")) <= high]
@@ -130,30 +133,23 @@ def _log_bins(values: pd.Series) -> np.ndarray:
 
 
 def contact_sheet(usable: pd.DataFrame, root: Path) -> Figure:
-    """Draw some images of each class, a row per class, spread evenly over its files."""
+    """Contact sheet: one row per class, with images spread evenly over its files."""
     names = sorted(usable["label"].unique())[:MOST_CLASSES]
-    figure = Figure(figsize=(1.15 * SHEET_COLUMNS, 1.15 * len(names)), layout="constrained")
-    grid = figure.subplots(len(names), SHEET_COLUMNS, squeeze=False)
-    for name, row in zip(names, grid, strict=True):
-        chosen = spread(usable.loc[usable["label"] == name, "path"].tolist(), SHEET_COLUMNS)
-        for axes in row:
-            axes.set_axis_off()
-        for axes, path in zip(row, chosen, strict=False):
-            axes.imshow(_square(picture(root / path, 110)))
-        row[0].set_title(display_name(name), fontsize=9, loc="left")
+    figure = Figure(figsize=(1.15 * SHEET_COLUMNS, 1.3 * len(names)), layout="constrained")
+    for name, axes in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
+        # one image per row: an axes per thumbnail takes several times longer to draw
+        row = Image.new("RGB", (SHEET_COLUMNS * CELL, CELL), "white")
+        for column, path in enumerate(spread(usable.loc[usable["label"] == name, "path"].tolist(), SHEET_COLUMNS)):
+            small = thumbnail(root / path, CELL - GAP)
+            row.paste(small, (column * CELL + (CELL - small.width) // 2, (CELL - small.height) // 2))
+        axes.imshow(row)
+        axes.set_axis_off()
+        axes.set_title(display_name(name), fontsize=9, loc="left")
     return figure
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
-    """Return ``count`` items, evenly spread over the sequence, or all if there are fewer."""
+    """Return ``count`` evenly spaced items, or all if there are fewer."""
     if len(items) <= count:
         return list(items)
     return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
-
-
-def _square(image: Image.Image) -> Image.Image:
-    """Put a picture in the middle of a white square."""
-    side = max(image.size)
-    square = Image.new("RGB", (side, side), "white")
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-    return square

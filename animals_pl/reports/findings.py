@@ -1,36 +1,44 @@
-"""Manifest → tables: the classes, odd and broken images, duplicates, leaks, sizes to train at.
+"""Tables of what is in a dataset: classes, outliers, broken files, duplicates, image sizes.
 
-Pure functions of a manifest (see :mod:`animals_pl.data.inspection.manifest`), one table each.
+Every function takes a manifest (see :mod:`animals_pl.data.inspection.manifest`) and returns one table.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from animals_pl.data.catalog import display_name
 from animals_pl.data.class_weights import class_weights
+from animals_pl.data.splits import SPLITS
 
-ODD_COUNT = 12
-"""How many images of each kind of oddness are listed."""
+if TYPE_CHECKING:
+    from animals_pl.reports.label_errors import LabelErrors
+
+OUTLIERS = 12
+"""Listed images of each outlier kind."""
 
 STRIDE = 32
-"""Training sizes are multiples of the factor by which most nets shrink their input."""
+"""Training sizes are multiples of 32, the total stride of most nets."""
 
 LARGEST_SIZE = 448
-"""No larger training size is suggested, whatever the images: cost grows with the square."""
+"""Largest suggested training size. The cost grows with the square of the size."""
 
 
 def readable(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return the images that can be used."""
+    """Rows of the images that can be decoded."""
     return manifest[manifest["problem"] == ""]
 
 
 def class_table(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per class: its images, and how each option would balance it.
+    """One row per class: number of images, class weights, median size.
 
-    The columns ``balanced`` and ``reference`` are the factors of ``model.class_weights``; the first is also how
-    often ``data.sampling=weighted`` draws each of the class's images in an epoch, on average.
+    ``balanced`` and ``reference`` are the values of ``model.class_weights``. ``balanced`` is also how often
+    ``data.sampling=weighted`` draws each image of the class per epoch, on average.
     """
     usable = readable(manifest)
     counts = usable["label"].value_counts().sort_index()
@@ -51,13 +59,13 @@ def class_table(manifest: pd.DataFrame) -> pd.DataFrame:
 
 
 def elongation(usable: pd.DataFrame) -> pd.Series:
-    """Return how many times longer the longer side of each image is: 1 for a square."""
+    """Longer side divided by shorter side of each image, at least 1."""
     sides = usable[["width", "height"]]
     return sides.max(axis=1) / sides.min(axis=1)
 
 
 def zoom_limits(usable: pd.DataFrame) -> dict[str, float]:
-    """Return, in pixels, up to where a plot of width and height shows all, nearly all and the densest part."""
+    """Axis limits, in pixels, at which a plot of width and height shows all, 98 % or the densest part of the images."""
     long_side = usable[["width", "height"]].max(axis=1)
     largest = float(long_side.max())
     densest = min(1.2 * float(long_side.median()), largest)
@@ -65,21 +73,25 @@ def zoom_limits(usable: pd.DataFrame) -> dict[str, float]:
 
 
 def broken_table(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Return the images that cannot be used, with the reason."""
+    """One row per image that cannot be decoded, with the reason in ``problem``."""
     return manifest.loc[manifest["problem"] != "", ["path", "label", "bytes", "problem"]].reset_index(drop=True)
 
 
-def odd_table(manifest: pd.DataFrame, count: int = ODD_COUNT) -> pd.DataFrame:
-    """Return the most unusual images: the extremes of each measure, the most extreme first.
+def outlier_table(manifest: pd.DataFrame, count: int = OUTLIERS) -> pd.DataFrame:
+    """One row per outlier: the extremes of each measure, the most extreme first.
 
-    The columns ``oddness`` and ``value`` say in which respect, and how much. *Near-empty* ones hardly change from
-    one place to the next, *low-contrast* ones have nearly one tone; the rest is size and shape.
+    Columns: ``kind`` of outlier, ``value`` of the measure as text, ``path``, ``label``. Kinds: smallest, largest and
+    most elongated images, near-empty ones (little local detail) and low-contrast ones (nearly one tone).
+
+    Args:
+        manifest: The images.
+        count: Largest number of images of each kind.
     """
     usable = readable(manifest)
     pixels = usable["width"] * usable["height"]
     longer = elongation(usable)
     shape = usable["width"].astype(str) + "×" + usable["height"].astype(str)
-    measures = {  # name: (order, smallest first or largest, text)
+    measures = {  # kind: (values, ascending, values as text)
         "smallest": (pixels, True, shape),
         "largest": (pixels, False, shape),
         "most elongated": (longer, False, longer.map("{:.2f} : 1".format)),
@@ -87,41 +99,39 @@ def odd_table(manifest: pd.DataFrame, count: int = ODD_COUNT) -> pd.DataFrame:
         "low-contrast": (usable["contrast"], True, usable["contrast"].map("contrast {:.1f}".format)),
     }
     tables = []
-    for name, (order, ascending, text) in measures.items():
-        extreme = order.sort_values(ascending=ascending, kind="stable").index[:count]
-        tables.append(usable.loc[extreme, ["path", "label"]].assign(oddness=name, value=text[extreme]))
-    return pd.concat(tables, ignore_index=True)[["oddness", "value", "path", "label"]]
+    for kind, (values, ascending, text) in measures.items():
+        extreme = values.sort_values(ascending=ascending, kind="stable").index[:count]
+        tables.append(usable.loc[extreme, ["path", "label"]].assign(kind=kind, value=text[extreme]))
+    return pd.concat(tables, ignore_index=True)[["kind", "value", "path", "label"]]
 
 
 def duplicate_table(manifest: pd.DataFrame, split_of: dict[str, str] | None = None) -> pd.DataFrame:
-    """Return the images that have duplicates, group by group, those under two labels first, then by size.
+    """One row per image with duplicates, sorted by group: conflicting labels first, then several splits, then size.
 
-    Columns: ``group`` (from 1); ``kind``, ``exact`` where all of a group have the same content, else ``near``;
-    ``labels`` and ``splits``, how many different ones the group has; ``copies``, its images; ``split`` where a
-    split is given; ``path`` and ``label``. More than one label is a label error, more than one split is a leak.
+    Columns: ``group`` (from 1); ``kind``: ``exact`` if all files of the group are identical, else ``near``;
+    ``images``, ``labels`` and ``splits``: number of distinct ones in the group; ``split`` (empty without
+    ``split_of``); ``path``; ``label``. More than one label is a label error, more than one split a leak.
 
     Args:
         manifest: The images.
-        split_of: Path → split of a split.
+        split_of: Path → split (train, val, test; other values count as none).
     """
     shared = manifest[manifest["duplicate_group"] >= 0].copy()
     shared["split"] = [(split_of or {}).get(path, "") for path in shared["path"]]
     by_group = shared.groupby("duplicate_group")
     shared["kind"] = np.where(by_group["sha256"].transform("nunique") == 1, "exact", "near")
     shared["labels"] = by_group["label"].transform("nunique")
-    shared["splits"] = by_group["split"].transform(
-        lambda splits: splits[splits.isin(("train", "val", "test"))].nunique()
-    )
-    shared["copies"] = by_group["path"].transform("size")
-    order = ["labels", "splits", "copies", "duplicate_group", "path"]
+    shared["splits"] = by_group["split"].transform(lambda splits: splits[splits.isin(SPLITS)].nunique())
+    shared["images"] = by_group["path"].transform("size")
+    order = ["labels", "splits", "images", "duplicate_group", "path"]
     shared = shared.sort_values(order, ascending=[False, False, False, True, True])
     shared["group"] = pd.factorize(shared["duplicate_group"])[0] + 1
-    columns = ["group", "kind", "copies", "labels", "splits", "split", "path", "label"]
+    columns = ["group", "kind", "images", "labels", "splits", "split", "path", "label"]
     return shared[columns].reset_index(drop=True)
 
 
 def size_table(manifest: pd.DataFrame, count: int = 10) -> pd.DataFrame:
-    """Return the most frequent picture sizes and the share of images that has each."""
+    """The most frequent image sizes, with the number and share of images."""
     usable = readable(manifest)
     sizes = usable.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable").head(count)
     table = sizes.rename("images").reset_index()
@@ -129,10 +139,10 @@ def size_table(manifest: pd.DataFrame, count: int = 10) -> pd.DataFrame:
 
 
 def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
-    """Return training sizes for progressive resizing, rising, and the reason in words.
+    """Suggest increasing training sizes for progressive resizing, and explain them in words.
 
-    The last is the largest multiple of 32 that does not enlarge more than half of the images; the others
-    begin at about half of it, where an epoch costs a quarter.
+    The last one is the largest multiple of 32 at which at most half of the images are enlarged. The first one is
+    about half of it, where an epoch costs a quarter.
     """
     short = readable(manifest)[["width", "height"]].min(axis=1)
     median = float(short.median())
@@ -142,13 +152,86 @@ def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
     enlarged = float((short < final).mean())
     cost = float(np.mean([(size / final) ** 2 for size in sizes]))
     reason = (
-        f"Half of the images have a shorter side of {median:.0f} px or more. {final} px is the largest multiple "
-        f"of {STRIDE} (what most nets shrink their input by) up to that, between {STRIDE} and {LARGEST_SIZE}: "
-        f"{enlarged:.0%} of the images have to be enlarged for it. "
+        f"The median of the shorter side is {median:.0f} px. {final} px is the largest multiple of {STRIDE} below it "
+        f"(limits: {STRIDE} and {LARGEST_SIZE} px); {enlarged:.0%} of the images are enlarged at that size. "
     )
     if len(sizes) > 1:
         reason += (
-            f"Beginning at {sizes[0]} px and rising in {len(sizes)} equal parts of the epochs takes {cost:.0%} of the "
-            f"pixels of a training at {final} px throughout."
+            f"Training at {len(sizes)} sizes from {sizes[0]} px, each for an equal number of epochs, processes "
+            f"{cost:.0%} of the pixels of training at {final} px only."
         )
     return [int(size) for size in sizes], reason
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Result of an analysis.
+
+    Attributes:
+        root: Folder that the manifest's paths are relative to.
+        manifest: One row per image.
+        classes: See :func:`class_table`.
+        outliers: See :func:`outlier_table`.
+        broken: See :func:`broken_table`.
+        duplicates: See :func:`duplicate_table`.
+        label_errors: Suspected label errors; ``None``: not searched.
+    """
+
+    root: Path
+    manifest: pd.DataFrame
+    classes: pd.DataFrame
+    outliers: pd.DataFrame
+    broken: pd.DataFrame
+    duplicates: pd.DataFrame
+    label_errors: LabelErrors | None
+
+    @property
+    def imbalance(self) -> float:
+        """Number of images of the largest class divided by that of the smallest."""
+        counts = self.classes["images"]
+        return counts.max() / counts.min()
+
+    @property
+    def exact_duplicates(self) -> pd.DataFrame:
+        """Readable images that have an identical copy."""
+        usable = readable(self.manifest)
+        return usable[usable.duplicated("sha256", keep=False)]
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """One row per duplicate group: the columns of :attr:`duplicates` that are the same for the whole group."""
+        return self.duplicates.drop_duplicates("group")[["group", "kind", "images", "labels", "splits"]]
+
+    @property
+    def exclude(self) -> pd.DataFrame:
+        """Images whose label is in doubt, with the reason: suspects, and identical files with conflicting labels."""
+        exact = self.exact_duplicates
+        conflicting = exact[exact.groupby("sha256")["label"].transform("nunique") > 1]
+        labels = conflicting.groupby("sha256")["label"].transform(lambda names: " and ".join(sorted(set(names))))
+        reasons = {
+            path: f"identical files with the labels {names}"
+            for path, names in zip(conflicting["path"], labels, strict=True)
+        }
+        if self.label_errors is not None:
+            reasons |= dict(zip(self.label_errors.table["path"], self.label_errors.reasons, strict=True))
+        return pd.DataFrame(list(reasons.items()), columns=["path", "reason"])
+
+
+def find(manifest: pd.DataFrame, root: Path, split_of: dict[str, str], label_errors: LabelErrors | None) -> Findings:
+    """Return all tables of a dataset.
+
+    Args:
+        manifest: The images; at least one is readable.
+        root: Folder that its paths are relative to.
+        split_of: See :func:`duplicate_table`.
+        label_errors: Suspected label errors; ``None``: not searched.
+    """
+    return Findings(
+        root=root,
+        manifest=manifest,
+        classes=class_table(manifest),
+        outliers=outlier_table(manifest),
+        broken=broken_table(manifest),
+        duplicates=duplicate_table(manifest, split_of),
+        label_errors=label_errors,
+    )

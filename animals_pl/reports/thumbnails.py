@@ -1,4 +1,4 @@
-"""Small pictures of images, for sheets and reports."""
+"""Thumbnails, as images and as data URIs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from PIL import Image, ImageDraw
 from animals_pl.data.decode import upright, use_image
 
 SIDE = 128
-"""Longer side of a report's thumbnail, in pixels."""
+"""Longer side of a thumbnail, in pixels."""
 
 
-def picture(file: Path, side: int = SIDE) -> Image.Image:
-    """Return an image, upright, with a longer side of at most ``side`` pixels; a cross if it cannot be decoded.
+def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
+    """Return an upright thumbnail of an image file; a placeholder if it cannot be decoded.
 
-    A JPEG is decoded at a fraction of its size, which is several times quicker.
+    JPEGs are decoded at reduced size, which is several times faster.
+
+    Args:
+        file: The image file.
+        side: Largest width and height, in pixels.
     """
 
     def shrink(image: Image.Image) -> Image.Image:
@@ -28,16 +32,27 @@ def picture(file: Path, side: int = SIDE) -> Image.Image:
 
     try:
         return use_image(file.read_bytes(), shrink)
-    except Exception:  # decoders of damaged files raise what they like
-        return _cross(side)
+    except Exception:  # decoders raise different types on damaged files
+        return _placeholder(side)
 
 
-def data_uri(file: Path, side: int = SIDE) -> str:
-    """Return an image as text that a page can hold in place of a file."""
-    return _encode(picture(file, side))
+def thumbnail_uri(file: Path, side: int = SIDE) -> str:
+    """Return a thumbnail as a data URI."""
+    return _jpeg_uri(thumbnail(file, side))
 
 
-def _cross(side: int) -> Image.Image:
+def placeholder_uri() -> str:
+    """Return the placeholder of a missing image as a data URI."""
+    return _jpeg_uri(_placeholder(SIDE))
+
+
+def png_uri(file: Path) -> str:
+    """Return a PNG file as a data URI."""
+    return _data_uri("png", file.read_bytes())
+
+
+def _placeholder(side: int) -> Image.Image:
+    """A grey rectangle with a cross."""
     image = Image.new("RGB", (side, side * 3 // 4), "#eeeeee")
     draw = ImageDraw.Draw(image)
     draw.line((0, 0, *image.size), fill="#bbbbbb", width=2)
@@ -45,17 +60,11 @@ def _cross(side: int) -> Image.Image:
     return image
 
 
-def absent_uri() -> str:
-    """Return the picture that stands for an image that is not there, as a data URI."""
-    return _encode(_cross(SIDE))
-
-
-def png_uri(file: Path) -> str:
-    """Return a PNG file as a data URI."""
-    return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
-
-
-def _encode(image: Image.Image) -> str:
+def _jpeg_uri(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=70)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _data_uri("jpeg", buffer.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,1 +1,1 @@
-"""How a model learns."""
+"""Training: LightningModule, losses, optimizers, runs, checkpoints."""

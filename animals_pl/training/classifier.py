@@ -4,36 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from animals_pl import __version__
 from animals_pl.data.catalog import english_name
-from animals_pl.data.class_weights import ClassWeights, class_weights
+from animals_pl.data.class_weights import ClassWeights
 from animals_pl.data.info import DataInfo
-from animals_pl.data.sampling import Sampling
 from animals_pl.errors import UsageError
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
-from animals_pl.models.transfer import Features, Head, TransferNet
-from animals_pl.training.hparams import check_hparams
-from animals_pl.training.losses import ClassificationLoss, Loss
-from animals_pl.training.parameter_groups import parameter_groups
+from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
+from animals_pl.training.hparams import check_hparams, warn_of_double_correction
+from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
+from animals_pl.training.optimization import Schedule, build_optimizer
 from animals_pl.training.split_metrics import SplitMetrics
 
-HeadInit = Literal["imagenet", "random"]
-Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 Batch = tuple[Tensor, Tensor]
 FEATURE_DIMS, PIXEL_DIMS = 2, 4
 """Dimensions of a batch of features (B, F) and of images (B, 3, S, S)."""
@@ -74,8 +67,8 @@ class AnimalClassifier(L.LightningModule):
         optimizer_eps: Epsilon of the optimizer. Default: the optimizer's own (Keras' Adam uses 1e-7).
         schedule: Learning rate over the epochs: ``constant``, ``cosine``, ``step``, ``poly`` or ``tanh``.
         warmup_epochs: Epochs in which the learning rate rises to lr, >= 0.
-        class_names: Class names in label order. Set by the data; belongs to the checkpoint.
-        input_size: Side of the images in pixels. Set by the data; belongs to the checkpoint.
+        class_names: Class names in label order. Set by the data; stored in the checkpoint.
+        input_size: Side of the images in pixels. Set by the data; stored in the checkpoint.
 
     Raises:
         UsageError: A value is unknown, out of its range, or has no effect with the other values.
@@ -180,7 +173,7 @@ class AnimalClassifier(L.LightningModule):
     def _is_attached(self) -> bool:
         try:
             return self.trainer is not None
-        except RuntimeError:  # Lightning's way to say no
+        except RuntimeError:  # raised if no trainer is attached
             return False
 
     def setup(self, stage: str) -> None:
@@ -196,23 +189,9 @@ class AnimalClassifier(L.LightningModule):
             raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training.")
         self.image_size = self.data_info.size
         self._epoch_lr = self.hparams["lr"]
-        self._warn_of_double_correction(self.data_info.sampling)
-        self.training_loss = self._build_loss(np.array(self.data_info.class_counts))
-        self.mixup_cutmix = self._build_mixup_cutmix()
-
-    def _build_loss(self, counts: np.ndarray) -> ClassificationLoss:
-        hparams = self.hparams
-        weights = class_weights(hparams["class_weights"], counts, _value(hparams["effective_beta"], 0.999))
-        gamma, tau = _value(hparams["focal_gamma"], 2.0), _value(hparams["logit_tau"], 1.0)
-        loss = ClassificationLoss(counts, hparams["loss"], weights, gamma, tau, hparams["label_smoothing"])
-        return loss.to(self.device)
-
-    def _build_mixup_cutmix(self) -> nn.Module | None:
-        """Transform of images and labels (B,) into blended images and targets (B, C)."""
-        num_classes = len(self.hparams["class_names"])
-        kinds = (("mixup", v2.MixUp), ("cutmix", v2.CutMix))
-        wanted = [kind(alpha=self.hparams[key], num_classes=num_classes) for key, kind in kinds if self.hparams[key]]
-        return v2.RandomChoice(wanted) if wanted else None
+        warn_of_double_correction(self.hparams, self.data_info.sampling)
+        self.training_loss = build_loss(self.hparams, np.array(self.data_info.class_counts)).to(self.device)
+        self.mixup_cutmix = build_mixup_cutmix(self.hparams)
 
     def _load_weights(self, weights: str) -> None:
         if not isinstance(self.net, TransferNet):
@@ -221,21 +200,7 @@ class AnimalClassifier(L.LightningModule):
                 "Set model.weights to null, or model.net to a timm model."
             )
         names = [english_name(name) for name in self.hparams["class_names"]]
-        self.net.load_weights(weights, [] if self.hparams["head_init"] == "random" else names)
-
-    def _warn_of_double_correction(self, sampling: Sampling) -> None:
-        """Warn if sampling, class weights and loss together correct the imbalance more than once."""
-        weights, loss, tau = self.hparams["class_weights"], self.hparams["loss"], _value(self.hparams["logit_tau"], 1.0)
-        strengths = {
-            f"data.sampling={sampling}": {"shuffle": 0, "weighted_sqrt": 0.5, "weighted": 1}[sampling],
-            f"model.class_weights={weights}": int(weights != "none"),
-            f"model.loss={loss}": tau if loss == "logit_adjusted" else 0,
-        }
-        corrections = [setting for setting, strength in strengths.items() if strength]
-        if len(corrections) > 1 and sum(strengths.values()) > 1:
-            rank_zero_warn(
-                f"{' and '.join(corrections)} correct the same class imbalance: rare classes count twice. Keep one."
-            )
+        self.net.load_weights(weights, names, self.hparams["head_init"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, S, S), uint8 or float pixels in 0…255."""
@@ -293,7 +258,7 @@ class AnimalClassifier(L.LightningModule):
         return self(batch[0]).float().softmax(1)
 
     def on_train_epoch_start(self) -> None:
-        """Reset the training metrics, and note the learning rate, which changes before the epoch ends."""
+        """Reset the training metrics, and store the learning rate: the scheduler steps before on_train_epoch_end."""
         self.train_metrics.reset()
         self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
 
@@ -308,13 +273,13 @@ class AnimalClassifier(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log ``lr``, ``image_size``, ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``.
 
-        An epoch that is resumed from a checkpoint of its validation has no batch left and logs nothing.
+        If the checkpoint was saved during validation, the resumed epoch has no batches left and logs nothing.
         """
         if self.train_metrics.loss.update_called:
             self.log("image_size", float(self.image_size), sync_dist=True)
             self.log("lr", torch.tensor(self._epoch_lr, dtype=torch.float64), sync_dist=True)
             self._log_epoch(self.train_metrics, "train")
-            self.trainer.callback_metrics  # noqa: B018  # reading them stores them for callbacks, before the next reset
+            self.trainer.callback_metrics  # noqa: B018  # caches the values for callbacks, before they are reset
 
     def on_validation_epoch_end(self) -> None:
         """Log ``loss/val``, ``acc/val``, ``macro_recall/val``, ``macro_f1/val``."""
@@ -329,36 +294,12 @@ class AnimalClassifier(L.LightningModule):
         checkpoint["animals_pl_version"] = __version__
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Optimizer and schedule from timm's factories."""
-        hparams = self.hparams
-        eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
-        rates = {key: hparams[key] for key in ("lr", "weight_decay", "backbone_lr_mult", "layer_decay")}
-        groups = parameter_groups(self.net, **rates)
-        optimizer = create_optimizer_v2(groups, hparams["optimizer"], lr=hparams["lr"], **eps)
-        schedule, warmup_epochs = hparams["schedule"], hparams["warmup_epochs"]
-        if schedule == "constant" and not warmup_epochs:
-            return optimizer
-        epochs = self.trainer.max_epochs or 1
-        # timm has no constant schedule with warm-up; steps by a factor of 1 are one.
-        options: dict[str, Any] = (
-            {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
-        )
-        scheduler, _ = create_scheduler_v2(
-            optimizer,
-            num_epochs=epochs,
-            warmup_epochs=warmup_epochs,
-            decay_epochs=max(1, epochs // 3),
-            **options,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        """Optimizer and schedule; see :mod:`~animals_pl.training.optimization`."""
+        return build_optimizer(self.net, self.hparams, epochs=self.trainer.max_epochs or 1)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step timm's schedule by epoch; Lightning's learning rate finder has one of its own that steps by batch."""
+        """Step timm's schedule by epoch; Lightning's learning rate finder uses its own, stepped by batch."""
         if isinstance(scheduler, Scheduler):
             scheduler.step(epoch=self.current_epoch + 1)
         else:
             scheduler.step()
-
-
-def _value(given: float | None, default: float) -> float:
-    return default if given is None else given

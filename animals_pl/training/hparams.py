@@ -1,12 +1,14 @@
-"""Check the hyper-parameters of the classifier: ranges, and values that have no effect."""
+"""Check the hyper-parameters of the classifier: ranges, values without effect, redundant imbalance corrections."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from timm.optim import list_optimizers
 
+from animals_pl.data.sampling import Sampling
 from animals_pl.errors import UsageError, did_you_mean
 
 RANGES = {
@@ -23,14 +25,14 @@ RANGES = {
     "weight_decay": (">= 0", lambda value: value >= 0),
     "warmup_epochs": (">= 0", lambda value: value >= 0),
 }
-"""Key → its range in words and as a test."""
+"""Key → description of its range, and a predicate."""
 
 APPLIES_WITH = {
     "focal_gamma": ("loss", "focal"),
     "logit_tau": ("loss", "logit_adjusted"),
     "effective_beta": ("class_weights", "effective"),
 }
-"""Key → the other key and the value of it without which it has no effect."""
+"""Key → (other key, value that the other key must have for the first to have an effect)."""
 
 
 def check_hparams(hparams: Mapping[str, Any]) -> None:
@@ -52,5 +54,21 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
         if hparams[key] is not None and hparams[other] != needed:
             raise UsageError(
                 f"model.{key}={hparams[key]} has no effect with model.{other}={hparams[other]}. "
-                f"Remove it, or set model.{other}={needed}."
+                f"Remove it (null), or set model.{other}={needed}."
             )
+
+
+def warn_of_double_correction(hparams: Mapping[str, Any], sampling: Sampling) -> None:
+    """Warn if sampling, class weights and loss together correct the imbalance more than once."""
+    weights, loss, tau = hparams["class_weights"], hparams["loss"], hparams["logit_tau"]
+    strengths = {
+        f"data.sampling={sampling}": {"shuffle": 0, "weighted_sqrt": 0.5, "weighted": 1}[sampling],
+        f"model.class_weights={weights}": int(weights != "none"),
+        f"model.loss={loss}": 0 if loss != "logit_adjusted" else 1 if tau is None else tau,
+    }
+    corrections = [setting for setting, strength in strengths.items() if strength]
+    if len(corrections) > 1 and sum(strengths.values()) > 1:
+        rank_zero_warn(
+            f"{' and '.join(corrections)} all correct the class imbalance, so rare classes are over-weighted. "
+            "Keep only one."
+        )

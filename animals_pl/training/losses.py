@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms import v2
 
-from animals_pl.data.class_weights import require_images
+from animals_pl.data.class_weights import class_weights, require_images
 
 Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 
@@ -17,7 +19,8 @@ Loss = Literal["cross_entropy", "focal", "logit_adjusted"]
 class ClassificationLoss(nn.Module):
     """Cross-entropy, focal loss or logit-adjusted cross-entropy, with class weights and label smoothing.
 
-    The loss of an image is wᵢ · -Σ_c tᵢc (1 - pᵢc)^γ log pᵢc with p = softmax(logits + τ · log(counts / N)).
+    The loss of image i is wᵢ · -Σ_c tᵢc (1 - pᵢc)^γ log pᵢc with class weight w, target t,
+    p = softmax(logits + τ · log(counts / N)) and N = Σ counts.
     γ belongs to ``focal`` (Lin et al. 2017, "Focal Loss for Dense Object Detection", equation 5), τ to
     ``logit_adjusted`` (Menon et al. 2021, "Long-tail Learning via Logit Adjustment", eq. 10). Otherwise both are 0.
 
@@ -53,7 +56,7 @@ class ClassificationLoss(nn.Module):
             require_images("model.loss='logit_adjusted'", "model.loss=cross_entropy", counts)
             adjustment = tau * np.log(counts / counts.sum())
         factors = np.ones(len(counts)) if weights is None else weights
-        # Not persistent: they follow from the dataset.
+        # Not persistent: recomputed from the dataset.
         self.register_buffer("adjustment", torch.tensor(adjustment, dtype=torch.float32), persistent=False)
         self.register_buffer("weights", torch.tensor(factors, dtype=torch.float32), persistent=False)
 
@@ -64,8 +67,27 @@ class ClassificationLoss(nn.Module):
         targets = targets.float()
         smooth = targets.lerp(torch.full_like(targets, 1 / logits.shape[1]), self.label_smoothing)
         log_p = (logits.float() + self.adjustment).log_softmax(1)
-        # Above 0, where the gradient would be infinite for a gamma below 1.
+        # Clamp: at 0 the gradient is infinite for gamma < 1.
         focus = (1 - log_p.exp()).clamp(min=1e-6) ** self.gamma if self.gamma else 1.0
-        # No matrix product: autocast would round the class weights to bfloat16.
+        # Not a matmul, because autocast would round the class weights to bfloat16.
         weights = (targets * self.weights).sum(1)
         return weights * -(smooth * focus * log_p).sum(1)
+
+
+def build_loss(hparams: Mapping[str, Any], counts: np.ndarray) -> ClassificationLoss:
+    """Loss for the hyper-parameters of the classifier and the training images per class (C,)."""
+
+    def value(key: str, default: float) -> float:
+        return default if hparams[key] is None else hparams[key]
+
+    weights = class_weights(hparams["class_weights"], counts, value("effective_beta", 0.999))
+    gamma, tau = value("focal_gamma", 2.0), value("logit_tau", 1.0)
+    return ClassificationLoss(counts, hparams["loss"], weights, gamma, tau, hparams["label_smoothing"])
+
+
+def build_mixup_cutmix(hparams: Mapping[str, Any]) -> nn.Module | None:
+    """Transform of images and labels (B,) into blended images and targets (B, C); ``None`` if disabled."""
+    num_classes = len(hparams["class_names"])
+    kinds = (("mixup", v2.MixUp), ("cutmix", v2.CutMix))
+    wanted = [kind(alpha=hparams[key], num_classes=num_classes) for key, kind in kinds if hparams[key]]
+    return v2.RandomChoice(wanted) if wanted else None

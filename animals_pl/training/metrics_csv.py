@@ -34,7 +34,7 @@ def best_epoch(rows: Iterable[Row], monitor: str, mode: str | None = None) -> Ro
 
 
 def read_metrics(file: Path) -> list[Row]:
-    """Rows of a metrics.csv without empty cells; no rows if the file does not exist."""
+    """Rows of metrics.csv; empty cells are omitted. No rows if the file does not exist."""
     if not file.is_file():
         return []
     with file.open(newline="", encoding="utf-8") as stream:

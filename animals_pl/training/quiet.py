@@ -1,4 +1,4 @@
-"""Silence what Lightning says about itself."""
+"""Suppress Lightning warnings that do not concern the user."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ MESSAGES = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*WeightAveraging callback with a model that overrides the configure_model.*",  # nothing here is sharded
 )
-"""Warnings without meaning for a user of this project."""
+"""Patterns of the warnings."""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide Lightning's remarks on itself; warnings about the user's data and settings stay."""
+    """Suppress Lightning's own messages; warnings about the user's data and settings stay."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What a training run is: a folder, loggers, callbacks and a trainer."""
+"""Training runs: folder, loggers, callbacks and trainer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import yaml
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
@@ -22,10 +23,11 @@ from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
 from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
 from animals_pl.training.callbacks.feature_cache import FeatureCache
+from animals_pl.training.callbacks.progress_bar import EpochBar
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles
-from animals_pl.training.callbacks.run_summary import EpochBar, RunSummary
-from animals_pl.training.callbacks.tensorboard import RunTensorBoard, TensorBoardPictures
+from animals_pl.training.callbacks.run_summary import RunSummary
+from animals_pl.training.callbacks.tensorboard import RunTensorBoard, TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import load_checkpoint, model_settings
 from animals_pl.training.classifier import AnimalClassifier
@@ -75,7 +77,7 @@ class Run:
         """Train, and return the run.
 
         Raises:
-            UsageError: Something in the arguments, files or folders cannot be used. A new run that ends before its
+            UsageError: An argument, file or folder is invalid. A new run that ends before its
                 first epoch is complete leaves no folder.
         """
         try:
@@ -83,7 +85,7 @@ class Run:
                 self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self._ckpt_path, weights_only=True)
         except (UsageError, MisconfigurationException) as error:
             if self._ckpt_path is None:
-                remove_empty_run(self.folder)
+                _remove_empty_run(self.folder)
             raise UsageError(" ".join(str(error).split())) from error
         return self
 
@@ -135,10 +137,10 @@ def fit(
     tune: Tune | None = None,
     **trainer_kwargs: Any,
 ) -> Run:
-    """Train a model: the same folder, callbacks, feature cache and resume as the command line.
+    """Train a model with the same run folder, callbacks, feature cache and resuming as the command line.
 
-    Initial weights are drawn from torch's global random state: call ``lightning.seed_everything(42)`` before to repeat
-    a run of the command line.
+    Initial weights are drawn from torch's global random state: call ``lightning.seed_everything(42)`` first to
+    reproduce a run of the command line.
 
     Args:
         model: The model.
@@ -148,17 +150,17 @@ def fit(
         save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
         ckpt_path: Checkpoint to resume from; the run continues in its folder.
         callbacks: Additional callbacks.
-        cache_features: Compute the features of a frozen backbone once, where the result is the same.
-        compile: Compile the net with torch.compile: a minute or more that only long runs repay.
-        tune: Search before training for model.lr (``lr``), or for the largest data.batch_size that fits into GPU memory
-            (``batch_size``), and train with it.
+        cache_features: Compute the features of a frozen backbone once, if that does not change the result.
+        compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
+        tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
+            GPU memory (``batch_size``), and use it.
         **trainer_kwargs: Arguments of ``lightning.Trainer``, such as ``max_epochs``.
 
     Returns:
         The finished run.
 
     Raises:
-        UsageError: Something in the arguments, files or folders cannot be used.
+        UsageError: An argument, file or folder is invalid.
     """
     run = prepare_run(
         model,
@@ -193,18 +195,19 @@ def prepare_run(
 ) -> Run:
     """Create the run of :func:`fit`, which explains the arguments, without starting it.
 
-    ``dump_config`` returns the run's configuration as YAML, with tuned values such as ``{"model.lr": 0.01}`` put in. By
-    default it is made from the hyper-parameters.
+    ``dump_config`` returns the run's configuration as YAML, with tuned values such as ``{"model.lr": 0.01}`` filled in.
+    By default it is made from the hyper-parameters.
     """
-    set_malloc_thresholds()
     kwargs = {**TRAINER_DEFAULTS, **trainer_kwargs}
     _check_options(save_top_k, tune, ckpt_path, kwargs)
+    if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
+        kwargs["precision"] = "bf16-mixed"
     if ckpt_path is not None:
-        _check_resumed(model, data, Path(ckpt_path))
-    console = get_console()  # the progress bar's own, so that lines appear above it
-    dump_config = dump_config or partial(
-        _dump_hparams, model, data, {"name": name, "monitor": monitor, "save_top_k": save_top_k}, trainer_kwargs
-    )
+        _adopt_checkpoint(model, data, Path(ckpt_path))
+    console = get_console()  # that of the progress bar, so that lines are printed above it
+    options = {"name": name, "monitor": monitor, "save_top_k": save_top_k}
+    options |= {"cache_features": cache_features, "compile": compile}
+    dump_config = dump_config or partial(_dump_hparams, model, data, options, trainer_kwargs)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunSummary(data, console)]
     if compile:
         mine.append(Compilation())
@@ -217,7 +220,7 @@ def prepare_run(
         root = Path(kwargs["default_root_dir"])
         folder = Path(ckpt_path).resolve().parent if ckpt_path else new_run_folder(root / name)
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
-        mine += [files, EpochTable(folder, console), TensorBoardPictures(data)]
+        mine += [files, EpochTable(folder, console), TensorBoardImages(data)]
         mine += [Tuner(what, console, files.record) for what in [*finders, *([tune] if tune else [])]]
         if kwargs.get("enable_checkpointing") is not False:
             best = RunCheckpoint(folder, "best", monitor, monitor_mode(monitor), save_top_k=save_top_k)
@@ -227,21 +230,23 @@ def prepare_run(
         return Run(model, data, make_trainer([*given, *mine], **kwargs), folder, ckpt_path)
     except UsageError:
         if ckpt_path is None:
-            remove_empty_run(folder)
+            _remove_empty_run(folder)
         raise
 
 
 def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
-    """Create a trainer with a progress bar on terminals, and bfloat16 where a GPU has it.
+    """Create a trainer, with a progress bar on terminals.
 
     Raises:
         UsageError: Lightning does not know the accelerator, strategy or precision, or the device does not exist.
     """
+    set_malloc_thresholds()
     callbacks = list(callbacks)
-    if kwargs.get("enable_progress_bar") is not False and get_console().is_terminal:
-        callbacks.append(EpochBar())
-    else:
-        kwargs["enable_progress_bar"] = False
+    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        if kwargs.get("enable_progress_bar") is not False and get_console().is_terminal:
+            callbacks.append(EpochBar())
+        else:
+            kwargs["enable_progress_bar"] = False
     try:
         with quiet():
             return L.Trainer(**kwargs, callbacks=callbacks)
@@ -276,7 +281,7 @@ def trains_in_bfloat16(accelerator: Any) -> bool:
     return gpu and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def remove_empty_run(folder: Path | None) -> None:
+def _remove_empty_run(folder: Path | None) -> None:
     """Remove the folder of a run that ended before its first epoch was complete."""
     if folder is not None and folder.exists() and not (folder / "metrics.csv").exists():
         shutil.rmtree(folder)
@@ -290,18 +295,17 @@ def _check_options(save_top_k: int, tune: Tune | None, ckpt_path: str | Path | N
     if save_top_k > 1 and kwargs.get("enable_checkpointing") is False:
         raise UsageError(f"save_top_k={save_top_k} has no effect with trainer.enable_checkpointing=false. Remove one.")
     if tune and ckpt_path:
-        raise UsageError(f"tune={tune} is for new runs, but --ckpt_path resumes one. Remove one of them.")
-    if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
-        kwargs["precision"] = "bf16-mixed"
+        raise UsageError(f"tune={tune} is for new runs, but ckpt_path resumes one. Remove one of them.")
 
 
-def _check_resumed(model: AnimalClassifier, data: L.LightningDataModule, ckpt_path: Path) -> None:
+def _adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, ckpt_path: Path) -> None:
     """Check that the model is the checkpoint's, and let the data use the run's split."""
     for key, trained in model_settings(load_checkpoint(ckpt_path, mmap=True)).items():
         given = model.hparams[key]
         if given != trained and not (given is None and key in ("class_names", "input_size")):
             raise UsageError(
-                f"model.{key}={given!r} contradicts the checkpoint, which was trained with {trained!r}. Remove it."
+                f"model.{key}={given!r} contradicts the checkpoint, which was trained with {trained!r}. "
+                "Remove the option."
             )
     split = ckpt_path.parent / "split.csv"
     if split.is_file() and "split" in data.hparams and data.hparams["split"] is None:

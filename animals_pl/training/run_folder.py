@@ -27,7 +27,7 @@ def new_run_folder(parent: Path) -> Path:
             folder = parent / f"version_{version}"
             try:
                 folder.mkdir()
-            except FileExistsError:  # another run was faster
+            except FileExistsError:  # created by a concurrent run
                 version += 1
             else:
                 return folder

@@ -11,7 +11,7 @@ from animals_pl.evaluation.metrics import summarise
 
 
 class SplitMetrics(nn.Module):
-    """Metrics of one split over an epoch, exact over any number of processes.
+    """Metrics of one split over an epoch, synchronised across processes.
 
     Args:
         num_classes: Number of classes C.

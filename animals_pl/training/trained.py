@@ -1,4 +1,4 @@
-"""The one way back from a checkpoint: ``load_model``."""
+"""Load trained models and predict."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.datamodule import AnimalsDataset, default_num_workers
-from animals_pl.data.decode import Resize
+from animals_pl.data.dataset import AnimalsDataset, default_num_workers
 from animals_pl.data.prediction import find_prediction_images
+from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
@@ -24,7 +24,7 @@ from animals_pl.training.classifier import AnimalClassifier
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says about one image.
+    """Prediction for one image.
 
     Attributes:
         path: The image file as it was given.
@@ -48,7 +48,7 @@ class TrainedModel:
     Attributes:
         net: (B, 3, S, S) pixels in 0…255 → (B, C) logits, in evaluation mode on the CPU.
         class_names: C names in label order.
-        resize: How an image becomes a square.
+        resize: Resize applied to images.
         size: Side of the square in pixels, S.
         tta: Test-time augmentation.
         hparams: Hyper-parameters of the model.
@@ -142,7 +142,7 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None) -> Traine
                 f"ckpt_path={str(ckpt_path)!r} was trained with plain dataloaders and does not say how images are "
                 "resized. Pass load_model(…, resize=Resize(…))."
             )
-        resize = Resize(data["resize"], data["interpolation"], data["crop_pct"])
+        resize = Resize.from_settings(data)
     model = load_classifier(ckpt_path)
     hparams = dict(model.hparams)
     return TrainedModel(

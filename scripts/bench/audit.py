@@ -1,10 +1,10 @@
 """Time and peak memory of preparing and analysing a dataset of Animals-10's size.
 
-    python scripts/bench_audit.py --root datasets/animals10/raw-img
+    python -m scripts.bench.audit --root datasets/animals10/raw-img
 
-Where the folder has fewer images, they are linked as often as it takes. Links to one image are one picture:
-the comparison of that many different pictures is measured by itself, on hashes drawn at random. Linux only: memory is
-the proportional set size (PSS) of all processes, read from /proc.
+Smaller folders are enlarged by links. Links to one image are duplicates, so the comparison of that many different
+images is measured separately, on random hashes. Linux only: memory is the proportional set size (PSS) of all
+processes, read from /proc.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from scripts.bench.process_memory import Outcome, link_images, run
 
 
 def measured(args: Sequence[str], environment: dict[str, str]) -> Outcome:
-    """Run a command line of the package.
+    """Run a verb of the package.
 
     Raises:
         RuntimeError: It failed.
     """
     outcome = run([sys.executable, "-m", "animals_pl", *args], environment)
     if outcome.exit_code:
-        raise RuntimeError(f"animals_pl {' '.join(args)} ended with {outcome.exit_code}: {outcome.complaint}")
+        raise RuntimeError(f"animals_pl {' '.join(args)} ended with {outcome.exit_code}: {outcome.last_error}")
     return outcome
 
 
@@ -44,7 +44,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--count", type=int, default=26_179, help="images to link (default: Animals-10's)")
     options = parser.parse_args(args)
     table = Table(box=None, padding=(0, 2), header_style="bold")
-    for column in ("step", "seconds", "peak memory", "what it says"):
+    for column in ("step", "seconds", "peak memory", "output"):
         table.add_column(column, justify="right" if column in ("seconds", "peak memory") else "left")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -57,17 +57,17 @@ def main(args: Sequence[str] | None = None) -> None:
             "analyze": ["analyze", images, "--output", str(folder / "report")],
         }.items():
             outcome = measured(verb, environment)
-            said = next(line for line in outcome.printed.splitlines() if "images read" in line)
+            summary = next(line for line in outcome.stdout.splitlines() if "images read" in line)
             table.add_row(
-                step, f"{outcome.seconds:.1f}", f"{outcome.peak / 2**20:,.0f} MiB", said.removeprefix("scan").strip()
+                step, f"{outcome.seconds:.1f}", f"{outcome.peak / 2**20:,.0f} MiB", summary.removeprefix("scan").strip()
             )
         size = (folder / "report" / "report.html").stat().st_size
     rng = np.random.default_rng(0)
     hashes = [rng.bytes(80).hex() for _ in range(options.count)]
-    began = time.perf_counter()
+    start = time.perf_counter()
     near_pairs(hashes, hashes, lambda i, j: False)
-    seconds = time.perf_counter() - began
-    table.add_row("compare hashes", f"{seconds:.1f}", "", f"{options.count:,} different pictures with each other")
+    seconds = time.perf_counter() - start
+    table.add_row("compare hashes", f"{seconds:.1f}", "", f"{options.count:,} different images with each other")
     Console(highlight=False, width=120).print(table)
     print(f"report.html: {size / 1e6:.1f} MB; {os.cpu_count()} cores")
 

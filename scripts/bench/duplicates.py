@@ -1,6 +1,6 @@
-"""Show why ``duplicates.NEAR`` is what it is: which copies are found within a distance, and which other pairs are near.
+"""Measure the threshold ``duplicates.NEAR``: edited copies found within each distance, and pairs among the originals.
 
-python scripts/measure_duplicates.py --root DIR --output DIR [--sample N] [--seed N]
+python -m scripts.bench.duplicates --root DIR --output DIR [--sample N] [--seed N]
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import NEAR, near_pairs
-from animals_pl.data.inspection.facts import ImageFacts
+from animals_pl.data.inspection.image_facts import ImageFacts
 from animals_pl.data.inspection.manifest import inspect_all
 from animals_pl.errors import UsageError
 
 LIMITS = (52, 60, 64, 68, 72, 76, 84)
-"""Distances, in bits of 256, that the tables compare."""
+"""Distances in the tables, in bits of 256."""
 
 SHOWN = (56, 84)
-"""Nearest and farthest pair of the contact sheet, in bits: nearer, nearly all are copies; farther, nearly none."""
+"""Range of the contact sheet in bits: nearer pairs are nearly all duplicates, farther ones nearly none."""
 
 MOST = 120
-"""Pairs on the sheet at most; of more, some are shown, evenly spread."""
+"""Maximum number of pairs on the sheet; of more, an evenly spread selection is shown."""
 
 COLUMNS, FRAME, GAP = 3, (224, 168), 14
-"""Pairs beside each other on the sheet; an image's greatest width and height, and the margins, in pixels."""
+"""Pairs per row of the sheet; maximum width and height of an image and the margins, in pixels."""
 
 Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -45,8 +45,8 @@ def _scaled(picture: Image.Image, across: float, down: float) -> Image.Image:
     return picture.resize((round(picture.width * across) or 1, round(picture.height * down) or 1))
 
 
-def _cut(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """Cut these shares of the width and height off at each side."""
+def _crop(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    """Crop these fractions of width and height at each side."""
     width, height = picture.size
     return picture.crop(
         (round(left * width), round(top * height), round((1 - right) * width), round((1 - bottom) * height))
@@ -58,24 +58,18 @@ COPIES: dict[str, tuple[Edit, int]] = {
     "stretched by 25 %": (lambda picture, rng: _scaled(picture, 1.25, 1.0), 90),
     "JPEG quality 30": (lambda picture, rng: picture, 30),
     "brighter by 30 %": (lambda picture, rng: ImageEnhance.Brightness(picture).enhance(1.3), 90),
-    "mirrored": (lambda picture, rng: ImageOps.mirror(picture), 90),
-    "cut by 5 % at each side": (lambda picture, rng: _cut(picture, 0.05, 0.05, 0.05, 0.05), 90),
-    "cut by up to 3 % a side": (lambda picture, rng: _cut(picture, *rng.uniform(0, 0.03, 4)), 90),
-    "cut by 8 % at one side": (lambda picture, rng: _cut(picture, *rng.permutation([0.08, 0, 0, 0])), 90),
+    "flipped": (lambda picture, rng: ImageOps.mirror(picture), 90),
+    "cropped by 5 % at each side": (lambda picture, rng: _crop(picture, 0.05, 0.05, 0.05, 0.05), 90),
+    "cropped by up to 3 % a side": (lambda picture, rng: _crop(picture, *rng.uniform(0, 0.03, 4)), 90),
+    "cropped by 8 % at one side": (lambda picture, rng: _crop(picture, *rng.permutation([0.08, 0, 0, 0])), 90),
 }
-"""Each kind of copy: what is done to the image, and the JPEG quality that it is saved with."""
+"""Kind of copy → the edit and the JPEG quality."""
 
 
 def hashed_pairs(
     found: Sequence[ImageFacts], distance: int, same: Callable[[int, int], bool] = lambda i, j: True
 ) -> np.ndarray:
-    """Return the near pairs (P, 3) of inspected files; those without a hash are in none.
-
-    Args:
-        found: What their inspection found.
-        distance: Bits in which their structures may differ.
-        same: Is asked of pairs whose colours do not agree; without it they count too.
-    """
+    """Near pairs (P, 3) of files with a hash; ``same`` decides pairs whose colours differ."""
     index = np.array([place for place, one in enumerate(found) if one.perceptual_hash], dtype=np.int64)
     kept = [found[place] for place in index]
     hashes, centres = [one.perceptual_hash for one in kept], [one.centre_hash for one in kept]
@@ -84,18 +78,12 @@ def hashed_pairs(
 
 
 def checker(files: Sequence[Path]) -> Callable[[int, int], bool]:
-    """Return the question whether two of these files, by their indices, are one picture."""
+    """Cached comparison of two of these files, by index, at pixel level."""
     return cache(lambda i, j: same_picture(files[i], files[j]))
 
 
 def recall(files: Sequence[Path], found: Sequence[ImageFacts], rng: np.random.Generator) -> dict[str, list[float]]:
-    """Return, for each kind of copy, the share of images whose copy is found within each of the limits.
-
-    Args:
-        files: The originals.
-        found: What their inspection found.
-        rng: Chooses where pictures are cut.
-    """
+    """Kind of copy → fraction of the files whose copy is found within each of LIMITS."""
     with tempfile.TemporaryDirectory() as folder:
         copies: list[Path] = []
         for file in files:
@@ -114,7 +102,7 @@ def recall(files: Sequence[Path], found: Sequence[ImageFacts], rng: np.random.Ge
 
 
 def table(title: str, rows: dict[str, list[str]]) -> Table:
-    """Lay out one row of cells per name, a column for each of the limits."""
+    """Table with one row per name and one column per limit."""
     result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     result.add_column("within … of 256 bits", no_wrap=True)
     for limit in LIMITS:
@@ -125,13 +113,7 @@ def table(title: str, rows: dict[str, list[str]]) -> Table:
 
 
 def contact_sheet(catalog: Catalog, pairs: np.ndarray, same: np.ndarray) -> Image.Image:
-    """Draw pairs (P, 3) of a catalog's images beside each other, each with its distance, verdict and labels.
-
-    Args:
-        catalog: The images.
-        pairs: Indices of two, and the bits in which they differ.
-        same: (P,) whether they were found to be one picture.
-    """
+    """Image with pairs (P, 3) side by side, each with its distance, verdict ``same`` (P,) and labels."""
     fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     bold, plain = (
         ImageFont.truetype(str(fonts / f"DejaVuSans{kind}.ttf"), size) for kind, size in (("-Bold", 15), ("", 13))
@@ -142,7 +124,7 @@ def contact_sheet(catalog: Catalog, pairs: np.ndarray, same: np.ndarray) -> Imag
     for number, ((i, j, bits), one) in enumerate(zip(pairs.tolist(), same.tolist(), strict=True)):
         left, top = GAP + number % COLUMNS * width, GAP + number // COLUMNS * height
         draw.rounded_rectangle((left, top, left + width - GAP, top + height - GAP), GAP // 2, "white", "#d8d8d4")
-        verdict = f"{bits} bits, " + ("one picture" if one else "two pictures")
+        verdict = f"{bits} bits, " + ("duplicates" if one else "different")
         draw.text((left + GAP, top + GAP // 2), verdict, "#1a7f37" if one and bits <= NEAR else "#b35900", bold)
         labels = dict.fromkeys(catalog.class_names[catalog.labels[k]] for k in (i, j))
         draw.text((left + width - 2 * GAP, top + GAP // 2), " · ".join(labels), "#555555", plain, "ra")
@@ -155,42 +137,42 @@ def contact_sheet(catalog: Catalog, pairs: np.ndarray, same: np.ndarray) -> Imag
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measure a folder, print both tables and write the contact sheet ``pairs.png``."""
+    """Measure a folder, print two tables and write the contact sheet ``pairs.png``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True, help="a folder with one folder of images per class")
+    parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
     parser.add_argument("--output", type=Path, required=True, help="folder for the contact sheet")
     parser.add_argument("--sample", type=int, default=300, help="images to copy")
-    parser.add_argument("--seed", type=int, default=0, help="chooses the images, and where they are cut")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample and the crops")
     options = parser.parse_args(args)
     try:
         catalog = scan_folder(options.root, argument="root")
     except UsageError as error:
         parser.error(str(error))
     if options.sample < 1:
-        parser.error(f"--sample={options.sample} is too few; pass 1 or more")
+        parser.error(f"--sample={options.sample} is too small. Pass 1 or more")
 
     console, rng = Console(), np.random.default_rng(options.seed)
     files = [catalog.root / path for path in catalog.paths]
     found = inspect_all(files)
     usable = [index for index, one in enumerate(found) if one.perceptual_hash]
     if not usable:
-        parser.error(f"--root={str(options.root)!r} has no image that shows anything; pass another folder")
+        parser.error(f"--root={str(options.root)!r} has only blank or broken images. Pass another folder")
     sample = sorted(rng.permutation(usable)[: options.sample].tolist())
     shares = recall([files[index] for index in sample], [found[index] for index in sample], rng)
     cells = {kind: [f"{100 * share:.1f}".removesuffix(".0") for share in row] for kind, row in shares.items()}
-    console.print(table(f"Copies of {len(sample):,} images that are found, in %", cells))
+    console.print(table(f"Copies of {len(sample):,} images found, in %", cells))
 
     same = checker(files)
     near = [hashed_pairs(found, limit) for limit in LIMITS]
     copies = [hashed_pairs(found, limit, same) for limit in LIMITS]
     across = [each[catalog.labels[each[:, 0]] != catalog.labels[each[:, 1]]] for each in copies]
-    kinds = {"near in structure": near, "found to be copies": copies, "of these, across two labels": across}
+    kinds = {"near": near, "duplicates": copies, "duplicates with two labels": across}
     counts = {name: [f"{len(each):,}" for each in kind] for name, kind in kinds.items()}
     console.print(table(f"Pairs among the {len(files):,} images themselves", counts))
 
     pairs = hashed_pairs(found, SHOWN[1])
-    found_too = set(map(tuple, hashed_pairs(found, SHOWN[1], same)[:, :2].tolist()))
-    one = np.array([(i, j) in found_too for i, j, _ in pairs.tolist()], dtype=bool)
+    duplicate_pairs = set(map(tuple, hashed_pairs(found, SHOWN[1], same)[:, :2].tolist()))
+    one = np.array([(i, j) in duplicate_pairs for i, j, _ in pairs.tolist()], dtype=bool)
     shown = np.flatnonzero(pairs[:, 2] >= SHOWN[0])
     shown = shown[np.argsort(pairs[shown, 2], kind="stable")][:: -(-len(shown) // MOST) or 1]
     console.print(

@@ -1,9 +1,9 @@
 """Training speed on one CUDA GPU: precision, memory layout and compilation, without the loader and with it.
 
-    python scripts/bench_gpu.py --root datasets/animals10/raw-img
+    python -m scripts.bench.gpu --root datasets/animals10/raw-img
 
-The limit is what the GPU does with a batch that is in its memory already; what the loader leaves of it tells whether
-the GPU waits. Medians of three measurements, all layers trained, torch's defaults otherwise.
+The limit is the speed on a batch that is in the GPU's memory already; a lower speed with the loader means that the GPU
+waits. Medians of three measurements, all layers trained, torch's defaults otherwise.
 """
 
 from __future__ import annotations
@@ -34,17 +34,11 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 MODES = ("eager", "compiled")
 
 
-class Run:
-    """One net in training, in one way.
+class Training:
+    """One net in training, with one precision, memory layout and mode."""
 
-    Args:
-        name: A net that ``build_net`` knows.
-        way: Precision, memory layout and mode, each a key of the above.
-        options: Device, size, classes and the number of batches to measure.
-    """
-
-    def __init__(self, name: str, way: tuple[str, str, str], options: argparse.Namespace) -> None:
-        precision, layout, mode = way
+    def __init__(self, name: str, variant: tuple[str, str, str], options: argparse.Namespace) -> None:
+        precision, layout, mode = variant
         self.device, self.batches, self.repeats = options.device, options.batches, options.repeats
         self.dtype, self.layout = PRECISIONS[precision], LAYOUTS[layout]
         net = registry.build_net(name, options.num_classes, options.size)
@@ -64,17 +58,17 @@ class Run:
         self.optimizer.step()
 
     def speed(self, batches: Iterator[Any]) -> float:
-        """Return the images per second, after as many batches that are not measured."""
+        """Images per second, after as many warm-up batches."""
         found = []
         for repeat in range(self.repeats + 1):
             self._wait()
-            began, images = time.perf_counter(), 0
+            start, images = time.perf_counter(), 0
             for batch in itertools.islice(batches, self.batches):
                 self.step(*batch)
                 images += len(batch[0])
             self._wait()
             if repeat:
-                found.append(images / (time.perf_counter() - began))
+                found.append(images / (time.perf_counter() - start))
         return median(found)
 
     def _wait(self) -> None:
@@ -89,11 +83,11 @@ def endless(loader: Any) -> Iterator[Any]:
 
 
 def real_batches(options: argparse.Namespace) -> Iterator[Any]:
-    """Return the training batches of the images, as ``fit`` loads them."""
+    """Training batches of the images, loaded as in ``fit``."""
     data = AnimalsDataModule(str(options.root), options.size, batch_size=options.batch_size, augment="light")
     data.setup("fit")
     loader = data.train_dataloader()
-    loader.pin_memory = options.device.type == "cuda"  # as the datamodule has it in a trainer
+    loader.pin_memory = options.device.type == "cuda"  # as in a trainer
     return endless(loader)
 
 
@@ -105,19 +99,19 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch")
     parser.add_argument("--batches", type=int, default=30, help="batches per measurement")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: only to try the script")
-    parser.add_argument("--quick", action="store_true", help="tiny batches and few of them: only to try the script")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only tries the script")
+    parser.add_argument("--quick", action="store_true", help="few tiny batches, to try the script")
     options = parser.parse_args(args)
     options.repeats, options.device = 3, torch.device(options.device)
     for key in ("size", "batch_size", "batches"):
         if getattr(options, key) < 2:
-            parser.error(f"--{key.replace('_', '-')}={getattr(options, key)} is too small; choose 2 or more")
+            parser.error(f"--{key.replace('_', '-')}={getattr(options, key)} is too small. Choose 2 or more")
     if options.quick:
         options.size, options.batch_size, options.batches, options.repeats = 64, 4, 2, 1
     if options.device.type == "cuda" and not torch.cuda.is_available():
         parser.error(
-            "there is no CUDA GPU that torch can use here; run this on a machine with one (scripts/bench.py measures "
-            "the CPU), or pass --device cpu --quick to try the script"
+            "no CUDA GPU is available. Use a machine with one, python -m scripts.bench.cpu for the CPU, or "
+            "--device cpu --quick to try the script"
         )
     try:
         options.num_classes = len(scan_folder(options.root, argument="root").class_names) if options.root else 10
@@ -129,7 +123,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Measure every way of training and print a table."""
+    """Measure every variant and print a table."""
     options = parse(args)
     cuda = options.device.type == "cuda"
     table = Table(title="images/s in training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -140,21 +134,21 @@ def main(args: Sequence[str] | None = None) -> None:
     labels = torch.arange(options.batch_size) % options.num_classes
     synthetic = [(batch.to(options.device), labels.to(options.device))]
     real = real_batches(options) if options.root else None
-    for name, *way in itertools.product(options.net, PRECISIONS, LAYOUTS, MODES):
-        print(name, *way, file=sys.stderr, flush=True)
+    for name, *variant in itertools.product(options.net, PRECISIONS, LAYOUTS, MODES):
+        print(name, *variant, file=sys.stderr, flush=True)
         torch.compiler.reset()
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(options.device)
-        run = Run(name, (way[0], way[1], way[2]), options)
-        limit = run.speed(itertools.cycle(synthetic))
-        loaded = run.speed(real) if real else None
+        training = Training(name, (variant[0], variant[1], variant[2]), options)
+        limit = training.speed(itertools.cycle(synthetic))
+        loaded = training.speed(real) if real else None
         peak = f"{torch.cuda.max_memory_allocated(options.device) / 2**20:,.0f} MiB" if cuda else ""
         cells = [f"{loaded:,.0f}", f"{loaded / limit:.2f}"] if loaded else ["", ""]
-        table.add_row(name, *way, f"{limit:,.0f}", *cells, peak)
-        del run
+        table.add_row(name, *variant, f"{limit:,.0f}", *cells, peak)
+        del training
     Console(width=110, highlight=False).print(table)
-    device = torch.cuda.get_device_name(options.device) if cuda else "CPU, only to try the script"
+    device = torch.cuda.get_device_name(options.device) if cuda else "CPU, not a measurement"
     print(f"{device}; {os.cpu_count()} cores; torch {torch.__version__}; batches of {options.batch_size}")
 
 

@@ -1,6 +1,6 @@
-"""The reference's way to train a head on a frozen backbone, in Keras; run by ``bench.py`` in an environment of its own.
+"""The reference's training of a head on a frozen backbone, in Keras; ``cpu.py`` runs it in a separate environment.
 
-Prints, as JSON, the seconds that so many epochs take, from three of them, and a remark.
+Prints, as JSON, the seconds of the given number of epochs, extrapolated from three epochs, and a remark.
 """
 
 import argparse
@@ -23,26 +23,26 @@ BACKBONES = {
 
 
 class EpochEnds(keras.callbacks.Callback):
-    """Notes when each epoch, with its validation, ends."""
+    """Times at which the epochs, validation included, end."""
 
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
 
     def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        """Note the time."""
+        """Add the time."""
         self.times.append(time.perf_counter())
 
 
 def main() -> None:
-    """Train three epochs and print what all would take."""
+    """Train three epochs and print the time of all."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--net", choices=BACKBONES, required=True)
     parser.add_argument("--epochs", type=int, required=True)
     options = parser.parse_args()
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     train, val = keras.utils.image_dataset_from_directory(
         options.root,
         label_mode="categorical",
@@ -72,7 +72,7 @@ def main() -> None:
         callbacks=[ends],
         verbose=0,
     )
-    first = ends.times[0] - began
+    first = ends.times[0] - start
     later = median(after - before for before, after in zip(ends.times, ends.times[1:], strict=False))
     remark = f"{first:.1f} s + {options.epochs - 1} × {later:.1f} s"
     print(json.dumps([first + (options.epochs - 1) * later, remark]), flush=True)

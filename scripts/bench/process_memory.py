@@ -12,43 +12,44 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from animals_pl.data.catalog import scan_folder
+from scripts.bench.common import PROJECT
 
-SECONDS_BETWEEN, LEISURE = 0.2, 50
-"""From one reading of the memory to the next: so many seconds, and at least this many times what the reading took: the
-kernel counts the pages of a large process one by one and holds it up meanwhile."""
+INTERVAL, READING_SHARE = 0.2, 50
+"""Seconds between two readings of the memory, and at least this many times a reading's own time: the kernel counts the
+pages of a large process one by one and stops it meanwhile."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a command.
+    """Result of a command.
 
     Attributes:
-        seconds: From its start to its end.
+        seconds: Wall time.
         peak: Largest sum of the proportional set sizes (PSS) of its processes, in bytes.
-        exit_code: 0: it ended well; 127: it could not be started.
-        printed: Standard output.
-        complaint: Last line of standard error, empty if there is none.
+        exit_code: 0: success; 127: it could not be started.
+        stdout: Standard output.
+        last_error: Last line of standard error; empty if there is none.
     """
 
     seconds: float
     peak: int
     exit_code: int
-    printed: str
-    complaint: str
+    stdout: str
+    last_error: str
 
 
 def family(pid: int) -> list[int]:
-    """Return a process and its descendants."""
+    """Ids of a process and its descendants; empty if it has ended."""
     children = Path(f"/proc/{pid}/task/{pid}/children")
     try:
         found = [int(child) for child in children.read_text().split()]
-    except OSError:  # it has ended
+    except OSError:
         return []
     return [pid, *(descendant for child in found for descendant in family(child))]
 
 
 def memory(pid: int) -> int:
-    """Return the proportional set size of a process in bytes; 0 if it has ended."""
+    """Proportional set size of a process in bytes; 0 if it has ended."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
@@ -57,16 +58,16 @@ def memory(pid: int) -> int:
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Outcome:
-    """Run a command to its end, reading the memory of its processes up to five times a second.
+    """Run a command in the repository's root and read the memory of its processes up to five times per second.
 
     Args:
         command: Program and arguments.
-        environment: Its environment variables; ``None``: this process's own.
+        environment: Its environment variables. Default: those of this process.
     """
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:  # a pipe could fill up
-        began, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:  # pipes could fill up
+        start, peak = time.perf_counter(), 0
         try:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+            process = subprocess.Popen(command, cwd=PROJECT, env=environment, stdout=output, stderr=errors)
         except OSError as error:
             return Outcome(0.0, 0, 127, "", str(error))
         with process:
@@ -75,16 +76,16 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
                 peak = max(peak, sum(map(memory, family(process.pid))))
                 taken = time.perf_counter() - reading
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(SECONDS_BETWEEN, LEISURE * taken))
-        seconds = time.perf_counter() - began
+                    process.wait(max(INTERVAL, READING_SHARE * taken))
+        seconds = time.perf_counter() - start
         output.seek(0)
         errors.seek(0)
-        complaint = (errors.read().strip().splitlines() or [""])[-1]
-        return Outcome(seconds, peak, process.returncode, output.read(), complaint)
+        last_error = (errors.read().strip().splitlines() or [""])[-1]
+        return Outcome(seconds, peak, process.returncode, output.read(), last_error)
 
 
 def link_images(root: Path, target: Path, count: int) -> None:
-    """Fill a folder with ``count`` links to the images of another, in the same classes."""
+    """Create ``count`` links to the images of a folder, each image as often as needed, in the same classes."""
     catalog = scan_folder(root)
     rounds = ((turn, path) for turn in itertools.count() for path in catalog.paths)
     for turn, path in itertools.islice(rounds, count):

@@ -1,6 +1,5 @@
-"""What ``bench.py`` compares this project with: the same work in plain torch, and the least that it could take."""
-# ruff: noqa: PLC0415
-# As in bench.py: what a rival does not need does not count as its memory.
+"""What ``cpu.py`` compares this project with: the same work in plain torch, and lower bounds of its time."""
+# ruff: noqa: PLC0415 (a subject imports only what it needs: its memory is measured)
 
 from __future__ import annotations
 
@@ -15,18 +14,19 @@ from torch.utils.data import DataLoader, Dataset, random_split
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from scripts.bench.cpu import (
+from scripts.bench.common import (
     BATCH,
     CORES,
     SIZE,
     SMALL,
     TIMED,
     WARM_UP,
-    Mark,
+    BatchEnd,
     Measured,
     Options,
     images_per_second,
-    whole_pass,
+    onnx_session,
+    second_pass_speed,
 )
 
 RESIZE = (v2.Resize((SIZE, SIZE), antialias=True), v2.PILToTensor())
@@ -34,26 +34,26 @@ CROP = (v2.RandomResizedCrop(SIZE, scale=(0.5, 1.0), antialias=True), v2.RandomH
 
 
 def folder(options: Options, *steps: nn.Module) -> ImageFolder:
-    """Return the images as torchvision reads them."""
+    """The images as torchvision reads them."""
     return ImageFolder(str(options.root), v2.Compose(steps))
 
 
 def batches(dataset: Dataset[Any], shuffle: bool = True) -> DataLoader[Any]:
-    """Return a loader with what the rivals have in common."""
+    """A loader with the settings that all rivals share."""
     return DataLoader(dataset, BATCH, shuffle, num_workers=CORES, persistent_workers=True)
 
 
 def loader(transform: str, options: Options) -> Measured:
-    """Return the images per second of torchvision's folder and transforms."""
-    return whole_pass(batches(folder(options, *(CROP if transform == "crop" else RESIZE)))), ""
+    """Images per second of torchvision's ImageFolder and transforms."""
+    return second_pass_speed(batches(folder(options, *(CROP if transform == "crop" else RESIZE)))), ""
 
 
 def plain_fit(options: Options) -> Measured:
-    """Return the seconds of a frozen fit whose every epoch decodes and passes every image: from two epochs."""
+    """Seconds of a frozen fit that decodes and passes every image in every epoch, extrapolated from two epochs."""
     import lightning as L
     import timm
 
-    class PlainClassifier(L.LightningModule):  # as one writes it at first
+    class PlainClassifier(L.LightningModule):  # the obvious first version
         backbone: Any  # a timm model: nn.Module with forward_features
 
         def __init__(self, num_classes: int) -> None:
@@ -79,7 +79,7 @@ def plain_fit(options: Options) -> Measured:
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.Adam(self.head.parameters(), lr=1e-3)
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     dataset = folder(options, *RESIZE)
     train, val = random_split(dataset, [0.7, 0.3], torch.Generator().manual_seed(42))
     model = PlainClassifier(len(dataset.classes))
@@ -87,12 +87,12 @@ def plain_fit(options: Options) -> Measured:
         accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False
     )
     trainer.fit(model, batches(train), batches(val, shuffle=False))
-    first, later = model.ends[0] - began, model.ends[1] - model.ends[0]
+    first, later = model.ends[0] - start, model.ends[1] - model.ends[0]
     return first + (options.epochs - 1) * later, f"{first:.1f} s + {options.epochs - 1} × {later:.1f} s"
 
 
 def train_step(net: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Take one step of training and return the loss before it."""
+    """Take one training step; the loss before it."""
     loss = cross_entropy(net(images), labels)
     optimizer.zero_grad()
     loss.backward()
@@ -101,21 +101,21 @@ def train_step(net: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.
 
 
 def loop(options: Options) -> Measured:
-    """Return the images per second of fine-tuning a timm net with a loop of one's own."""
+    """Images per second of fine-tuning a timm net with a hand-written loop."""
     import timm
 
     dataset = folder(options, *RESIZE)
     net = timm.create_model(SMALL, num_classes=len(dataset.classes))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-    marks = []
+    ends = []
     for _, (images, labels) in zip(range(WARM_UP + TIMED), batches(dataset), strict=False):
         train_step(net, images / 127.5 - 1, labels, optimizer)
-        marks.append(Mark(time.perf_counter(), 0, len(labels), SIZE))
-    return images_per_second(marks), ""
+        ends.append(BatchEnd(time.perf_counter(), 0, len(labels), SIZE))
+    return images_per_second(ends), ""
 
 
 def same_results(options: Options, steps: int = 5) -> Measured:
-    """Return the largest relative difference of the training loss that our memory layout makes."""
+    """Largest relative difference in training loss between memory layouts."""
     from animals_pl.models import registry
     from animals_pl.training.malloc import set_malloc_thresholds
 
@@ -131,12 +131,12 @@ def same_results(options: Options, steps: int = 5) -> Measured:
 
     plain = losses(torch.contiguous_format)
     set_malloc_thresholds()
-    apart = (losses(torch.channels_last) / plain - 1).abs()
-    return apart.max().item(), "before each step of Adam: " + ", ".join(f"{each:.0e}" for each in apart)
+    difference = (losses(torch.channels_last) / plain - 1).abs()
+    return difference.max().item(), "before each step of Adam: " + ", ".join(f"{each:.0e}" for each in difference)
 
 
 def bare_torch(options: Options) -> Measured:
-    """Return the seconds of decoding every image and passing it once through the net, in torch."""
+    """Seconds of decoding every image and passing it once through the net, in torch."""
     from animals_pl.models import registry
     from animals_pl.training.malloc import set_malloc_thresholds
 
@@ -146,23 +146,19 @@ def bare_torch(options: Options) -> Measured:
 
 
 def bare_onnx(options: Options) -> Measured:
-    """Return the same in onnxruntime."""
-    import onnxruntime
-
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = CORES
-    session = onnxruntime.InferenceSession(options.scratch / f"{options.net}.onnx", settings)
+    """The same in onnxruntime."""
+    session = onnx_session(options.scratch / f"{options.net}.onnx")
     return each_once(options, lambda images: session.run(["logits"], {"images": images.numpy()}))
 
 
 def each_once(options: Options, predict: Callable[[Tensor], object]) -> Measured:
-    """Return the seconds of decoding every image in two workers and predicting in batches."""
+    """Seconds of decoding every image in two workers and predicting in batches."""
     from animals_pl.data.catalog import scan_folder
-    from animals_pl.data.datamodule import AnimalsDataset
-    from animals_pl.data.decode import Resize
+    from animals_pl.data.dataset import AnimalsDataset
+    from animals_pl.data.resize import Resize
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     with torch.inference_mode():
         for images, _ in batches(AnimalsDataset(scan_folder(options.root), Resize(), SIZE), shuffle=False):
             predict(images)
-    return time.perf_counter() - began, ""
+    return time.perf_counter() - start, ""

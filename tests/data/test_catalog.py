@@ -187,7 +187,7 @@ def test_unknown_folder_is_refused_by_name(make_tree):
     message = refusal(make_tree("zoo", {"cane": 1, "zebra": 1}), ITALIAN, "data.test_root")
     assert "data.test_root" in message
     assert "'zebra'" in message
-    assert "rename or remove" in message
+    assert "Rename or remove" in message
     assert "ragno (spider)" in message
     assert "'cane'" not in message
 
@@ -198,7 +198,7 @@ def test_two_folders_of_one_class_are_refused(make_tree, classes):
     assert "data.root" in message
     assert "two folders" in message
     assert "'cane'" in message or "'dog'" in message
-    assert "merge" in message
+    assert "Merge" in message
 
 
 def test_missing_root_is_named_with_a_remedy(tmp_path):
@@ -228,5 +228,5 @@ def test_empty_class_is_named_with_a_remedy(make_tree):
     message = refusal(root)
     assert f"data.root={str(root)!r}" in message
     assert "'gatto'" in message
-    assert "fill or remove" in message
+    assert "Fill or remove" in message
     assert ".webp" in message

@@ -1,4 +1,4 @@
-"""Images → batches: which ones, in which order, with which labels, for which process."""
+"""The datamodule: splits, loaders, labels and processes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from PIL import Image, ImageOps
 
 from animals_pl.data import datamodule as datamodule_file
+from animals_pl.data import dataset as dataset_file
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.decode import decode
@@ -81,7 +82,7 @@ def test_splits_divide_the_images(tiny_tree):
 
 def test_stages_agree_on_the_splits(tiny_tree):
     splits = [
-        {split: catalog.paths for split, catalog in make(tiny_tree, stage, test_fraction=0.2).splits.items()}
+        {split: catalog.paths for split, catalog in make(tiny_tree, stage, test_fraction=0.2).catalogs.items()}
         for stage in ("fit", "validate", "test")
     ]
     assert splits[0] == splits[1] == splits[2]
@@ -148,8 +149,8 @@ def test_training_follows_the_size_schedule(tiny_tree):
 def asked(monkeypatch) -> list[int | None]:
     """The sizes that images are decoded for."""
     sizes: list[int | None] = []
-    decode = datamodule_file.decode
-    monkeypatch.setattr(datamodule_file, "decode", lambda path, size=None: sizes.append(size) or decode(path, size))
+    decode = dataset_file.decode
+    monkeypatch.setattr(dataset_file, "decode", lambda path, size=None: sizes.append(size) or decode(path, size))
     return sizes
 
 
@@ -243,7 +244,7 @@ def test_labels_follow_the_model_s_classes(make_tree):
 
 def test_a_class_that_the_model_does_not_know_is_refused(make_tree):
     data = with_model(make_tree("tree", {"cane": 4, "unicorn": 4}))
-    with pytest.raises(UsageError, match="'unicorn' of a class that this model does not know"):
+    with pytest.raises(UsageError, match="'unicorn', which is not a class of this model"):
         data.setup("validate")
 
 
@@ -279,6 +280,23 @@ def test_other_folders_are_never_drawn(drawn, root):
         data.setup("fit")
 
 
+@pytest.mark.parametrize(
+    ("stage", "options", "needed"),
+    [
+        ("fit", {}, True),
+        ("validate", {}, True),
+        ("test", {}, True),
+        ("test", {"test_root": "other"}, False),
+        ("predict", {"predict_paths": ["a.jpg"]}, False),
+    ],
+)
+def test_practice_set_is_drawn_only_for_stages_that_use_it(drawn, stage, options, needed):
+    data = make(PRACTICE_ROOT, **options)
+    data.trainer = SimpleNamespace(state=SimpleNamespace(fn=stage), world_size=1)
+    data.prepare_data()
+    assert drawn == ([Path(PRACTICE_ROOT)] if needed else [])
+
+
 # ---------------------------------------------------------------- through a Trainer
 
 
@@ -307,9 +325,11 @@ def fit(data: AnimalsDataModule, folder: Path, **options) -> tuple[L.Trainer, di
     return trainer, given
 
 
-def test_a_trainer_gives_the_net_every_image(tiny_tree, tmp_path):
+def test_a_trainer_gives_the_net_every_image(tiny_tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     data = make(tiny_tree)
     _, given = fit(data, tmp_path)
+    assert list(tmp_path.iterdir()) == []  # only save_split writes
     assert sorted(given["train"]) == sorted(expected(data, "train"))
     assert given["val"] == expected(data, "val")
 
@@ -338,24 +358,25 @@ def test_limits_cut_the_epoch(tiny_tree, tmp_path):
 
 def test_the_split_is_saved_and_used_again(tiny_tree, tmp_path):
     data = make(tiny_tree, test_fraction=0.2)
-    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    data.setup("fit")
+    data.save_split(tmp_path)
     again = make(tiny_tree, "fit", split=str(tmp_path / "split.csv"), seed=7, val_fraction=0.6)
     for split in ("train", "val", "test"):
         assert again.catalogs[split].paths == data.catalogs[split].paths
-    assert make(tiny_tree, "fit", seed=7, test_fraction=0.2).splits["train"].paths != data.catalogs["train"].paths
+    assert make(tiny_tree, "fit", seed=7, test_fraction=0.2).catalogs["train"].paths != data.catalogs["train"].paths
 
 
 def test_a_used_split_may_not_name_images_that_are_gone(tiny_tree, tmp_path):
-    fit(make(tiny_tree), tmp_path, limit_train_batches=1, limit_val_batches=1)
+    make(tiny_tree, "fit").save_split(tmp_path)
     tree = shutil.copytree(tiny_tree, tmp_path / "copy")
     (tree / "ragno" / "ragno_2.jpg").unlink()
-    with pytest.raises(UsageError, match=r"names 1 images that are not in .*ragno/ragno_2\.jpg"):
+    with pytest.raises(UsageError, match=r"lists 1 images that are not in .*ragno/ragno_2\.jpg"):
         make(tree, "fit", split=str(tmp_path / "split.csv"))
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("size", 7), ("batch_size", 0), ("num_workers", -1), ("keep_decoded", -0.5), ("keep_decoded", float("nan"))],
+    [("size", 7), ("batch_size", 0), ("num_workers", -1)],
 )
 def test_values_out_of_range_are_refused(key, value):
     with pytest.raises(UsageError, match=f"data.{key}={value} is too small"):
@@ -458,7 +479,7 @@ def test_a_rule_and_duplicates_together_join_more_than_each(copied_tree):
 
 
 def test_a_rule_that_says_nothing_ends_before_training(tiny_tree):
-    with pytest.raises(UsageError, match=r"data\.group_by='camera' says nothing of any image"):
+    with pytest.raises(UsageError, match=r"data\.group_by='camera' matches no image"):
         make(tiny_tree, "fit", group_by="camera")
 
 
@@ -487,7 +508,7 @@ def test_excluded_images_are_in_no_split_and_the_others_are(tiny_tree, tmp_path)
 
 def test_excluded_images_that_are_not_there_are_counted_and_named(tiny_tree, tmp_path):
     file = excluding(tmp_path, "cane/cane_1.jpg", "cane/gone.jpg", "a/b.jpg")
-    with pytest.warns(UserWarning, match=r"data\.exclude=.* names 2 images that are not in .*first: a/b\.jpg"):
+    with pytest.warns(UserWarning, match=r"data\.exclude=.* lists 2 images that are not in .*first: a/b\.jpg"):
         data = make(tiny_tree, "fit", exclude=file)
     assert data.excluded == {"cane/cane_1.jpg"}
 
@@ -506,9 +527,9 @@ def test_broken_images_are_in_no_split_and_have_a_reason(own_tree):
     (own_tree / "pecora" / "text.png").write_text("no picture")
     data = make(own_tree, "fit", test_fraction=0.2)
     assert {path: reason.partition(":")[0] for path, reason in data.broken.items()} == {
-        "mucca/mucca_0.jpg": "cut short",
+        "mucca/mucca_0.jpg": "truncated",
         "cane/empty.jpg": "empty file (0 bytes)",
-        "pecora/text.png": "not an image in a format that is known",
+        "pecora/text.png": "not an image in a supported format",
     }
     assert len(split_of(data)) == 56
     assert not data.broken.keys() & split_of(data).keys()
@@ -530,7 +551,7 @@ def test_a_class_of_which_nothing_is_left_is_refused(own_tree, tmp_path, how):
     for file in broken:
         file.write_bytes(b"")
     exclude = excluding(tmp_path, *(f"gatto/{file.name}" for file in files if file not in broken))
-    with pytest.raises(UsageError, match="every image of the class 'gatto' is broken or excluded"):
+    with pytest.raises(UsageError, match="class 'gatto' has no usable images"):
         make(own_tree, "fit", exclude=exclude)
     for file in broken[:1]:
         shutil.copy(own_tree / "cane" / "cane_0.jpg", file)
@@ -538,9 +559,10 @@ def test_a_class_of_which_nothing_is_left_is_refused(own_tree, tmp_path, how):
         assert f"gatto/{files[0].name}" in split_of(make(own_tree, "fit", exclude=exclude))
 
 
-def test_a_image_that_broke_later_leaves_the_split_as_it_was(own_tree, tmp_path):
+def test_image_that_broke_later_leaves_the_split_as_it_was(own_tree, tmp_path):
     data = make(own_tree)
-    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    data.setup("fit")
+    data.save_split(tmp_path)
     lost = data.catalogs["train"].paths[3]
     (own_tree / lost).write_bytes(b"")
     with warnings.catch_warnings():
@@ -552,7 +574,8 @@ def test_a_image_that_broke_later_leaves_the_split_as_it_was(own_tree, tmp_path)
 def test_the_saved_split_says_who_was_left_out(own_tree, tmp_path):
     (own_tree / "cane" / "empty.jpg").touch()
     data = make(own_tree, exclude=excluding(tmp_path, "gatto/gatto_0.jpg"))
-    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    data.setup("fit")
+    data.save_split(tmp_path)
     with (tmp_path / "split.csv").open(newline="", encoding="utf-8") as stream:
         rows = {row["path"]: row for row in csv.DictReader(stream)}
     assert {path for path, row in rows.items() if row["split"] == "left out"} == {"cane/empty.jpg", "gatto/gatto_0.jpg"}
@@ -563,9 +586,10 @@ def test_the_saved_split_says_who_was_left_out(own_tree, tmp_path):
     assert split_of(again) == split_of(data)
 
 
-def test_a_image_that_was_changed_since_is_named_in_validation(own_tree, tmp_path):
+def test_image_that_was_changed_since_is_named_in_validation(own_tree, tmp_path):
     data = make(own_tree)
-    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    data.setup("fit")
+    data.save_split(tmp_path)
     path = data.catalogs["val"].paths[2]
     with Image.open(own_tree / path) as picture:
         ImageOps.invert(picture).save(own_tree / path)
@@ -576,9 +600,10 @@ def test_a_image_that_was_changed_since_is_named_in_validation(own_tree, tmp_pat
     assert "1 images in" in str(caught[0].message) and path in str(caught[0].message)
 
 
-def test_a_image_that_was_moved_since_is_validated_where_it_is(own_tree, tmp_path):
+def test_image_that_was_moved_since_is_validated_where_it_is(own_tree, tmp_path):
     data = make(own_tree)
-    fit(data, tmp_path, limit_train_batches=1, limit_val_batches=1)
+    data.setup("fit")
+    data.save_split(tmp_path)
     old = data.catalogs["val"].paths[2]
     new = old.replace(".jpg", " moved.jpg")
     (own_tree / old).rename(own_tree / new)

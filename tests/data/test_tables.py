@@ -47,7 +47,7 @@ def test_a_table_without_rows_is_empty(tmp_path, content):
 def test_a_missing_file_is_named_with_its_argument(tmp_path, name):
     message = refusal(tmp_path / name)
     assert f"data.exclude={str(tmp_path / name)!r} is not a file" in message
-    assert "leave data.exclude out" in message
+    assert "remove data.exclude" in message
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):
@@ -55,7 +55,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path):
     file.write_bytes(b"path\n" + b"x" * 200_000)  # longer than any cell may be
     message = refusal(file)
     assert f"data.exclude={str(file)!r} cannot be read as CSV (" in message
-    assert "save it as UTF-8 text" in message
+    assert "Save it as UTF-8 text" in message
 
 
 # ---------------------------------------------------------------- writing
@@ -105,7 +105,7 @@ def test_rows_of_any_length_have_the_columns_of_the_first_line(tmp_path):
 def test_what_is_no_text_is_refused(tmp_path, content):
     file = tmp_path / "table.csv"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match=r"data\.x='.*table\.csv' cannot be read as CSV .* save it as UTF-8 text"):
+    with pytest.raises(UsageError, match=r"data\.x='.*table\.csv' cannot be read as CSV .* Save it as UTF-8 text"):
         read_rows(file, "data.x")
 
 

@@ -1,4 +1,4 @@
-"""The verb report: real runs, runs written by hand for ranks and damage, and what a person reads of them."""
+"""The verb report: real runs, and runs written by hand for ranks and damaged files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import contextlib
 import csv
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def cli(*args: object) -> int:
 
 def epoch(number: int, value: float = 0.5, **others: float) -> dict[str, float]:
     """Return the row of one epoch; ``others`` are validation metrics that differ from the rest."""
-    row = {f"{name}/{fold}": value for name in METRICS for fold in ("train", "val")}
+    row = {f"{name}/{split}": value for name in METRICS for split in ("train", "val")}
     return {"epoch": number, **row, **{f"{name}/val": other for name, other in others.items()}}
 
 
@@ -56,7 +58,9 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         (folder / "config.yaml").write_text(yaml.safe_dump(config))
         write_metrics(folder / "metrics.csv", [epoch(0)] if rows is None else rows)
         state = {"net.head.1.weight": torch.zeros(parameters), "net.backbone.conv.weight": torch.zeros(9)}
-        torch.save({"state_dict": state, "hyper_parameters": model}, folder / "best.ckpt")
+        hparams = {**model, "class_names": ["cane"]}
+        checkpoint = {"state_dict": state, "hyper_parameters": hparams, "animals_pl_version": "0.2.0"}
+        torch.save(checkpoint, folder / "best.ckpt")
         with (folder / "split.csv").open("w", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(["path", "label", "split", "sha256", "group"])
@@ -68,7 +72,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Return a function that reports on the runs written by hand and returns what was printed."""
 
     def run(*args: object, width: int = 200) -> str:
@@ -97,7 +101,7 @@ def markdown_rows(file: Path) -> list[list[str]]:
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
 
 
-# ---------------------------------------------------------------- runs that fit has made
+# ---------------------------------------------------------------- runs of fit
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +125,7 @@ def real_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs"
 
 
-def test_real_runs_are_told_at_the_epoch_of_their_best_checkpoint(real_runs, capsys, monkeypatch):
+def test_real_runs_are_reported_at_the_epoch_of_their_best_checkpoint(real_runs, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert cli("report", real_runs) == 0
     text = capsys.readouterr().out
@@ -151,13 +155,22 @@ def test_real_runs_are_told_at_the_epoch_of_their_best_checkpoint(real_runs, cap
     assert "†" not in text  # one dataset, one seed
 
 
+def test_a_report_without_checkpoints_loads_no_torch(write_run, tmp_path):
+    (write_run("mine") / "best.ckpt").unlink()
+    code = (
+        "import sys\nfrom animals_pl.experiments.run_table import report\n"
+        f"report({str(tmp_path / 'runs')!r})\nassert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_a_report_does_not_touch_the_runs(real_runs, capsys):
     before = {file: file.stat().st_mtime_ns for file in real_runs.rglob("*")}
     assert cli("report", real_runs) == 0
     assert {file: file.stat().st_mtime_ns for file in real_runs.rglob("*")} == before
 
 
-# ---------------------------------------------------------------- the best epoch and the ranks
+# ---------------------------------------------------------------- best epoch and ranks
 
 
 @pytest.mark.parametrize(
@@ -174,7 +187,7 @@ def test_best_epoch(monitor, values, best):
     assert best_epoch([{"epoch": i, monitor: value} for i, value in enumerate(values)], monitor)["epoch"] == best
 
 
-def test_best_epoch_passes_over_epochs_without_validation():
+def test_best_epoch_skips_epochs_without_validation():
     assert best_epoch([{"epoch": 0}, {"epoch": 1, "acc/val": 0.1}], "acc/val")["epoch"] == 1
     assert best_epoch([{"epoch": 0}], "acc/val") == {}
 
@@ -184,11 +197,11 @@ def test_only_losses_are_better_when_smaller():
     assert modes == {"loss": "min", "acc": "max", "macro_recall": "max", "macro_f1": "max"}
 
 
-def test_the_monitor_of_a_run_chooses_its_epoch(write_run, told):
+def test_the_monitor_of_a_run_chooses_its_epoch(write_run, reported):
     rows = [epoch(0, loss=0.1, acc=0.3), epoch(1, loss=0.4, acc=0.8), epoch(2, loss=0.3, acc=0.4)]
     write_run("by_loss", rows)
     write_run("by_accuracy", rows, monitor="acc/val")
-    text = told()
+    text = reported()
     assert cells(text, "by_loss/version_0")[1:3] == ["3", "1"]
     assert cells(text, "by_accuracy/version_0")[1:3] == ["3", "2"]
 
@@ -204,51 +217,51 @@ def test_the_monitor_of_a_run_chooses_its_epoch(write_run, told):
     ],
     ids=["default", "macro_recall", "acc", "loss", "macro_f1"],
 )
-def test_ranks(write_run, told, rank_by, expected):
+def test_ranks(write_run, reported, rank_by, expected):
     write_run("acc", [epoch(0, acc=0.9, loss=0.2, macro_recall=0.1, macro_f1=0.5)])
     write_run("loss", [epoch(0, acc=0.8, loss=0.1, macro_recall=0.2, macro_f1=0.4)])
     write_run("f1", [epoch(0, acc=0.7, loss=0.4, macro_recall=0.3, macro_f1=0.9)])
     write_run("recall", [epoch(0, acc=0.6, loss=0.3, macro_recall=0.9, macro_f1=0.8)])
-    text = told(*(["--rank_by", rank_by] if rank_by else []))
+    text = reported(*(["--rank_by", rank_by] if rank_by else []))
     assert order(text) == [f"{name}/version_0" for name in expected]
     name = {None: "macro recall", "acc": "accuracy", "macro_f1": "macro-F1", "macro_recall": "macro recall"}
     assert f"Ranked by {name.get(rank_by, 'loss')} on the validation images" in text
-    assert "equal ones by fewer trainable parameters" in text
+    assert "ties by fewer trainable parameters" in text
 
 
-def test_equal_runs_are_ranked_by_trainable_parameters(write_run, told):
+def test_equal_runs_are_ranked_by_trainable_parameters(write_run, reported):
     unknown = write_run("a_unknown", [epoch(0, macro_recall=0.9)])
     (unknown / "best.ckpt").unlink()
     write_run("b_large", [epoch(0, macro_recall=0.90004)], parameters=5000)  # no difference that the table shows
     write_run("c_small", [epoch(0, macro_recall=0.90001)], parameters=1234)
     write_run("d_better", [epoch(0, macro_recall=0.9002)], parameters=9000)
-    text = told()
+    text = reported()
     assert order(text) == [f"{name}/version_0" for name in ("d_better", "c_small", "b_large", "a_unknown")]
     assert cells(text, "c_small/version_0")[0] == "1,234"
     assert cells(text, "a_unknown/version_0")[0] == "1"  # the epochs: no parameters before them
 
 
-def test_what_is_no_number_is_ranked_last(write_run, told):
+def test_diverged_runs_are_ranked_last(write_run, reported):
     write_run("a_diverged", [epoch(0, float("nan"))])
     write_run("b_poor", [epoch(0, 0.01)])
-    assert order(told()) == ["b_poor/version_0", "a_diverged/version_0"]
+    assert order(reported()) == ["b_poor/version_0", "a_diverged/version_0"]
 
 
-def test_versions_are_read_in_their_order(write_run, told):
+def test_versions_are_in_numerical_order(write_run, reported):
     for version in (10, 9, 2):
         write_run("same", version=version)
-    assert order(told()) == ["same/version_2", "same/version_9", "same/version_10"]
+    assert order(reported()) == ["same/version_2", "same/version_9", "same/version_10"]
 
 
-# ---------------------------------------------------------------- what is told of a run
+# ---------------------------------------------------------------- the rows
 
 
-def test_what_the_reference_published_stands_under_each_run_of_its_experiments(write_run, told, tmp_path):
+def test_published_results_follow_each_run_of_their_experiment(write_run, reported, tmp_path):
     write_run("lenet", [epoch(0, 0.9)])
     write_run("mine", [epoch(0, 0.8)])
     write_run("lenet", [epoch(0, 0.7)], version=1)
     file = tmp_path / "report.md"
-    text = told("--output", file)
+    text = reported("--output", file)
     published = ["78,432,080", "15", "3, 5", "2.3249", "0.5561", "1.7009", "0.4758", "", ""]
     rows = markdown_rows(file)[2:]
     assert [row[2] for row in rows] == [
@@ -264,12 +277,12 @@ def test_what_the_reference_published_stands_under_each_run_of_its_experiments(w
     assert "reference: as published" in text
 
 
-def test_without_runs_of_the_reference_nothing_is_said_of_it(write_run, told):
+def test_other_runs_have_no_published_results(write_run, reported):
     write_run("mine")
-    assert "reference" not in told()
+    assert "reference" not in reported()
 
 
-def test_runs_on_other_validation_images_are_marked(write_run, told):
+def test_runs_on_other_validation_images_are_marked(write_run, reported):
     write_run("first", [epoch(0, 0.9)], images="abc")
     write_run("reordered", [epoch(0, 0.8)], images="cab")
     write_run("other", [epoch(0, 0.7)], images="abd")
@@ -277,74 +290,76 @@ def test_runs_on_other_validation_images_are_marked(write_run, told):
     (moved / "split.csv").write_text((moved / "split.csv").read_text().replace("cane/", "dog/"))
     lost = write_run("lost", [epoch(0, 0.5)], images="abc")
     (lost / "split.csv").unlink()
-    text = told()
+    text = reported()
     marked = [name.partition("/")[0] for name in re.findall(r"(\S+) †", text)]
     assert marked == ["other", "lost"]
-    assert "\n† evaluated on other validation images than rank 1, or on unknown ones.\n" in text
-    assert "comparable only where they were evaluated on the same validation images" in text
+    assert "\n† other validation images than rank 1, or unknown ones.\n" in text
+    assert "comparable only if they were evaluated on the same validation images" in text
     assert "\nnot readable: lost/version_0/split.csv (FileNotFoundError: No such file or directory)\n" in text
 
 
-def test_images_without_hashes_are_told_by_their_paths(write_run, told):
+def test_images_without_hashes_are_compared_by_path(write_run, reported):
     for name, letters in (("first", "ab"), ("same", "ab"), ("zother", "ac")):
         folder = write_run(name, images=letters)
         (folder / "split.csv").write_text(re.sub("hash of [^,]*", "", (folder / "split.csv").read_text()))
-    assert re.findall(r"(\S+) †", told()) == ["zother/version_0"]
+    assert re.findall(r"(\S+) †", reported()) == ["zother/version_0"]
 
 
-def test_a_run_is_named_as_its_folders_are(write_run, told, tmp_path, capsys):
+def test_a_run_is_named_by_its_folders(write_run, reported, tmp_path, capsys):
     write_run("study/lenet")
     run = write_run("lenet", version=3)
-    assert set(order(told())) == {"study/lenet/version_0", "lenet/version_3"}
+    assert set(order(reported())) == {"study/lenet/version_0", "lenet/version_3"}
     for folder in (run.parent, run):
         assert cli("report", folder) == 0
         assert order(capsys.readouterr().out) == ["lenet/version_3"]
 
 
-def test_names_are_shown_as_they_are(write_run, told, tmp_path):
+def test_names_are_escaped(write_run, reported, tmp_path):
     write_run("a|b [red]*x*[/red]")
     file = tmp_path / "report.md"
-    assert "a|b [red]*x*[/red]/version_0" in told("--output", file)
+    assert "a|b [red]*x*[/red]/version_0" in reported("--output", file)
     assert len({len(row) for row in markdown_rows(file)}) == 1
     assert r"a\|b \[red\]\*x\*\[/red\]/version_0" in file.read_text()
 
 
 @pytest.mark.parametrize("width", [100, 120, 140])
-def test_the_table_fits_the_screen(write_run, told, width):
+def test_the_table_fits_the_screen(write_run, reported, width):
     write_run("minivggnet", [epoch(number, 0.9) for number in range(100)], parameters=2_000_000)
     write_run("mobilenetv3_large_frozen_aug", augment="reference_no_flip", images="x")
-    table = told(width=width).partition("Ranked by")[0]
+    table = reported(width=width).partition("Ranked by")[0]
     assert max(map(len, table.splitlines())) <= width
     assert "…" not in table
     assert "102,833,066" in table
     assert table.count("0.5000") == 6  # no number is folded
 
 
-def test_a_pipe_is_wide_enough(write_run, told, capsys, tmp_path, monkeypatch):
+def test_a_pipe_is_wide_enough(write_run, reported, capsys, tmp_path, monkeypatch):
     write_run("mobilenetv3_large_frozen_aug")
     monkeypatch.delenv("COLUMNS", raising=False)
     assert cli("report", tmp_path / "runs") == 0
     assert order(capsys.readouterr().out) == ["mobilenetv3_large_frozen_aug/version_0"]
 
 
-# ---------------------------------------------------------------- runs that are not whole
+# ---------------------------------------------------------------- incomplete and damaged runs
 
 
-def test_runs_without_a_complete_epoch_are_named_below_the_table(write_run, told):
+def test_runs_without_a_complete_epoch_are_named_below_the_table(write_run, reported):
     write_run("whole")
     (write_run("begun") / "metrics.csv").unlink()
     write_run("empty", [])
-    write_run("unjudged", [{"epoch": 0, "loss/train": 0.3}])
-    text = told()
+    write_run("unevaluated", [{"epoch": 0, "loss/train": 0.3}])
+    text = reported()
     assert order(text) == ["whole/version_0"]
-    assert re.findall("^not complete: (.*)", text, re.M) == [f"{n}/version_0" for n in ("begun", "empty", "unjudged")]
+    assert re.findall("^not complete: (.*)", text, re.M) == [
+        f"{n}/version_0" for n in ("begun", "empty", "unevaluated")
+    ]
     assert "not readable" not in text
 
 
-def test_without_a_complete_run_there_is_no_table(write_run, told, tmp_path):
+def test_without_a_complete_run_there_is_no_table(write_run, reported, tmp_path):
     write_run("empty", [])
     file = tmp_path / "report.md"
-    assert told("--output", file).splitlines() == ["not complete: empty/version_0", f"{file} written"]
+    assert reported("--output", file).splitlines() == ["not complete: empty/version_0", f"{file} written"]
     assert file.read_text() == "- not complete: empty/version_0\n"
 
 
@@ -357,9 +372,9 @@ def test_without_a_complete_run_there_is_no_table(write_run, told, tmp_path):
         ("metrics.csv", b"epoch,loss/val\n0,0.5,7\n", "TypeError"),
         ("metrics.csv", b"\xff\xfe\x00", "UnicodeDecodeError"),
         ("config.yaml", b"model: [1, 2\n", "ParserError"),
-        ("config.yaml", b"", "it is not the configuration of a run"),
-        ("config.yaml", b"model: lenet\ndata: {}\n", "it is not the configuration of a run"),
-        ("config.yaml", b"model: {net: lenet}\ndata: {}\nmonitor: [1]\n", "it is not the configuration of a run"),
+        ("config.yaml", b"", "not the configuration of a run"),
+        ("config.yaml", b"model: lenet\ndata: {}\n", "not the configuration of a run"),
+        ("config.yaml", b"model: {net: lenet}\ndata: {}\nmonitor: [1]\n", "not the configuration of a run"),
         ("config.yaml", b"\xff\xfe\x00", "UnicodeDecodeError"),
         ("config.yaml", None, "No such file or directory"),
     ],
@@ -368,13 +383,13 @@ def test_without_a_complete_run_there_is_no_table(write_run, told, tmp_path):
         *("unclosed", "empty", "no model", "monitor", "yaml bytes", "absent"),
     ],
 )
-def test_a_run_with_a_damaged_file_is_left_out_with_the_reason(write_run, told, damaged, content, reason):
+def test_a_run_with_a_damaged_file_is_left_out_with_the_reason(write_run, reported, damaged, content, reason):
     write_run("whole")
     file = write_run("broken") / damaged
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    text = told()
+    text = reported()
     assert order(text) == ["whole/version_0"]
     (line,) = re.findall("^not readable: .*", text, re.M)
     assert line.startswith(f"not readable: broken/version_0/{damaged} (")
@@ -396,26 +411,26 @@ CHECKPOINT_DAMAGE = {
     "truncated": truncate,
     "foreign": replace({"state_dict": {}}),
     "a list": replace([1]),
-    "code": replace({"state_dict": {}, "hyper_parameters": {"net": Path("x")}}),
+    "code": replace({"state_dict": {}, "hyper_parameters": {"net": Path("x"), "class_names": ["cane"]}}),
     "old format": lambda file: torch.save({"state_dict": {}}, file, _use_new_zipfile_serialization=False),
 }
 
 
 @pytest.mark.parametrize("damage", CHECKPOINT_DAMAGE)
-def test_a_run_with_a_damaged_checkpoint_is_told_without_its_parameters(write_run, told, damage):
+def test_a_damaged_checkpoint_leaves_the_parameters_empty(write_run, reported, damage):
     file = write_run("broken") / "best.ckpt"
     CHECKPOINT_DAMAGE[damage](file)
-    text = told()
+    text = reported()
     assert cells(text, "broken/version_0")[:3] == ["1", "1", "0.5000"]
     assert len(re.findall(r"^not readable: broken/version_0/best\.ckpt \(", text, re.M)) == 1
 
 
-def test_the_last_checkpoint_tells_the_parameters_where_the_best_cannot(write_run, told):
+def test_the_last_checkpoint_gives_the_parameters_if_the_best_is_damaged(write_run, reported):
     folder = write_run("moved", parameters=77)
     (folder / "best.ckpt").rename(folder / "last.ckpt")
-    assert cells(told(), "moved/version_0")[0] == "77"
+    assert cells(reported(), "moved/version_0")[0] == "77"
     (folder / "best.ckpt").touch()
-    text = told()
+    text = reported()
     assert cells(text, "moved/version_0")[0] == "77"
     assert "not readable: moved/version_0/best.ckpt" in text
 
@@ -423,29 +438,29 @@ def test_the_last_checkpoint_tells_the_parameters_where_the_best_cannot(write_ru
 @pytest.mark.parametrize(
     "content", [b"", b"path,split\na.jpg,train\n", b"zebra\n"], ids=["empty", "no validation", "no columns"]
 )
-def test_a_damaged_split_is_named(write_run, told, content):
+def test_a_damaged_split_is_named(write_run, reported, content):
     (write_run("broken") / "split.csv").write_bytes(content)
-    text = told()
+    text = reported()
     assert order(text) == ["broken/version_0"]
-    assert "not readable: broken/version_0/split.csv (ValueError: it names no validation images)" in text
+    assert "not readable: broken/version_0/split.csv (ValueError: no validation images)" in text
 
 
-def test_the_reports_of_analyze_are_no_runs(write_run, told, tmp_path):
+def test_reports_of_analyze_are_not_runs(write_run, reported, tmp_path):
     write_run("whole")
     analysis = tmp_path / "runs" / "analysis" / "version_0"
     analysis.mkdir(parents=True)
     (analysis / "report.html").touch()
-    assert "analysis" not in told()
+    assert "analysis" not in reported()
 
 
 # ---------------------------------------------------------------- Markdown
 
 
-def test_markdown_holds_what_is_printed(write_run, told, tmp_path):
+def test_markdown_equals_the_printed_table(write_run, reported, tmp_path):
     write_run("lenet", [epoch(0, 0.25), epoch(1, 0.75)])
     write_run("empty", [])
     file = tmp_path / "deep" / "report.md"
-    text = told("--output", file)
+    text = reported("--output", file)
     heading, rule, run, _ = markdown_rows(file)
     assert heading[:6] == ["rank", "model architecture", "run", "trainable parameters", "epochs", "best epoch"]
     assert heading[6:] == ["train loss", "train acc", "val loss", "val acc", "macro recall", "macro F1"]
@@ -457,15 +472,15 @@ def test_markdown_holds_what_is_printed(write_run, told, tmp_path):
     assert [path.name for path in file.parent.iterdir()] == ["report.md"]
 
 
-def test_markdown_takes_the_place_of_an_older_one(write_run, told, tmp_path):
+def test_markdown_replaces_an_older_file(write_run, reported, tmp_path):
     write_run("mine")
     file = tmp_path / "report.md"
     file.write_text("old " * 10_000)
-    told("--output", file)
+    reported("--output", file)
     assert "old" not in file.read_text()
 
 
-# ---------------------------------------------------------------- wrong use
+# ---------------------------------------------------------------- refusals
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *args: object) -> str:
@@ -477,10 +492,10 @@ def refusal(capsys: pytest.CaptureFixture[str], *args: object) -> str:
 
 def test_no_folder_and_no_runs_are_refused(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "error: folder='checkpoints' is not a folder; " in refusal(capsys)
+    assert "error: folder='checkpoints' is not a folder. " in refusal(capsys)
     (tmp_path / "checkpoints" / "lenet" / "version_0").mkdir(parents=True)
     for error in (refusal(capsys), refusal(capsys, "--folder", "checkpoints")):
-        assert "error: folder='checkpoints' holds no runs; " in error
+        assert "error: folder='checkpoints' holds no runs. " in error
         assert "python -m animals_pl fit --config configs/quickstart.yaml" in error
 
 

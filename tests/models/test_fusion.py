@@ -1,4 +1,4 @@
-"""BatchNorm folded into the convolution before it."""
+"""Fusing BatchNorm into the preceding convolution."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from animals_pl.models.fusion import fuse_conv_bn
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
 
-def settled(net: nn.Module) -> nn.Module:
-    """Give BatchNorms statistics and factors that are not those of a fresh net."""
+def with_statistics(net: nn.Module) -> nn.Module:
+    """Give BatchNorms other statistics and weights than those of a new net."""
     generator = torch.Generator().manual_seed(1)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -44,15 +44,15 @@ def norms(net: nn.Module) -> int:
     ],
 )
 @torch.no_grad()
-def test_same_output(name, left):
+def test_fused_net_has_the_same_output(name, left):
     size = 160 if name == "test_vit" else 64
-    net = settled(timm.create_model(name, num_classes=0))
+    net = with_statistics(timm.create_model(name, num_classes=0))
     images = torch.rand(2, 3, size, size)
     before = copy.deepcopy(net.state_dict())
-    folded = fuse_conv_bn(net, lambda net: net(images[:1]))
+    fused = fuse_conv_bn(net, lambda net: net(images[:1]))
     expected = net(images)
-    torch.testing.assert_close(folded(images), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
-    assert norms(folded) == left
+    torch.testing.assert_close(fused(images), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item())
+    assert norms(fused) == left
     for key, value in net.state_dict().items():
         assert torch.equal(value, before[key]), key
 
@@ -89,27 +89,27 @@ class Standardised(nn.Conv2d):
     ids=["used twice", "output used twice", "other weights"],
 )
 @torch.no_grad()
-def test_never_silently_another_output(net):
-    settled(net)
-    folded = fuse_conv_bn(net, lambda net: net(IMAGES))
-    assert norms(folded) == 1
-    torch.testing.assert_close(folded(IMAGES), net(IMAGES))
+def test_other_convolutions_are_not_fused(net):
+    with_statistics(net)
+    fused = fuse_conv_bn(net, lambda net: net(IMAGES))
+    assert norms(fused) == 1
+    torch.testing.assert_close(fused(IMAGES), net(IMAGES))
 
 
 @torch.no_grad()
-def test_by_the_formula():
+def test_fused_weights_equal_the_formula():
     """γ (w·x + b − μ) / √(σ² + ε) + β, written out."""
     conv, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, eps=0.1)
-    net = settled(nn.Sequential(conv, norm))
-    folded = fuse_conv_bn(net, lambda net: net(IMAGES))
+    net = with_statistics(nn.Sequential(conv, norm))
+    fused = fuse_conv_bn(net, lambda net: net(IMAGES))
     factor = norm.weight / torch.sqrt(norm.running_var + 0.1)
-    torch.testing.assert_close(folded[0].weight, conv.weight * factor[:, None, None, None])
-    torch.testing.assert_close(folded[0].bias, (conv.bias - norm.running_mean) * factor + norm.bias)
+    torch.testing.assert_close(fused[0].weight, conv.weight * factor[:, None, None, None])
+    torch.testing.assert_close(fused[0].bias, (conv.bias - norm.running_mean) * factor + norm.bias)
 
 
-def test_for_extraction_is_a_copy_in_evaluation_mode():
+def test_for_inference_returns_a_fused_copy_in_evaluation_mode():
     net = registry.build_net("tf_mobilenetv3_small_100", 4, 64, freeze=True)
-    settled(net.backbone)
+    with_statistics(net.backbone)
     net.train()
     images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8)
     quick = net.for_inference(images[:1])

@@ -117,7 +117,7 @@ def test_an_unfrozen_net_learns_everything(net: str) -> None:
     assert trainable(network.backbone) > trainable(network.head) > 0
 
 
-def test_the_conv_head_is_gone_where_the_map_is_averaged_and_there_for_pre_logits() -> None:
+def test_pooled_features_have_no_conv_head() -> None:
     pooled, pre_logits = (on_meta(SMALL, features=features).state_dict() for features in ("pooled", "pre_logits"))
     assert pre_logits.keys() - pooled.keys() == {"backbone.conv_head.weight", "backbone.conv_head.bias"}
     assert pooled.keys() < pre_logits.keys()
@@ -131,7 +131,7 @@ def test_no_layer_is_dead_weight(net: str, features: str) -> None:
     assert [name for name, parameter in network.named_parameters() if parameter.grad is None] == []
 
 
-# ---- the way of the data
+# ---- forward pass
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_pixels_are_normalised_with_the_weights_own_mean_and_deviation(
 
 @pytest.mark.parametrize("head", ["linear", "dense"])
 @pytest.mark.parametrize("net", [SMALL, *TINY])
-def test_many_families_classify_uint8_and_float_pixels_alike(net: str, head: str) -> None:
+def test_uint8_and_float_pixels_give_the_same_logits(net: str, head: str) -> None:
     network = build_net(net, 7, 64, head=head).eval()
     logits = network(images())
     assert logits.shape == (2, 7)
@@ -317,7 +317,7 @@ def test_a_new_unfrozen_net_is_in_training_mode_throughout() -> None:
     assert all(module.training for module in build_net("test_resnet", 10, 64).modules())
 
 
-# ---- what cannot be built
+# ---- refused
 
 
 @pytest.mark.parametrize(
@@ -334,7 +334,7 @@ def test_an_unknown_net_is_refused_with_the_nearest_name(net: str, nearest: str)
         build_net(net, 10, 64)
 
 
-def test_a_net_like_no_other_is_refused_without_a_guess() -> None:
+def test_an_unknown_net_without_a_near_name_is_refused() -> None:
     with pytest.raises(UsageError, match=r"model\.net='§§§§' is unknown; choose shallownet, lenet, minivggnet"):
         build_net("§§§§", 10, 64)
 
@@ -419,7 +419,7 @@ def test_weights_of_a_vision_transformer_fit_another_size(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["absent.safetensors", "imagenet21k", ""])
-def test_weights_that_are_no_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_missing_weights_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=rf"model\.weights='{name}' is not a file"):
         build_net("test_resnet", 10, 64).load_weights(name)
@@ -477,7 +477,7 @@ def test_building_reads_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
             network.load_weights("imagenet")
 
 
-# ---- a head that starts from ImageNet's classifier
+# ---- head from ImageNet's classifier
 
 
 def start_head(
@@ -549,6 +549,46 @@ def test_the_head_stays_random_where_the_classifier_does_not_fit(
     assert_backbone_is_the_file_s(network, state)
 
 
+@pytest.mark.parametrize(
+    ("net", "options", "named"),
+    [
+        (SMALL, {"features": "pooled"}, "model.features='pooled'.* set model.features=pre_logits"),
+        ("test_resnet", {"head": "dense"}, "model.head='dense'.* set model.head=linear"),
+    ],
+)
+def test_explicit_imagenet_head_is_refused_where_it_has_no_effect(
+    tmp_path: Path, net: str, options: dict[str, str], named: str
+) -> None:
+    path = save(timm.create_model(net).state_dict(), tmp_path / "weights.safetensors")
+    network = build_net(net, len(NAMES), 64, **options)
+    before = copy_of(network.state_dict())
+    with pytest.raises(UsageError, match=rf"model\.head_init='imagenet' has no effect with {named}"):
+        network.load_weights(path, NAMES, "imagenet")
+    assert_same_tensors(network.state_dict(), before)
+    network.load_weights(path, NAMES)  # by default where possible
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "names"), [(10, NAMES), (IMAGENET_CLASSES, ("unicorn", "pegasus"))], ids=["weights", "names"]
+)
+def test_explicit_imagenet_head_is_refused_without_rows_to_copy(
+    tmp_path: Path, num_classes: int, names: tuple[str, ...]
+) -> None:
+    path = save(
+        timm.create_model("test_resnet", num_classes=num_classes).state_dict(), tmp_path / "weights.safetensors"
+    )
+    with pytest.raises(UsageError, match=r"model\.head_init='imagenet' has no effect: model\.weights="):
+        build_net("test_resnet", len(names), 64).load_weights(path, names, "imagenet")
+
+
+def test_random_head_ignores_the_classifier(tmp_path: Path) -> None:
+    path = save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
+    network = build_net("test_resnet", len(NAMES), 64)
+    head = copy_of(network.head.state_dict())
+    network.load_weights(path, NAMES, "random")
+    assert_same_tensors(network.head.state_dict(), head)
+
+
 def test_the_head_stays_random_where_no_names_are_given(tmp_path: Path) -> None:
     donor = save(timm.create_model("test_resnet").state_dict(), tmp_path / "weights.safetensors")
     network = build_net("test_resnet", 3, 64)
@@ -579,7 +619,7 @@ def test_a_file_of_imagenet_1k_serves_a_net_whose_own_weights_have_other_classes
     torch.testing.assert_close(network.head[-1].weight[1], donor.head.weight[151:269].mean(0))
 
 
-# ---- statistics that stay, and blocks that join in
+# ---- frozen statistics and gradual unfreezing
 
 
 def norms_of(net: nn.Module) -> dict[str, nn.Module]:
@@ -617,17 +657,17 @@ def test_frozen_norms_normalise_with_their_statistics() -> None:
         assert torch.allclose(together, alone, rtol=1e-4, atol=1e-5) is alike
 
 
-PLACES = {
+BLOCKS = {
     "test_resnet": ["conv1 bn1", "layer1", "layer2", "layer3", "layer4"],
     "test_vit": ["cls_token pos_embed patch_embed", *(f"blocks.{i}" for i in range(5)), "blocks.5 norm"],
 }
-"""The parts that learn or do not, in the order in which an image passes them."""
+"""Blocks of a backbone, first to last."""
 
 
 def learning(network: TransferNet, net: str) -> list[bool]:
-    """Return which of :data:`PLACES` learn; each must do so as a whole, and each parameter belong to one."""
+    """Return which of :data:`BLOCKS` are trainable; each is so as a whole, and has every parameter in one of them."""
     found, seen = [], 0
-    for prefixes in PLACES[net]:
+    for prefixes in BLOCKS[net]:
         start = tuple(f"{prefix}." for prefix in prefixes.split())
         flags = [p.requires_grad for name, p in network.backbone.named_parameters() if f"{name}.".startswith(start)]
         assert len(set(flags)) == 1
@@ -638,7 +678,7 @@ def learning(network: TransferNet, net: str) -> list[bool]:
 
 
 @pytest.mark.parametrize(
-    ("net", "part", "learns"),
+    ("net", "fraction", "learns"),
     [
         ("test_resnet", 0, 0),
         ("test_resnet", 0.1, 0),
@@ -651,26 +691,26 @@ def learning(network: TransferNet, net: str) -> list[bool]:
         *(("test_vit", blocks / 7, blocks) for blocks in range(1, 8)),
     ],
 )
-def test_the_last_blocks_learn_first(net: str, part: float, learns: int) -> None:
+def test_unfreeze_makes_the_last_blocks_trainable(net: str, fraction: float, learns: int) -> None:
     network = build_net(net, 10, 64)
-    network.unfreeze(part)
-    assert learning(network, net) == [False] * (len(PLACES[net]) - learns) + [True] * learns
+    network.unfreeze(fraction)
+    assert learning(network, net) == [False] * (len(BLOCKS[net]) - learns) + [True] * learns
     assert all(parameter.requires_grad for parameter in network.head.parameters())
 
 
-@pytest.mark.parametrize("part", [0.5, 1.0], ids=["half", "all"])
-def test_blocks_join_in_again_after_they_were_frozen(part: float) -> None:
+@pytest.mark.parametrize("fraction", [0.5, 1.0], ids=["half", "all"])
+def test_frozen_blocks_can_be_unfrozen_again(fraction: float) -> None:
     network = build_net("test_resnet", 10, 64)
     network.unfreeze(0)
     assert not any(module.training for module in network.backbone.modules())
     assert network.forward_features(images()).requires_grad is False
-    network.unfreeze(part)
-    assert learning(network, "test_resnet") == [part == 1] * 3 + [True] * 2
+    network.unfreeze(fraction)
+    assert learning(network, "test_resnet") == [fraction == 1] * 3 + [True] * 2
     assert network.backbone.training
     assert network.forward_features(images()).requires_grad is True
 
 
-def test_norms_of_blocks_that_do_not_learn_are_in_evaluation_mode() -> None:
+def test_norms_of_frozen_blocks_are_in_evaluation_mode() -> None:
     network = build_net("test_resnet", 10, 64)
     network.unfreeze(0.4)
     for mode in (True, False, True):
@@ -685,7 +725,7 @@ def test_norms_of_blocks_that_do_not_learn_are_in_evaluation_mode() -> None:
     assert statistics <= moved
 
 
-def test_learning_keeps_evaluation_mode_and_frozen_norms() -> None:
+def test_unfreeze_keeps_evaluation_mode_and_frozen_norms() -> None:
     network = build_net("test_resnet", 10, 64, freeze_norm=True).eval()
     network.unfreeze(1)
     assert not any(module.training for module in network.modules())

@@ -1,4 +1,4 @@
-"""Suspected label errors: the rule, the folds, the features, and swapped labels among real images."""
+"""Label errors of a dataset: features of checkpoints and exported files, and swapped labels of real images."""
 
 from __future__ import annotations
 
@@ -6,87 +6,43 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-from sklearn.linear_model import LogisticRegression
+import torch
 from sklearn.metrics import precision_score, recall_score
 
 from animals_pl.cli import main
 from animals_pl.data.catalog import scan_folder
+from animals_pl.deploy.export import export
 from animals_pl.errors import UsageError
-from animals_pl.reports import label_errors
+from animals_pl.reports.label_errors import checkpoint_features, find_label_errors, onnx_features
+from animals_pl.training.trained import load_model
 
 
 def fit(root: Path, folder: Path, *options: object) -> Path:
-    """Train a little and return the checkpoint."""
+    """Train for one epoch and return the checkpoint."""
     trainer = ["--trainer.max_epochs", 1, "--trainer.accelerator", "cpu", "--trainer.default_root_dir", folder]
     args = ["fit", "--data.root", root, "--data.num_workers", 0, "--name", "run", *trainer, *options]
     assert main([str(arg) for arg in args]) == 0
     return folder / "run" / "version_0" / "best.ckpt"
 
 
-def test_suspects_are_firmly_contradicted_and_the_least_likely_label_comes_first():
-    probabilities = np.array(
-        [[0.9, 0.1, 0.0], [0.3, 0.6, 0.1], [0.1, 0.7, 0.2], [0.2, 0.0, 0.8], [0.24, 0.75, 0.01], [0.0, 0.5, 0.5]]
-    )
-    labels = np.array([0, 0, 0, 1, 0, 2])
-    assert label_errors.suspects(probabilities, labels).tolist() == [3, 2, 4]
-
-
-def test_no_image_is_judged_by_a_classifier_that_has_seen_it_or_its_duplicate(monkeypatch):
-    rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1, 2], 30)
-    features = rng.normal(size=(90, 4)) + labels[:, None]
-    features[:, 0] = np.arange(90)  # tells the images apart
-    groups = np.full(90, -1)
-    groups[[3, 40, 70]], groups[[4, 5]] = 0, 1
-    seen: list[tuple[set[int], set[int]]] = []
-    learn, evaluate = LogisticRegression.fit, LogisticRegression.predict_proba
-    monkeypatch.setattr(label_errors, "StandardScaler", lambda: "passthrough")
-
-    def record_fit(self, x, y, **options):
-        self.learnt_from = set(x[:, 0].astype(int))
-        return learn(self, x, y, **options)
-
-    def record_judgement(self, x):
-        seen.append((self.learnt_from, set(x[:, 0].astype(int))))
-        return evaluate(self, x)
-
-    monkeypatch.setattr(LogisticRegression, "fit", record_fit)
-    monkeypatch.setattr(LogisticRegression, "predict_proba", record_judgement)
-    probabilities = label_errors.out_of_sample_probabilities(features, labels, groups)
-    assert probabilities.shape == (90, 3)
-    assert probabilities.sum(axis=1) == pytest.approx(np.ones(90))
-    assert len(seen) == label_errors.FOLDS
-    assert sorted(index for _, evaluated in seen for index in evaluated) == list(range(90))
-    for learnt_from, evaluated in seen:
-        assert learnt_from | evaluated == set(range(90))
-        assert not learnt_from & evaluated
-        for group in ({3, 40, 70}, {4, 5}):
-            assert group <= learnt_from or group <= evaluated
-
-
-def test_planted_errors_among_separable_features_are_the_suspects():
-    rng = np.random.default_rng(1)
-    truth = np.repeat([0, 1, 2, 3], [60, 40, 20, 12])
-    features = rng.normal(size=(4, 200))[truth] + rng.normal(0, 0.5, (len(truth), 200))
-    labels = truth.copy()
-    wrong = [0, 61, 105, 121]
-    labels[wrong] = (labels[wrong] + 1) % 4
-    probabilities = label_errors.out_of_sample_probabilities(features, labels, np.full(len(truth), -1))
-    assert sorted(label_errors.suspects(probabilities, labels)) == wrong
-
-
-def test_both_sources_of_features_agree(tiny_tree, tmp_path):
-    checkpoint = fit(tiny_tree, tmp_path, "--model.net", "test_resnet", "--model.freeze", "true", "--data.size", 48)
-    assert main(["export", "--ckpt_path", str(checkpoint), "--output", str(tmp_path / "model.onnx")]) == 0
+def test_checkpoint_and_exported_file_give_the_same_features(tiny_tree, tmp_path):
+    checkpoint = fit(tiny_tree, tmp_path, "--model.net", "test_resnet", "--model.freeze", "true", "--data.size", 32)
     catalog = scan_folder(tiny_tree)
-    from_checkpoint = label_errors.checkpoint_features(str(checkpoint), catalog)
-    assert from_checkpoint.shape[0] == len(catalog.paths)
-    assert from_checkpoint.std(axis=0).max() > 0
-    assert label_errors.onnx_features(str(tmp_path / "model.onnx"), catalog) == pytest.approx(from_checkpoint, abs=1e-4)
+    features = checkpoint_features(str(checkpoint), catalog)
+    model = load_model(checkpoint)
+    with torch.no_grad():
+        expected = torch.cat([model.net.forward_features(images) for images in model.batches(catalog)]).numpy()
+    assert features.shape == (57, 96)
+    assert features == pytest.approx(expected, abs=1e-4)
+    assert features.std(axis=0).max() > 1e-3
+    for tta in ("none", "hflip"):
+        file = export(checkpoint, tmp_path / f"{tta}.onnx", tta=tta).path
+        assert onnx_features(str(file), catalog) == pytest.approx(features, abs=1e-4)
 
 
-def test_a_net_from_scratch_is_refused(tiny_tree, tmp_path, capsys):
+def test_checkpoint_of_a_from_scratch_net_is_refused(tiny_tree, tmp_path, capsys):
     checkpoint = fit(tiny_tree, tmp_path, "--model.net", "shallownet", "--data.size", 16)
     capsys.readouterr()
     assert main(["analyze", str(tiny_tree), "--output", str(tmp_path / "out"), "--ckpt_path", str(checkpoint)]) == 2
@@ -96,11 +52,39 @@ def test_a_net_from_scratch_is_refused(tiny_tree, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])
-def test_a_file_that_is_no_exported_model_is_refused(tiny_tree, tmp_path, content):
+def test_file_that_is_not_an_exported_model_is_refused(tiny_tree, tmp_path, content):
     file = tmp_path / "model.onnx"
     file.write_bytes(content)
-    with pytest.raises(UsageError, match=r"model='.*model\.onnx' is no file that .* export"):
-        label_errors.onnx_features(str(file), scan_folder(tiny_tree))
+    with pytest.raises(UsageError, match=r"model='.*model\.onnx' is not a file written by .* export"):
+        onnx_features(str(file), scan_folder(tiny_tree))
+
+
+def test_classes_that_cannot_be_checked_are_named():
+    counts = {"alone": 1, "cat": 20, "dog": 20, "frames": 6}
+    labels = np.repeat(list(counts), list(counts.values()))
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(4, 30)).repeat(list(counts.values()), axis=0) + rng.normal(0, 0.2, (47, 30))
+    labels[1] = "dog"
+    groups = np.where(labels == "frames", 0, -1)
+    paths = [f"{number}.jpg" for number in range(47)]
+    found = find_label_errors(pd.DataFrame({"path": paths, "label": labels, "duplicate_group": groups}), features)
+    assert found.table[["path", "label", "suggested"]].to_numpy().tolist() == [["1.jpg", "dog", "cat"]]
+    assert found.unchecked == [
+        "class 'alone' has a single image; label errors need at least 2 per class.",
+        "class 'frames': all 6 images are duplicates of each other, labels not checked.",
+    ]
+
+
+def test_unchecked_classes_are_printed_and_on_the_page(make_tree, tmp_path, capsys):
+    root = make_tree("images", {"cane": 8, "gatto": 1, "zebra": 8})
+    checkpoint = fit(
+        make_tree("other", {"cane": 8, "zebra": 8}), tmp_path, "--model.net", "test_resnet", "--data.size", 32
+    )
+    capsys.readouterr()
+    assert main(["analyze", str(root), "--output", str(tmp_path / "out"), "--ckpt_path", str(checkpoint)]) == 0
+    reason = "class 'gatto' has a single image; label errors need at least 2 per class."
+    assert reason in capsys.readouterr().out
+    assert "class &#39;gatto&#39; has a single image" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The report as a person uses it: in a browser, where there is one."""
+"""The dataset report in a browser (skipped where there is none)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = {"cane": (60, 40), "gatto & co": (40, 60), "ragno": (200, 180)}
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory) -> Path:
-    """The folder of a report on three classes of six images each, one of them broken."""
+    """The folder of a report on 3 classes of 6 images and a broken file."""
     folder = tmp_path_factory.mktemp("report")
     rng = np.random.default_rng(0)
     for name, (width, height) in SIZES.items():
@@ -42,7 +42,7 @@ def report(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def browser(tmp_path, monkeypatch) -> Iterator[Chrome]:
-    """A browser without a window that may talk to its driver on this machine, and to nothing else."""
+    """A headless browser without access to the network."""
     program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     driver = shutil.which("chromedriver")
     if not program or not driver:
@@ -64,7 +64,7 @@ def rows(file: Path) -> list[dict[str, str]]:
 
 
 def draw_loop(browser: Chrome, left: float, top: float, right: float, bottom: float) -> None:
-    """Draw with the mouse around a part of the plot; the bounds are parts of its sides, from the top left."""
+    """Draw a lasso with the mouse; bounds are fractions of the plot's width and height, from the top left."""
     area = browser.find_element(By.CSS_SELECTOR, "#size-plot .nsewdrag")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", area)
     box = area.rect
@@ -77,7 +77,7 @@ def draw_loop(browser: Chrome, left: float, top: float, right: float, bottom: fl
     chain.release().perform()
 
 
-def test_a_loop_in_the_plot_gives_images_and_an_exclude_file(report, browser, tmp_path):
+def test_lasso_selects_images_and_downloads_exclude_csv(report, browser, tmp_path):
     browser.get((report / "report.html").as_uri())
     assert "6 images" not in browser.find_element(By.ID, "selected-count").text
     draw_loop(browser, 0.6, 0.01, 0.999, 0.4)  # wide and high: the spiders
@@ -95,17 +95,17 @@ def test_a_loop_in_the_plot_gives_images_and_an_exclude_file(report, browser, tm
     assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
-def test_an_absent_image_has_a_placeholder(report, browser, tmp_path):
+def test_missing_image_has_a_placeholder(report, browser, tmp_path):
     shutil.copytree(report, tmp_path / "elsewhere" / "report")
     browser.get((tmp_path / "elsewhere" / "report" / "report.html").as_uri())
     draw_loop(browser, 0.6, 0.01, 0.999, 0.4)
     captions = "#selected-images figcaption"
     WebDriverWait(browser, 20).until(
-        lambda page: [part for part in page.find_elements(By.CSS_SELECTOR, captions) if "absent" in part.text]
+        lambda page: [part for part in page.find_elements(By.CSS_SELECTOR, captions) if "missing" in part.text]
     )
 
 
-def test_every_link_and_picture_is_a_file_that_is_there(report):
+def test_every_link_is_an_existing_file(report):
     page = (report / "report.html").read_text(encoding="utf-8")
     body = re.sub(r"<script.*?</script>", "", page, flags=re.S)
     links = set(re.findall(r'<a href="([^"#]+)"', body))
@@ -115,7 +115,7 @@ def test_every_link_and_picture_is_a_file_that_is_there(report):
     assert images == {file.resolve() for file in (report.parent / "my #1 images").glob("*/*.jpg")}
 
 
-def test_the_page_needs_no_other_file_and_no_network(report):
+def test_page_is_self_contained(report):
     page = (report / "report.html").read_text(encoding="utf-8")
     assert "<link" not in page
     assert "<script src" not in page
@@ -123,12 +123,18 @@ def test_the_page_needs_no_other_file_and_no_network(report):
     assert "Plotly" in page
 
 
-def test_what_lies_beside_the_page(report):
+def test_files_of_a_report(report):
     figures = {file.name for file in (report / "figures").iterdir()}
     assert figures == {
         f"{name}.png" for name in ("class_counts", "sizes", "aspect_ratios", "file_sizes", "contact_sheet")
     }
-    assert {file.stem for file in (report / "tables").iterdir()} == {"classes", "sizes", "odd", "broken", "duplicates"}
+    assert {file.stem for file in (report / "tables").iterdir()} == {
+        "classes",
+        "sizes",
+        "outliers",
+        "broken",
+        "duplicates",
+    }
     assert [row["path"] for row in rows(report / "tables" / "broken.csv")] == ["cane/broken.jpg"]
     assert rows(report / "exclude.csv") == []
     manifest = rows(report / "manifest.csv")

@@ -1,4 +1,4 @@
-"""What happens beside the training loop: sizes, seeds, TensorBoard, the table of epochs."""
+"""Callbacks: image sizes, seeds, TensorBoard, the table of epochs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -28,7 +29,6 @@ from animals_pl.training.callbacks.progressive_resizing import ProgressiveResizi
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.metrics_csv import read_metrics
 
-RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
 TRAIN, VAL = 43, 14
 """Images of the tiny tree's splits."""
 
@@ -79,17 +79,16 @@ def seen(monkeypatch) -> Seen:
     return record
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    ("sizes", "fractions", "stages"),
+    ("sizes", "fractions", "stages", "workers"),
     [
-        ([16, 24, 32], [0.5, 0.3, 0.2], [(16, 5), (24, 3), (32, 2)]),
-        ([40, 24], None, [(40, 2), (24, 2)]),
+        ([16, 24, 32], [0.5, 0.25, 0.25], [(16, 2), (24, 1), (32, 1)], 2),
+        ([40, 24], None, [(40, 1), (24, 1)], 0),
     ],
     ids=["rising", "falling"],
 )
-def test_training_images_change_their_size(tiny_tree, tmp_path, seen, workers, sizes, fractions, stages):
-    callback = ["--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", sizes]
+def test_training_images_change_their_size(tiny_tree, tmp_path, seen, sizes, fractions, stages, workers):
+    callback = ["--trainer.callbacks", "ProgressiveResizing", "--trainer.callbacks.sizes", sizes]
     if fractions:
         callback += ["--trainer.callbacks.fractions", fractions]
     run = fit(tiny_tree, tmp_path, *callback, workers=workers, epochs=sum(count for _, count in stages))
@@ -105,7 +104,7 @@ def test_size_is_constant_without_the_callback(tiny_tree, tmp_path, seen):
 
 
 def test_sizes_go_on_after_a_resume(tiny_tree, tmp_path, seen):
-    callback = ["--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", [16, 24, 32]]
+    callback = ["--trainer.callbacks+=ProgressiveResizing", "--trainer.callbacks.sizes=[16, 24, 32]"]
     run = fit(tiny_tree, tmp_path, *callback, "--trainer.max_steps", 3 * 3, epochs=6)
     assert seen.stages() == [(16, 2), (24, 1)]
     seen.train.clear()
@@ -113,6 +112,17 @@ def test_sizes_go_on_after_a_resume(tiny_tree, tmp_path, seen):
     assert main(["fit", *map(str, resume)]) == 0
     assert {epoch: sides for epoch, sides in seen.train.items() if epoch > 2} == {3: {24}, 4: {32}, 5: {32}}
     assert column(run, "image_size") == [16, 16, 24, 24, 32, 32]
+
+
+def test_gradual_unfreezing_by_its_short_name_in_a_configuration(tiny_tree, tmp_path):
+    config = tmp_path / "config.yaml"
+    callback = {"class_path": "GradualUnfreezing", "init_args": {"epochs": 1}}
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    run = fit(tiny_tree, tmp_path, "--config", config, epochs=1)
+    kept = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["callbacks"]
+    assert kept[0]["class_path"].endswith("GradualUnfreezing")
+    state = torch.load(run / "last.ckpt", weights_only=True)["optimizer_states"][0]["state"]
+    assert len(state) == 2  # only the head's weight and bias
 
 
 def plain_fit(tree: Path, *callbacks: L.Callback, ckpt_path: Path | None = None, workers: int = 0) -> None:
@@ -132,12 +142,11 @@ def plain_fit(tree: Path, *callbacks: L.Callback, ckpt_path: Path | None = None,
     trainer.fit(AnimalClassifier(net="test_resnet"), data, ckpt_path=ckpt_path, weights_only=True)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_sizes_go_on_after_a_resume_within_an_epoch(tiny_tree, tmp_path, seen, workers):
+def test_sizes_go_on_after_a_resume_within_an_epoch(tiny_tree, tmp_path, seen):
     plain_fit(tiny_tree, ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1))
     expected = dict(seen.train)
     assert expected == {0: {16}, 1: {16}, 2: {24}, 3: {24}}
-    for step, first in ((4, 1), (8, 2)):  # three batches an epoch: after its first and after its second
+    for step, first, workers in ((4, 1, 2), (8, 2, 0)):  # three batches an epoch: after its first and after its second
         seen.train.clear()
         plain_fit(tiny_tree, ckpt_path=tmp_path / f"step={step}.ckpt", workers=workers)
         assert seen.train == {epoch: sides for epoch, sides in expected.items() if epoch >= first}
@@ -145,7 +154,7 @@ def test_sizes_go_on_after_a_resume_within_an_epoch(tiny_tree, tmp_path, seen, w
 
 @pytest.mark.parametrize("net", ["shallownet", "lenet", "minivggnet", "test_vit"])
 def test_a_net_of_one_size_is_refused(tiny_tree, tmp_path, capsys, net):
-    callback = ["--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[16, 32]"]
+    callback = ["--trainer.callbacks", "ProgressiveResizing", "--trainer.callbacks.sizes", "[16, 32]"]
     data = ["--data.root", str(tiny_tree), "--data.size", "32", "--data.num_workers", "0"]
     trainer = ["--trainer.max_epochs", "2", "--trainer.default_root_dir", str(tmp_path)]
     assert main(["fit", "--model.net", net, *data, *trainer, *callback]) == 2
@@ -270,60 +279,102 @@ def test_hyper_parameters_stand_beside_the_best_metrics(board):
 # ---------------------------------------------------------------- EpochTable
 
 
-def log(table: EpochTable, epoch: int, loss: float) -> None:
-    """Log an epoch as Lightning does: in pieces."""
-    table.log_metrics({"lr": 0.1}, epoch)
-    table.log_metrics({"epoch": epoch, "loss/val": loss + 1}, epoch)
-    table.log_metrics({"epoch": epoch, "loss/train": loss}, epoch)
-
-
 @pytest.fixture
 def table_at(tmp_path):
-    return lambda: EpochTable(tmp_path, 5, Console(quiet=True))
+    return lambda: EpochTable(tmp_path, Console(quiet=True))
 
 
-def test_an_epoch_logged_in_pieces_is_one_row(table_at, tmp_path):
+def train_epoch(table: EpochTable, epoch: int, loss: float, validated: bool = True) -> SimpleNamespace:
+    """Call the hooks of an epoch as Lightning does, and return the trainer that stood in for it."""
+    trainer = SimpleNamespace(callback_metrics={}, is_global_zero=True, current_epoch=epoch, max_epochs=5)
+    table.on_train_epoch_start(trainer, None)
+    if validated:
+        table.on_validation_end(trainer, None)
+    table.on_train_epoch_end(trainer, None)
+    # Modules log after the callbacks' hooks; "loss" is the progress bar's.
+    metrics = {"lr": 0.1, "loss/val": loss + 1, "loss/train": loss, "loss": 7.0}
+    trainer.callback_metrics = {key: torch.tensor(value, dtype=torch.float64) for key, value in metrics.items()}
+    return trainer
+
+
+def written(folder: Path) -> list[tuple[float, float]]:
+    return [(row["epoch"], row["loss/train"]) for row in read_metrics(folder / "metrics.csv")]
+
+
+def test_an_epoch_is_one_row_with_its_seconds(table_at, tmp_path):
     table = table_at()
-    log(table, 0, 0.5)
+    table.on_train_end(train_epoch(table, 0, 0.5), None)
     (row,) = read_metrics(tmp_path / "metrics.csv")
     assert row.pop("seconds") >= 0
     assert row == {"epoch": 0, "lr": 0.1, "loss/val": 1.5, "loss/train": 0.5}
 
 
-def test_a_resumed_table_keeps_what_was_before_and_drops_what_came_after(table_at, tmp_path):
+def test_a_row_is_written_when_the_next_epoch_starts(table_at, tmp_path):
+    table = table_at()
+    trainer = train_epoch(table, 0, 0.5)
+    assert written(tmp_path) == []
+    table.on_train_epoch_start(trainer, None)
+    assert written(tmp_path) == [(0, 0.5)]
+
+
+def test_an_epoch_without_validation_has_no_validation_metrics(table_at, tmp_path):
+    """``callback_metrics`` still has those of the epoch before."""
+    table = table_at()
+    table.on_train_end(train_epoch(table, 0, 0.5, validated=False), None)
+    (row,) = read_metrics(tmp_path / "metrics.csv")
+    assert row.keys() == {"epoch", "lr", "loss/train", "seconds"}
+
+
+def test_a_resumed_table_keeps_earlier_rows_and_drops_later_ones(table_at, tmp_path):
     first = table_at()
     for epoch in range(4):
-        log(first, epoch, epoch / 10)
+        trainer = train_epoch(first, epoch, epoch / 10)
+        first.on_train_epoch_start(trainer, None)
     resumed = table_at()
-    log(resumed, 2, 9.0)
-    found = [(row["epoch"], row["loss/train"]) for row in read_metrics(tmp_path / "metrics.csv")]
-    assert found == [(0, 0.0), (1, 0.1), (2, 9.0)]
+    resumed.on_train_end(train_epoch(resumed, 2, 9.0), None)
+    assert written(tmp_path) == [(0, 0.0), (1, 0.1), (2, 9.0)]
 
 
-def test_an_epoch_that_is_not_complete_is_no_row(table_at, tmp_path):
+def test_an_incomplete_epoch_has_no_row(table_at, tmp_path):
     table = table_at()
-    log(table, 0, 0.5)
-    table.log_metrics({"epoch": 1, "loss/val": 3.0}, 1)
-    assert len(read_metrics(tmp_path / "metrics.csv")) == 1
+    trainer = train_epoch(table, 0, 0.5)
+    table.on_train_epoch_start(trainer, None)
+    table.on_validation_end(trainer, None)
+    table.on_exception(trainer, None, KeyboardInterrupt())
+    assert written(tmp_path) == [(0, 0.5)]
 
 
-def test_the_table_is_written_whole_or_not_at_all(table_at, tmp_path, monkeypatch):
+def test_an_interrupted_run_keeps_its_last_complete_epoch(table_at, tmp_path):
     table = table_at()
-    log(table, 0, 0.5)
+    table.on_exception(train_epoch(table, 0, 0.5), None, KeyboardInterrupt())
+    assert written(tmp_path) == [(0, 0.5)]
+
+
+def test_other_processes_write_nothing(table_at, tmp_path):
+    table = table_at()
+    trainer = train_epoch(table, 0, 0.5)
+    trainer.is_global_zero = False
+    table.on_train_end(trainer, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_table_is_written_completely_or_not_at_all(table_at, tmp_path, monkeypatch):
+    table = table_at()
+    table.on_train_epoch_start(train_epoch(table, 0, 0.5), None)
     before = (tmp_path / "metrics.csv").read_bytes()
+    trainer = train_epoch(table, 1, 0.4)
 
     def fail(self, rows):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(csv.DictWriter, "writerows", fail)
     with pytest.raises(OSError, match="no space"):
-        log(table, 1, 0.4)
+        table.on_train_end(trainer, None)
     assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
 def test_curves_are_drawn_at_the_end(table_at, tmp_path):
     table = table_at()
-    log(table, 0, 0.5)
-    table.finalize("success")
+    table.on_train_end(train_epoch(table, 0, 0.5), None)
     with Image.open(tmp_path / "curves.png") as image:
         assert image.format == "PNG"

@@ -1,4 +1,4 @@
-"""A frozen backbone sees each image once: the same results, a file for the next run, augmented views."""
+"""A frozen backbone sees each image once: the same results, and a file for the next run."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 
 from animals_pl.cli import main
-from animals_pl.data import datamodule as datamodule_file
-from animals_pl.data.sampling import SampleKey
+from animals_pl.data import dataset as dataset_file
 from animals_pl.files import cache_dir
-from animals_pl.training.callbacks.feature_cache import FeatureDataset, FeatureFile
-from animals_pl.training.callbacks.tensorboard import TensorBoardPictures
+from animals_pl.training.callbacks.feature_cache import FeatureFile
+from animals_pl.training.callbacks.tensorboard import TensorBoardImages
 
-RESIZING = "animals_pl.training.callbacks.progressive_resizing.ProgressiveResizing"
+pytestmark = pytest.mark.usefixtures("small_figures")
+
+RESIZING = "ProgressiveResizing"
 TRAIN, VAL = 43, 14
 """Images of the tiny tree's splits."""
 METRICS = [f"{name}/{split}" for name in ("loss", "acc", "macro_recall", "macro_f1") for split in ("train", "val")]
 FROZEN = ["--model.freeze", "true", "--model.dropout", "0.5", "--model.lr", "0.01"]
-VIEWS = [*FROZEN, "--data.augment", "light", "--cached_views"]
 
 
 def arguments(tree: Path, root: Path, *args: object, epochs: int = 3) -> list[str]:
@@ -61,20 +61,37 @@ def assert_same_training(ours: Path, theirs: Path) -> None:
 def decoded(monkeypatch) -> Counter[str]:
     """How often the main process has decoded each image for the net."""
     counts: Counter[str] = Counter()
-    decode = datamodule_file.decode
+    decode = dataset_file.decode
 
     def count(path, *args):
         counts[Path(path).name] += 1
         return decode(path, *args)
 
-    monkeypatch.setattr(datamodule_file, "decode", count)
-    monkeypatch.setattr(TensorBoardPictures, "on_train_epoch_start", lambda *args: None)  # its grid decodes too
+    monkeypatch.setattr(dataset_file, "decode", count)
+    monkeypatch.setattr(TensorBoardImages, "on_train_epoch_start", lambda *args: None)  # its grid decodes too
     return counts
 
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("ANIMALS_PL_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def first(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of one epoch, and the cache that it has left; to be read only."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANIMALS_PL_CACHE", str(folder / "cache"))
+        return fit(tiny_tree, folder, *FROZEN, epochs=1), folder / "cache"
+
+
+@pytest.fixture
+def first_run(first: tuple[Path, Path], empty_cache: None, tmp_path: Path) -> Path:
+    """That run, with a copy of its cache in use."""
+    run, cache = first
+    shutil.copytree(cache, tmp_path / "cache")
+    return run
 
 
 @pytest.fixture
@@ -86,8 +103,7 @@ def tree(tiny_tree, tmp_path) -> Path:
 # ---------------------------------------------------------------- the same results, sooner
 
 
-@pytest.mark.parametrize("tta", ["none", "hflip"])
-@pytest.mark.parametrize("head", ["linear", "dense"])
+@pytest.mark.parametrize(("head", "tta"), [("linear", "none"), ("dense", "hflip")])
 def test_cached_features_change_nothing(tiny_tree, tmp_path, head, tta):
     # Adam would blow the noise of gradients that are all but zero up to steps of its learning rate.
     options = [*FROZEN, "--model.head", head, "--model.class_weights", "balanced", "--model.optimizer", "sgd"]
@@ -140,13 +156,13 @@ def test_next_run_reads_the_file(tiny_tree, tmp_path, decoded, capsys):
     first = fit(tiny_tree, tmp_path / "first", *FROZEN)
     said = capsys.readouterr().out
     (file,) = feature_files()
-    assert f"train: features of {TRAIN} images, {TRAIN} computed in" in said
+    assert f"train: {TRAIN} feature vectors ({TRAIN} new, " in said
     assert str(file) in said
     assert "MB" in said
     decoded.clear()
     second = fit(tiny_tree, tmp_path / "second", *FROZEN)
     assert not decoded
-    assert f"train: features of {TRAIN} images, 0 computed in" in capsys.readouterr().out
+    assert f"train: {TRAIN} feature vectors (0 new, " in capsys.readouterr().out
     for name in METRICS:
         assert column(first, name) == column(second, name)
 
@@ -156,9 +172,7 @@ def test_next_run_reads_the_file(tiny_tree, tmp_path, decoded, capsys):
     [["--model.head", "dense"], ["--data.seed", "7"], ["--data.val_fraction", "0.5"], ["--model.dropout", "0.1"]],
     ids=["head", "split", "fraction", "dropout"],
 )
-def test_file_serves_other_heads_and_splits(tiny_tree, tmp_path, decoded, options):
-    fit(tiny_tree, tmp_path / "first", *FROZEN, epochs=1)
-    decoded.clear()
+def test_file_serves_other_heads_and_splits(tiny_tree, tmp_path, first_run, decoded, options):
     fit(tiny_tree, tmp_path / "second", *FROZEN, *options, epochs=1)
     assert not decoded
     assert len(feature_files()) == 1
@@ -176,18 +190,14 @@ def test_file_serves_other_heads_and_splits(tiny_tree, tmp_path, decoded, option
     ],
     ids=["size", "resize", "interpolation", "weights", "net", "precision"],
 )
-def test_file_is_another_one_where_features_are(tiny_tree, tmp_path, decoded, options):
-    fit(tiny_tree, tmp_path / "first", *FROZEN, epochs=1)
-    decoded.clear()
+def test_file_is_another_one_where_features_are(tiny_tree, tmp_path, first_run, decoded, options):
     fit(tiny_tree, tmp_path / "second", *FROZEN, *options, epochs=1)
     assert set(decoded.values()) == {1}
     assert len(decoded) == TRAIN + VAL
     assert len(feature_files()) == 2
 
 
-def test_changed_and_added_images_alone_are_computed(tree, tmp_path, decoded):
-    fit(tree, tmp_path / "first", *FROZEN, epochs=1)
-    decoded.clear()
+def test_changed_and_added_images_alone_are_computed(tree, tmp_path, first_run, decoded):
     changed, *_, model = sorted(tree.rglob("*.jpg"))
     Image.effect_noise((40, 30), 80).convert("RGB").save(changed)
     added = model.with_name("added.jpg")
@@ -196,32 +206,29 @@ def test_changed_and_added_images_alone_are_computed(tree, tmp_path, decoded):
     assert dict(decoded) == {changed.name: 1, "added.jpg": 1}
 
 
-def test_damaged_file_counts_as_none(tiny_tree, tmp_path, decoded):
-    first = fit(tiny_tree, tmp_path / "first", *FROZEN, epochs=1)
+def test_damaged_file_counts_as_none(tiny_tree, tmp_path, first_run, decoded):
     (file,) = feature_files()
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    decoded.clear()
     second = fit(tiny_tree, tmp_path / "second", *FROZEN, epochs=1)
     assert len(decoded) == TRAIN + VAL
-    assert column(first, "loss/val") == column(second, "loss/val")
+    assert column(first_run, "loss/val") == column(second, "loss/val")
     assert file.stat().st_size == len(whole)
     assert feature_files() == [file]  # nothing half-written beside it
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(tiny_tree, tmp_path, monkeypatch):
-    kept = fit(tiny_tree, tmp_path / "kept", *FROZEN, epochs=1)
+def test_a_cache_that_cannot_be_written_stops_nothing(tiny_tree, tmp_path, first_run, monkeypatch):
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "features").write_text("a file where the folder should be")
     monkeypatch.setenv("ANIMALS_PL_CACHE", str(blocked))
-    with pytest.warns(UserWarning, match="set ANIMALS_PL_CACHE to a folder that can be written"):
+    with pytest.warns(UserWarning, match="Set ANIMALS_PL_CACHE to a writable folder"):
         lost = fit(tiny_tree, tmp_path / "lost", *FROZEN, epochs=1)
-    assert column(kept, "loss/val") == column(lost, "loss/val")
+    assert column(first_run, "loss/val") == column(lost, "loss/val")
 
 
 def test_an_interrupted_run_leaves_what_it_has_computed(tiny_tree, tmp_path, decoded, monkeypatch):
-    count = datamodule_file.decode
+    count = dataset_file.decode
 
     def interrupt(path, *args):
         if len(decoded) == 40:
@@ -229,7 +236,7 @@ def test_an_interrupted_run_leaves_what_it_has_computed(tiny_tree, tmp_path, dec
         return count(path, *args)
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr(datamodule_file, "decode", interrupt)
+        patched.setattr(dataset_file, "decode", interrupt)
         main(arguments(tiny_tree, tmp_path / "first", *FROZEN, epochs=1))
     decoded.clear()
     fit(tiny_tree, tmp_path / "second", *FROZEN, epochs=1)
@@ -246,58 +253,3 @@ def test_file_grows(tmp_path):
     assert read.rows.keys() == set(names)
     assert torch.equal(read.take([names[4], names[0], names[4]]), features[[4, 0, 4]])
     assert str(read) == f"{file}, {file.stat().st_size / 1e6:.1f} MB"
-
-
-# ---------------------------------------------------------------- augmented views
-
-
-def test_epochs_take_turns_in_the_views():
-    features = torch.arange(12.0).reshape(3, 4, 1)
-    dataset = FeatureDataset(features, [7, 8, 9, 5])
-    assert len(dataset) == 4
-    for epoch in range(7):
-        for repeat in range(3):
-            row, label = dataset[SampleKey(2, epoch, repeat, 32)]
-            assert row.item() == features[(epoch + repeat) % 3, 2].item()
-            assert label == 9
-    assert dataset[1][0].item() == 1
-
-
-def test_as_many_views_as_epochs_change_nothing(tiny_tree, tmp_path):
-    """The v-th view of an image is what the v-th epoch would have made of it."""
-    cached = fit(tiny_tree, tmp_path / "cached", *VIEWS, 3)
-    plain = fit(tiny_tree, tmp_path / "plain", *FROZEN, "--data.augment", "light", "--cache_features", "false")
-    assert_same_training(cached, plain)
-
-
-def test_fewer_views_pass_the_backbone(tiny_tree, tmp_path, decoded, capsys):
-    fit(tiny_tree, tmp_path / "first", *VIEWS, 2, epochs=5)
-    assert sorted(decoded.values()) == [1] * VAL + [2] * TRAIN
-    assert f"train: features of {TRAIN} images in 2 views, {2 * TRAIN} computed" in capsys.readouterr().out
-    decoded.clear()
-    fit(tiny_tree, tmp_path / "second", *VIEWS, 3, epochs=1)
-    assert sorted(decoded.values()) == [1] * TRAIN  # the third view alone
-    decoded.clear()
-    fit(tiny_tree, tmp_path / "third", *VIEWS, 2, "--data.augment", "strong", epochs=1)
-    assert sorted(decoded.values()) == [2] * TRAIN
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        [*FROZEN, "--cached_views", "2"],
-        ["--data.augment", "light", "--cached_views", "2"],
-        [*VIEWS, "2", "--trainer.callbacks", RESIZING, "--trainer.callbacks.sizes", "[24, 32]"],
-        [*VIEWS, "2", "--cache_features", "false"],
-    ],
-    ids=["no augmentation", "not frozen", "sizes", "off"],
-)
-def test_views_that_would_do_nothing_are_refused(tiny_tree, tmp_path, capsys, options):
-    assert main(arguments(tiny_tree, tmp_path, *options)) == 2
-    assert "cached_views=2 has no effect" in capsys.readouterr().err
-    assert not list(tmp_path.rglob("*.ckpt"))
-
-
-def test_negative_views_are_refused(tiny_tree, tmp_path, capsys):
-    assert main(arguments(tiny_tree, tmp_path, *VIEWS, "-1")) == 2
-    assert "cached_views" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Which epochs a run keeps, what their average is worth, and Lightning's own ways to choose weights."""
+"""Which epochs a run keeps, and Lightning's own callbacks that choose weights."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import rich
 import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from animals_pl.cli import main
 
-pytestmark = pytest.mark.usefixtures("wide_screen")
+pytestmark = pytest.mark.usefixtures("wide_screen", "small_figures")
 
 EPOCHS = 5
 METRICS = ("loss", "acc", "macro_recall", "macro_f1")
@@ -107,99 +108,20 @@ def test_resumed_from_any_of_its_files_it_ends_the_same(kept, tmp_path):
         assert cli("fit", "--config", run / "config.yaml", "--ckpt_path", run / name) == 0
         assert epoch_files(run) == epoch_files(kept), name
         assert load(run / "best.ckpt")["epoch"] == load(kept / "best.ckpt")["epoch"], name
-        state = next(value for key, value in load(run / "last.ckpt")["callbacks"].items() if "kept" in value)
-        assert sorted(Path(file).name for file in state["kept"]["best_k_models"]) == epoch_files(kept), name
-
-
-# ---------------------------------------------------------------- average_best
-
-
-@pytest.fixture(scope="module")
-def averaged(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A run with an average of its two best epochs, to be read only, and what it has printed."""
-    with pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
-        patch.setattr(rich.get_console(), "print", lambda *args, **kwargs: lines.extend(map(str, args)))
-        root = tmp_path_factory.mktemp("averaged")
-        run = fit(tiny_tree, root, "--save_top_k", 2, "--average_best", "true", net="minivggnet")
-    return run, "\n".join(lines)
-
-
-def test_the_average_is_the_mean_of_the_kept(averaged):
-    run, _ = averaged
-    best, average = load(run / "best.ckpt"), load(run / "average.ckpt")
-    states = [load(run / name)["state_dict"] for name in epoch_files(run)]
-    assert len(states) == 2
-    assert average["state_dict"].keys() == best["state_dict"].keys()
-    for name, value in average["state_dict"].items():
-        if value.is_floating_point():
-            torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
-        else:
-            assert torch.equal(value, best["state_dict"][name]), name
-    assert any(not value.is_floating_point() for value in best["state_dict"].values())
-    assert average["hyper_parameters"] == best["hyper_parameters"]
-    assert average["datamodule_hyper_parameters"] == best["datamodule_hyper_parameters"]
-
-
-def test_one_line_compares_it_with_the_best_epoch(averaged):
-    run, output = averaged
-    found = re.search(
-        r"^average of epochs (\d+), (\d+): loss/val (\d+\.\d{4}), best epoch alone (\d+\.\d{4}): (better|not better); "
-        rf"it is {run}/average\.ckpt(, best\.ckpt stays the one to use)?$",
-        output,
-        re.MULTILINE,
-    )
-    assert found, output
-    assert [f"epoch={int(epoch):02d}.ckpt" for epoch in found.groups()[:2]] == epoch_files(run)
-    average, best = map(float, found.groups()[2:4])
-    assert f"{best:.4f}" == f"{min(float(row['loss/val']) for row in rows(run)):.4f}"
-    assert found[5] == ("better" if average < best else "not better")
-
-
-def test_the_average_is_a_checkpoint_like_the_others(averaged, tiny_tree, tmp_path, capsys):
-    run, output = averaged
-    assert cli("validate", "--ckpt_path", run / "average.ckpt") == 0
-    assert printed(capsys.readouterr().out)["loss"] == re.search(r": loss/val (\d+\.\d{4}), best", output)[1]
-    file = tmp_path / "predictions.csv"
-    assert cli("predict", tiny_tree / "cane", "--ckpt_path", run / "average.ckpt", "--output", file) == 0
-    assert file.is_file()
-
-
-def test_the_average_touches_neither_the_best_nor_the_table(averaged):
-    run, _ = averaged
-    assert len(rows(run)) == EPOCHS
-    assert load(run / "best.ckpt")["epoch"] in {int(name[6:8]) - 1 for name in epoch_files(run)}
-    assert list(run.glob(".*")) == []
-
-
-def test_a_frozen_backbone_is_judged_on_cached_features(tiny_tree, tmp_path, capsys):
-    options = ["--model.freeze", "true", "--save_top_k", 2, "--average_best", "true"]
-    run = fit(tiny_tree, tmp_path, *options, net="mobilenetv3_small_050", epochs=3)
-    loss = re.search(r"average of epochs .*?loss/val (\d+\.\d{4})", capsys.readouterr().out)[1]
-    assert cli("validate", "--ckpt_path", run / "average.ckpt") == 0
-    assert float(printed(capsys.readouterr().out)["loss"]) == pytest.approx(float(loss), abs=2e-4)
-
-
-def test_one_epoch_is_no_average(tiny_tree, tmp_path, capsys):
-    run = fit(tiny_tree, tmp_path, "--save_top_k", 2, "--average_best", "true", epochs=1)
-    assert "a single epoch has been kept" in capsys.readouterr().out
-    assert not (run / "average.ckpt").exists()
+        state = next(value for key, value in load(run / "last.ckpt")["callbacks"].items() if "top_k" in value)
+        assert sorted(Path(file).name for file in state["top_k"]["best_k_models"]) == epoch_files(kept), name
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (
-            ["--average_best", "true"],
-            "average_best=true needs more than the one epoch of save_top_k=1; add --save_top_k",
-        ),
         (["--save_top_k", 0], "save_top_k=0 is out of range; choose a value"),
         (["--save_top_k", 2, "--trainer.enable_checkpointing", "false"], "save_top_k=2 has no effect with trainer"),
         (["--tune", "speed"], "tune=speed does not fit"),
         (["--tune", "batch_size"], "tune=batch_size needs a GPU"),
-        (["--tune", "lr"], "tune=lr needs a run of 20 steps, this one has 6; raise trainer.max_epochs"),
+        (["--tune", "lr"], "tune=lr needs a run of at least 20 steps, this one has 6. Raise trainer.max_epochs"),
     ],
-    ids=["average_of_one", "keep_none", "no_checkpoints", "unknown_tune", "batch_size_on_cpu", "short_run"],
+    ids=["keep_none", "no_checkpoints", "unknown_tune", "batch_size_on_cpu", "short_run"],
 )
 def test_wrong_use(tiny_tree, tmp_path, capsys, options, reason):
     data = ["--data.root", tiny_tree, "--data.size", 16, "--data.batch_size", 8, "--data.num_workers", 0]
@@ -210,6 +132,25 @@ def test_wrong_use(tiny_tree, tmp_path, capsys, options, reason):
 
 
 # ---------------------------------------------------------------- Lightning's own
+
+
+def test_a_user_s_own_checkpoint_callback_does_not_choose_the_best_epoch(tiny_tree, tmp_path, capsys):
+    """It keeps the epoch with the highest training loss, the first."""
+    own = {"monitor": "loss/train", "mode": "max", "dirpath": str(tmp_path / "own")}
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "ModelCheckpoint", "init_args": own}]}}))
+    run = fit(tiny_tree, tmp_path, "--config", config)
+    best = min(rows(run), key=lambda row: float(row["loss/val"]))
+    (kept,) = (tmp_path / "own").iterdir()
+    assert load(kept)["epoch"] == 0 < int(best["epoch"])
+    assert load(run / "best.ckpt")["epoch"] == int(best["epoch"])
+    output = capsys.readouterr().out
+    assert f"best epoch {int(best['epoch']) + 1} by loss/val: " in output
+    assert output.rstrip().endswith(f"best checkpoint: {run / 'best.ckpt'}")
+    events = EventAccumulator(str(run))
+    events.Reload()
+    (scalar,) = events.Scalars("best/loss")
+    assert scalar.value == pytest.approx(float(best["loss/val"]))
 
 
 def test_early_stopping_ends_the_run(tiny_tree, tmp_path, capsys):

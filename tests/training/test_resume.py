@@ -17,6 +17,8 @@ from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.classifier import AnimalClassifier
 
+pytestmark = pytest.mark.usefixtures("small_figures")
+
 EPOCHS = 4
 BATCHES = 6  # of 43 images, at most 8 in each
 
@@ -94,7 +96,7 @@ def test_last_checkpoint_is_of_the_last_epoch(whole):
 
 def test_resume_goes_on_in_the_same_folder(halves, tmp_path):
     run = copy_of(halves[0], tmp_path)
-    before = {name: (run / name).read_bytes() for name in ("config.yaml", "split.csv", "curves.png")}
+    before = {name: (run / name).read_bytes() for name in ("config.yaml", "split.csv")}
     assert resume(run) == 0
     assert [folder.name for folder in run.parent.iterdir()] == ["version_0"]
     assert sorted(file.suffix for file in run.iterdir() if not file.name.startswith("events")) == [
@@ -107,7 +109,6 @@ def test_resume_goes_on_in_the_same_folder(halves, tmp_path):
     ]
     assert (run / "config.yaml").read_bytes() == before["config.yaml"]
     assert (run / "split.csv").read_bytes() == before["split.csv"]
-    assert (run / "curves.png").read_bytes() != before["curves.png"]
 
 
 def test_resume_keeps_the_run_s_own_rows(halves, tmp_path):

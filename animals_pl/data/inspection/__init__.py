@@ -1,1 +1,1 @@
-"""What is in a folder: image facts, the manifest, duplicates."""
+"""Inspect folders: facts about each image, the manifest, duplicates."""

@@ -1,4 +1,4 @@
-"""Two images laid on top of each other: are they one picture?"""
+"""Align two images to find out whether they show the same picture."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ import numpy as np
 from animals_pl.data.decode import open_image, upright_square
 
 SIDE = 64
-"""Side in pixels of the pictures that are compared."""
+"""Side in pixels of the thumbnails that are compared."""
 
-ALIKE = 0.93
-"""Least correlation of two copies. Of copies cut by up to 8 % a side, 98 % have more; of 725 pairs of different
-drawings with the same animal in the same pose, none had more than 0.92."""
+MIN_CORRELATION = 0.93
+"""Minimum correlation of duplicates. 98 % of duplicates cropped by up to 8 % per side reach it; of 725 pairs of
+different drawings of the same animal in the same pose, none exceeds 0.92."""
 
-LEAST_OVERLAP = 0.6
+MIN_OVERLAP = 0.6
 _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 60, 1e-5)
 
 
 def same_picture(first: Path, second: Path) -> bool:
-    """Return whether one file is a copy of the other, be it cut, resized, brighter or mirrored.
+    """Whether two files are duplicates, even if one is cropped, resized, brighter or flipped.
 
-    Their thumbnails are laid on top of each other by the affine map that correlates them best (Evangelidis and
-    Psarakis 2008, ``cv2.findTransformECC``); then colours have to correlate where both are.
+    The thumbnails are aligned by the affine map with the highest correlation (Evangelidis and Psarakis 2008,
+    ``cv2.findTransformECC``). Their colours then have to correlate where they overlap.
+
+    Args:
+        first: A file that can be decoded.
+        second: Another one.
     """
     fixed, moving = _square(first), _square(second)
-    return any(_correlation(fixed, view) >= ALIKE for view in (moving, np.ascontiguousarray(moving[:, ::-1])))
+    return any(_correlation(fixed, view) >= MIN_CORRELATION for view in (moving, np.ascontiguousarray(moving[:, ::-1])))
 
 
 def _square(file: Path) -> np.ndarray:
@@ -36,17 +40,17 @@ def _square(file: Path) -> np.ndarray:
 
 
 def _correlation(fixed: np.ndarray, moving: np.ndarray) -> float:
-    """Return the correlation, in -1…1, of two RGB pictures (S, S, 3) uint8 where they overlap once aligned."""
+    """Correlation, in -1…1, of two RGB thumbnails (S, S, 3) uint8 where they overlap after alignment."""
     size = (SIDE, SIDE)
     inside = np.ones(size, dtype=np.uint8)
     start = np.eye(2, 3, dtype=np.float32)
     try:
         grey = [cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), 1.0) for image in (fixed, moving)]
         _, warp = cv2.findTransformECC(grey[0], grey[1], start, cv2.MOTION_AFFINE, _STEPS, inside, 1)
-    except cv2.error:  # the search lost its way: they have nothing in common
+    except cv2.error:  # no convergence: the images have nothing in common
         return -1.0
     overlap = cv2.warpAffine(inside, warp, size, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP) > 0
     aligned = cv2.warpAffine(moving, warp, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-    if overlap.mean() < LEAST_OVERLAP:
+    if overlap.mean() < MIN_OVERLAP:
         return -1.0
     return float(np.corrcoef(fixed[overlap].ravel(), aligned[overlap].ravel())[0, 1])

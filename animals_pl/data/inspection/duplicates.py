@@ -1,4 +1,4 @@
-"""Hashes → which images show the same picture: pure functions of arrays."""
+"""Find near-duplicates from perceptual hashes: pure functions of arrays."""
 
 from __future__ import annotations
 
@@ -11,70 +11,72 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import squareform
 
-from animals_pl.data.inspection.facts import COLOUR_SIDE, HASH_SIDE
+from animals_pl.data.inspection.image_facts import COLOUR_SIDE, HASH_SIDE
 
 NEAR = 68
-"""Bits of 256 in which the structures of copies differ at most; ``scripts/measure_duplicates.py`` shows why."""
+"""Maximum number of differing structure bits (of 256) of duplicates. Measured by ``scripts/bench/duplicates.py``."""
 
 SAME_COLOURS = 6.0
-"""Colours agree up to this root mean square difference over 4 × 4 fields, in levels of 255, brightness and contrast
-made equal: a resized or re-encoded copy, or a frame of the same burst."""
+"""Maximum root mean square difference of the 4 × 4 mean colours of duplicates, in levels of 255, after normalising
+brightness and contrast. Above it, the images themselves are compared."""
 
 LARGE = 10
-"""Near-duplicates chained to a group of more than this many are taken apart until each is near to each other."""
+"""A chain of more near-duplicates than this is divided into groups in which every pair is near."""
 
-STRUCTURE_BYTES = HASH_SIDE * HASH_SIDE // 8
-BYTES = STRUCTURE_BYTES + 3 * COLOUR_SIDE * COLOUR_SIDE
+_STRUCTURE_BYTES = HASH_SIDE * HASH_SIDE // 8
+_HASH_BYTES = _STRUCTURE_BYTES + 3 * COLOUR_SIDE * COLOUR_SIDE
 
 _CHUNK = 512
+"""Rows per matrix product, which bounds the memory."""
 
 
-class _Pictures(NamedTuple):
-    """Hashes unpacked.
+class _Hashes(NamedTuple):
+    """Unpacked perceptual hashes.
 
     Attributes:
-        structure: (N, 256) float32, each bit as -1 or 1.
-        colours: (N, 4, 4, 3) float32, in 0…255.
+        structure: Bits as -1 or 1 (N, 256) float32.
+        colours: Mean colours (N, 4, 4, 3) float32, in 0…255.
     """
 
     structure: np.ndarray
     colours: np.ndarray
 
     @classmethod
-    def of(cls, hashes: Sequence[str]) -> _Pictures:
-        """Unpack perceptual hashes."""
+    def parse(cls, hashes: Sequence[str]) -> _Hashes:
+        """Unpack hexadecimal hashes."""
         packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8)
-        bits, colours = np.split(packed.reshape(len(hashes), BYTES), [STRUCTURE_BYTES], axis=1)
+        bits, colours = np.split(packed.reshape(len(hashes), _HASH_BYTES), [_STRUCTURE_BYTES], axis=1)
         fields = colours.reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 3)
         return cls(np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1, fields.astype(np.float32))
 
-    def mirrored(self) -> _Pictures:
-        """Return the hashes of the mirror images: every odd column of coefficients changes its sign."""
+    def flipped(self) -> _Hashes:
+        """Hashes of the horizontally flipped images: every odd column of coefficients changes its sign."""
         structure = self.structure.reshape(-1, HASH_SIDE, HASH_SIDE).copy()
         structure[:, :, 1::2] *= -1
-        return _Pictures(structure.reshape(self.structure.shape), self.colours[:, :, ::-1])
+        return _Hashes(structure.reshape(self.structure.shape), self.colours[:, :, ::-1])
 
 
 def near_pairs(
     hashes: Sequence[str], centre_hashes: Sequence[str], same_picture: Callable[[int, int], bool], distance: int = NEAR
 ) -> np.ndarray:
-    """Return the pairs of pictures that are copies of each other, resized, encoded anew, slightly cut or mirrored.
+    """Pairs of near-duplicates: resized, re-encoded, slightly cropped or flipped.
 
-    Two pictures are compared as they are, as mirror images, and each with the middle of the other.
+    Two images are compared as they are, flipped, and each with the central part of the other.
 
     Args:
-        hashes: N perceptual hashes (:func:`~animals_pl.data.inspection.facts.perceptual_hash`).
-        centre_hashes: N hashes of the middles of the same pictures.
-        same_picture: Is asked of two pictures of near structure whose colours do not agree, by their indices.
-        distance: Bits in which their structures may differ.
+        hashes: N perceptual hashes (:func:`~animals_pl.data.inspection.image_facts.perceptual_hash`).
+        centre_hashes: N perceptual hashes of the central part of the same images.
+        same_picture: Called with the indices of two images of similar structure whose colours differ. Returns whether
+            they are duplicates.
+        distance: Maximum number of differing structure bits.
 
     Returns:
-        (P, 3) int64: indices i < j and the bits in which they differ, sorted.
+        int64 array (P, 3): indices i < j and the number of differing bits, sorted.
     """
-    whole, centre = _Pictures.of(hashes), _Pictures.of(centre_hashes)
+    whole, centre = _Hashes.parse(hashes), _Hashes.parse(centre_hashes)
     found = [np.empty((0, 4))]
     for first, second in ((whole, whole), (whole, centre), (centre, whole)):
-        for view in (first, first.mirrored()):
+        for view in (first, first.flipped()):
             found += _near(view, second, distance)
     views = np.concatenate(found)
     views = views[np.lexsort(views.T[[1, 0]])]
@@ -88,11 +90,11 @@ def near_pairs(
     return np.column_stack([pairs, bits.astype(np.int64)])[np.array(same, dtype=bool)]
 
 
-def _near(first: _Pictures, second: _Pictures, distance: int) -> Iterator[np.ndarray]:
-    """Yield pairs of near structure (P, 4), some rows at a time: indices i < j, and how bits and colours differ."""
+def _near(first: _Hashes, second: _Hashes, distance: int) -> Iterator[np.ndarray]:
+    """Yield chunks of pairs of similar structure (P, 4): indices i < j, differing bits, colour difference."""
     bits = first.structure.shape[1]
     for start in range(0, len(first.structure), _CHUNK):
-        # Of signs, a product counts the bits that agree less those that differ.
+        # A product of ±1 vectors is the number of equal bits minus the number of differing bits.
         agreement = first.structure[start : start + _CHUNK] @ second.structure[start:].T
         i, j = np.nonzero(agreement >= bits - 2 * distance)
         i, j = i[i < j], j[i < j]
@@ -101,7 +103,7 @@ def _near(first: _Pictures, second: _Pictures, distance: int) -> Iterator[np.nda
 
 
 def _colour_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Return the root mean square difference (P,) of fields (P, 4, 4, 3) made equally bright and rich in contrast."""
+    """Root mean square difference (P,) of colours (P, 4, 4, 3) after normalising brightness and contrast."""
     fields = (1, 2, 3)
     first = first - first.mean(fields, keepdims=True)
     second = second - second.mean(fields, keepdims=True)
@@ -110,11 +112,11 @@ def _colour_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def components(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Return the number (N,) of the connected part of a graph that each of its ``count`` nodes belongs to.
+    """Connected component (N,) int64 of each node of a graph.
 
     Args:
-        count: N.
-        pairs: (P, 2) node indices.
+        count: Number of nodes N.
+        pairs: Edges as node indices (P, 2).
     """
     ones = np.ones(len(pairs), dtype=bool)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
@@ -122,25 +124,25 @@ def components(count: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def duplicate_groups(
-    contents: Sequence[str],
+    sha256: Sequence[str],
     hashes: Sequence[str],
     centre_hashes: Sequence[str],
     same_picture: Callable[[int, int], bool],
 ) -> np.ndarray:
-    """Return a group number (N,) for every image that has a duplicate, and -1 for the others.
+    """Group numbers (N,) of images that have duplicates, and -1 for the others.
 
-    Images with the same content always share a group; near-duplicates do where a chain of them connects
-    the two. A long chain may lead from one picture to quite another, so a group of more than ten different
-    pictures is divided by complete linkage: each of a group is then near to each other.
+    Images with the same content always share a group, and so do near-duplicates that a chain of near pairs connects.
+    A long chain can connect quite different pictures, so a group of more than :data:`LARGE` pictures is divided by
+    complete linkage: every pair in a group is then near.
 
     Args:
-        contents: N content hashes; an empty one belongs to a file that could not be read.
-        hashes: N perceptual hashes; an empty one has no near-duplicates.
-        centre_hashes: N perceptual hashes of the middles.
-        same_picture: See :func:`near_pairs`; takes indices of images.
+        sha256: N content hashes; empty for files that cannot be read.
+        hashes: N perceptual hashes; empty for images without near-duplicates.
+        centre_hashes: N perceptual hashes of the central parts.
+        same_picture: See :func:`near_pairs`.
     """
-    texts = [text or f"unread {index}" for index, text in enumerate(contents)]
-    _, first, picture_of = np.unique(texts, return_index=True, return_inverse=True)
+    unique = [digest or f"unreadable {index}" for index, digest in enumerate(sha256)]
+    _, first, picture_of = np.unique(unique, return_index=True, return_inverse=True)
     hashed = [index for index in first if hashes[index]]
     pairs = near_pairs(
         [hashes[i] for i in hashed],
@@ -154,22 +156,22 @@ def duplicate_groups(
         inside = pairs[chain[pairs[:, 0]] == number]
         inside[:, :2] = np.searchsorted(members, inside[:, :2])
         chain[members] = chain.max() + _compact_parts(len(members), inside)
-    group_of_picture = -1 - np.arange(len(first))  # a group of its own for what has no hash
+    group_of_picture = -1 - np.arange(len(first))  # without a hash: a group of its own
     group_of_picture[picture_of[hashed]] = chain
     groups = group_of_picture[picture_of]
     _, leader, number, size = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     shared = size[number] > 1
     result = np.full(len(groups), -1, dtype=np.int64)
-    result[shared] = np.unique(leader[number[shared]], return_inverse=True)[1]  # in the order of their first member
+    result[shared] = np.unique(leader[number[shared]], return_inverse=True)[1]  # in order of first members
     return result
 
 
 def _compact_parts(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Return part numbers (count,) from 1, in each of which every two pictures are near.
+    """Part numbers (count,), from 1, such that every two pictures of a part are near.
 
     Args:
         count: Number of pictures.
-        pairs: (P, 3) which are near, and by how many bits they differ.
+        pairs: Near pairs and their differing bits (P, 3).
     """
     distances = np.full((count, count), float(HASH_SIDE * HASH_SIDE))
     np.fill_diagonal(distances, 0)

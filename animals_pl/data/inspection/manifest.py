@@ -1,4 +1,4 @@
-"""The manifest: one row per image with all that is known about it; a second scan reads only what changed."""
+"""The manifest: a table with one row of facts per image. A second scan reads only new and changed files."""
 
 from __future__ import annotations
 
@@ -16,39 +16,37 @@ from typing import get_type_hints
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import duplicate_groups
-from animals_pl.data.inspection.facts import ImageFacts, inspect
+from animals_pl.data.inspection.image_facts import ImageFacts, inspect
 from animals_pl.data.tables import write_table
 from animals_pl.errors import UsageError
-from animals_pl.files import cache_dir
+from animals_pl.files import cache_dir, track
 
 COLUMNS = ("path", "label", *ImageFacts._fields, "duplicate_group")
-"""``path`` and ``label`` (a class name), what :class:`ImageFacts` found, and the number of the group of duplicates
-that the image belongs to, or -1."""
+"""``path``, ``label`` (a class name), the fields of :class:`ImageFacts`, and the number of the image's group of
+duplicates, or -1. To add a column, add a field to ImageFacts and bump the format version below."""
 
 _FACTS = get_type_hints(ImageFacts)
 _TYPES = {"path": object, "label": object, **_FACTS, "duplicate_group": int}
 
-_FORMAT = 1
-"""To be raised when an inspection finds something else in the same file: older caches are then left alone."""
+_FORMAT = 2
+"""Cache format version. Bump when the facts about an unchanged file change."""
 
-_WORTH_PROCESSES = 256
-"""From this many files on, more processes save more time than they take to start."""
+_MIN_FILES_FOR_PROCESSES = 256
+"""With fewer files, starting processes takes longer than they save."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found.
+    """Result of a scan.
 
     Attributes:
         manifest: One row per image, in the catalog's order, with :data:`COLUMNS`.
-        inspected: How many files were read; the others were known and unchanged.
-        seconds: How long reading them took.
+        inspected: Number of files that were read. The others were cached and unchanged.
+        seconds: Time to read them.
     """
 
     manifest: pd.DataFrame
@@ -56,18 +54,21 @@ class Scan:
     seconds: float
 
     def __str__(self) -> str:
-        """Return how many images were read, and how fast."""
+        """Number of images read, time and speed."""
         known = len(self.manifest) - self.inspected
-        unchanged = f" ({known:,} known and unchanged)" if known else ""
+        unchanged = f" ({known:,} unchanged)" if known else ""
         speed = f" in {self.seconds:.1f} s, {self.inspected / self.seconds:,.0f}/s" if self.inspected else ""
         plural = "" if self.inspected == 1 else "s"
         return f"{self.inspected:,} image{plural} read{speed}{unchanged}"
 
 
 def scan(catalog: Catalog) -> Scan:
-    """Inspect every image of a catalog that is new or changed since the last scan of the same folder.
+    """Inspect the images of a catalog that are new or changed since the last scan of the folder.
 
-    What was found is kept in the cache folder; nothing is written beside the images.
+    Results are cached in the cache folder. Nothing is written next to the images.
+
+    Args:
+        catalog: The images.
     """
     cache = _cache_file(catalog.root)
     before = _read_cache(cache)
@@ -77,10 +78,9 @@ def scan(catalog: Catalog) -> Scan:
     files = [catalog.root / path for path in catalog.paths]
     stale = [index for index, row in enumerate(rows) if row is None or _changed(files[index], row)]
     began = time.perf_counter()
-    found = inspect_all([files[index] for index in stale])
-    seconds = time.perf_counter() - began
-    for index, row in zip(stale, found, strict=True):
+    for index, row in zip(stale, inspect_all([files[index] for index in stale]), strict=True):
         rows[index] = row
+    seconds = time.perf_counter() - began
     table = pd.DataFrame(rows, columns=list(ImageFacts._fields)).astype(_FACTS)
     table.insert(0, "path", catalog.paths)
     table.insert(1, "label", [catalog.class_names[label] for label in catalog.labels])
@@ -88,37 +88,32 @@ def scan(catalog: Catalog) -> Scan:
         table["duplicate_group"] = before["duplicate_group"]
     else:
         table["duplicate_group"] = duplicate_groups(
-            table["sha256"].where(table["problem"] == "", "").tolist(),  # broken files are broken, not duplicates
+            table["sha256"].where(table["problem"] == "", "").tolist(),  # broken files are not duplicates
             table["perceptual_hash"].tolist(),
             table["centre_hash"].tolist(),
             lambda i, j: same_picture(files[i], files[j]),
         )
-        _keep(table, cache)
+        _write_cache(table, cache)
     return Scan(table, len(stale), seconds)
 
 
 def inspect_all(files: Sequence[Path]) -> list[ImageFacts]:
-    """Inspect files on every core, with a progress bar where a person watches."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[speed]}"))
-    watched = sys.stderr.isatty()
-    with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True, disable=not watched
-    ) as bar:
-        task = bar.add_task("reading images", total=len(files), speed="")
-        found: list[ImageFacts] = []
-        began = time.perf_counter()
-        for inspection in _inspections(files):
-            found.append(inspection)
-            if watched and len(found) % 64 == 0:
-                bar.update(task, completed=len(found), speed=f"{len(found) / (time.perf_counter() - began):,.0f}/s")
-    return found
+    """Inspect files on all cores, with a progress bar.
+
+    Args:
+        files: The files.
+
+    Returns:
+        One :class:`ImageFacts` per file, in the same order.
+    """
+    return list(track(_inspections(files), "reading images", len(files)))
 
 
 def _inspections(files: Sequence[Path]) -> Iterator[ImageFacts]:
-    if len(files) < _WORTH_PROCESSES:
+    if len(files) < _MIN_FILES_FOR_PROCESSES:
         yield from map(inspect, files)
         return
-    # As torch's loaders do: a fork starts at once, and runs from a script that does not guard its main part.
+    # Fork as torch does: fast, and works in scripts without a __main__ guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     with ProcessPoolExecutor(mp_context=context) as pool:
         yield from pool.map(inspect, files, chunksize=32)
@@ -133,24 +128,23 @@ def _changed(file: Path, row: ImageFacts) -> bool:
 
 
 def _cache_file(root: Path) -> Path:
-    place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
-    return cache_dir() / "manifests" / f"{root.resolve().name[:40]}-{place}-{_FORMAT}.csv"
+    digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
+    return cache_dir() / "manifests" / f"{root.resolve().name[:40]}-{digest}-{_FORMAT}.csv"
 
 
-def _keep(table: pd.DataFrame, cache: Path) -> None:
+def _write_cache(table: pd.DataFrame, cache: Path) -> None:
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
         write_table(table, cache)
-    except OSError as error:  # the next scan reads everything again, which is no reason to stop
+    except OSError as error:  # not fatal: the next scan reads all files again
         warnings.warn(
-            f"what was read cannot be kept in {str(cache.parent)!r} ({error.strerror}); "
-            "set ANIMALS_PL_CACHE to a folder that can be written",
+            f"cannot cache the scan in {str(cache.parent)!r} ({error.strerror}). "
+            "Set ANIMALS_PL_CACHE to a writable folder.",
             stacklevel=3,
         )
 
 
 def _read_cache(file: Path) -> pd.DataFrame:
-    """Return the table of the last scan, or an empty one if there was none or its file is damaged."""
+    """Table of the last scan, or an empty one if there is none or its file is damaged."""
     try:
         return _read(file)
     except (OSError, ValueError, KeyError, OverflowError):
@@ -162,11 +156,11 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def write_manifest(manifest: pd.DataFrame, root: Path, file: Path) -> None:
-    """Write a manifest whose paths are relative to its own folder, so that it finds the images again.
+    """Write a manifest as CSV, with paths relative to the file's own folder.
 
     Args:
-        manifest: What a scan of ``root`` found.
-        root: The folder that its paths are relative to now.
+        manifest: Table from a scan of ``root``.
+        root: The folder that its paths are relative to.
         file: The CSV file to write.
     """
     to_root = Path(os.path.relpath(root.absolute(), file.parent.resolve()))
@@ -174,9 +168,15 @@ def write_manifest(manifest: pd.DataFrame, root: Path, file: Path) -> None:
 
 
 def groups_by(column: str, images: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each value of a column that two or more images share.
+    """One row for each value of a column that two or more images share.
 
-    Columns: ``first`` path, ``size`` (images), and how many different ``contents`` and ``labels`` they have.
+    Args:
+        column: Name of the column, such as ``duplicate_group``.
+        images: A manifest.
+
+    Returns:
+        Table with the columns ``first`` (path), ``size`` (number of images), ``sha256`` and ``labels`` (number of
+        different ones), indexed by the value.
     """
     groups = images.groupby(column).agg(
         first=("path", "first"), size=("path", "size"), sha256=("sha256", "nunique"), labels=("label", "nunique")
@@ -185,10 +185,14 @@ def groups_by(column: str, images: pd.DataFrame) -> pd.DataFrame:
 
 
 def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
-    """Return the images of a folder-per-class dataset, or of a manifest that :func:`write_manifest` wrote.
+    """Catalog of a folder-per-class dataset or of a manifest file.
+
+    Args:
+        source: A folder, or a file written by :func:`write_manifest`.
+        argument: Name of the option that ``source`` came from, for messages.
 
     Raises:
-        UsageError: The source is neither, or a manifest's images are gone.
+        UsageError: The source is neither, or images of the manifest no longer exist.
     """
     source = Path(source)
     if not source.is_file():
@@ -198,24 +202,24 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
     except (OSError, ValueError, KeyError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(
-            f"{argument}={str(source)!r} is no manifest ({reason}); pass the manifest.csv of prepare, or a folder"
+            f"{argument}={str(source)!r} is not a manifest ({reason}). Pass the manifest.csv of prepare, or a folder."
         ) from error
     if table.empty:
-        raise UsageError(f"{argument}={str(source)!r} names no images; pass another manifest, or a folder")
+        raise UsageError(f"{argument}={str(source)!r} lists no images. Pass another manifest, or a folder.")
     gone = [path for path in table["path"] if not (source.parent / path).exists()]
     if gone:
         raise UsageError(
-            f"{argument}={str(source)!r} names {len(gone)} images that are gone (first: {gone[0]}); "
-            "run prepare again, or pass the folder"
+            f"{argument}={str(source)!r} lists {len(gone)} images that no longer exist (first: {gone[0]}). "
+            "Run prepare again, or pass the folder."
         )
     class_names, labels = np.unique(table["label"].to_numpy(dtype=str), return_inverse=True)
-    outer = _outer_folder(table)
-    paths = [path.removeprefix(outer) for path in table["path"]]
-    root = Path(os.path.normpath(source.parent.resolve() / outer))
+    prefix = _common_prefix(table)
+    paths = [path.removeprefix(prefix) for path in table["path"]]
+    root = Path(os.path.normpath(source.parent.resolve() / prefix))
     return Catalog(root, class_names.tolist(), paths, labels.astype(np.int64))
 
 
-def _outer_folder(table: pd.DataFrame) -> str:
-    """Return what stands before the class folder in every path, so that paths are those that a scan would give."""
-    outer = {path.partition(f"{label}/")[0] for path, label in zip(table["path"], table["label"], strict=True)}
-    return outer.pop() if len(outer) == 1 else ""
+def _common_prefix(table: pd.DataFrame) -> str:
+    """Part of every path before the class folder. Without it, paths equal those of a scan."""
+    prefixes = {path.partition(f"{label}/")[0] for path, label in zip(table["path"], table["label"], strict=True)}
+    return prefixes.pop() if len(prefixes) == 1 else ""

@@ -1,1 +1,1 @@
-"""Where images come from: prepare, archives, the practice set."""
+"""Sources of images: prepare, archives, the practice set."""

@@ -1,4 +1,4 @@
-"""Put images in place, look at every one of them, and say what there is."""
+"""Put a dataset in place, inspect its images and report on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from animals_pl.data.inspection.duplicates import LARGE
 from animals_pl.data.inspection.manifest import COLUMNS, groups_by, scan, write_manifest
 from animals_pl.data.sources.archives import is_archive, unpack
 from animals_pl.data.sources.practice.practice_set import (
-    FEWEST_PER_CLASS,
+    MIN_PER_CLASS,
     PRACTICE_ROOT,
     draw_practice_set,
     practice_counts,
@@ -33,44 +33,45 @@ from animals_pl.data.sources.practice.practice_set import (
 from animals_pl.errors import UsageError, did_you_mean
 
 ANIMALS10_ROOT = "datasets/animals10"
-"""Where images are put, in ``raw-img``, unless another folder is named; the configurations look for them there."""
+"""Default output. The configurations expect the images in its folder ``raw-img``."""
 
 KAGGLE_HANDLE = "alessiocorrado99/animals10"
 
-MOST_NAMED = 10
-"""Files that the report names at most."""
+MAX_LISTED = 10
+"""Maximum number of broken files that the report lists."""
 
 
 def prepare(source: str = "practice", output: str | None = None, count: int = 1000, seed: int = 0) -> None:
-    """Put a folder-per-class dataset in place, check it, and write a manifest of it.
+    """Put a folder-per-class dataset in place, inspect it and write its manifest.
 
-    What is there already is kept: an interrupted run goes on, and a second one only checks again.
+    Existing images are kept, so an interrupted run can be repeated; a second run only inspects again.
 
     Args:
-        source: ``practice``: draw a set of ten stylised animals. ``kaggle``: download Animals-10. An archive (.zip,
-            .tar, .tar.gz): unpack it. A folder with one folder of images per class: link to it.
-        output: Folder that gets the images and ``manifest.csv``; left out: ``datasets/practice`` for the
-            practice set, else ``datasets/animals10``.
-        count: Pictures of the practice set, in Animals-10's class proportions.
-        seed: Another seed, another practice set.
+        source: ``practice`` draws a set of ten stylised animals. ``kaggle`` downloads Animals-10. An archive (.zip,
+            .tar, .tar.gz) is unpacked. A folder with one folder of images per class is linked.
+        output: Folder for the images and ``manifest.csv``. Default: ``datasets/practice`` for the practice set,
+            otherwise ``datasets/animals10``.
+        count: Number of images of the practice set, in Animals-10's class proportions.
+        seed: Seed of the practice set.
 
     Raises:
-        UsageError: The source cannot be used, or the output cannot be written without harm to what is there.
+        UsageError: The source cannot be used, or the output cannot be written without overwriting other files.
     """
     folder = Path(output or (PRACTICE_ROOT if source == "practice" else ANIMALS10_ROOT))
     manifest = folder / "manifest.csv"
     try:
-        _spare(manifest)
-        catalog = scan_folder(_put_in_place(source, folder, count, seed), argument="source")
+        _check_overwrite(manifest)
+        catalog = scan_folder(_provide(source, folder, count, seed), argument="source")
         found = scan(catalog)
         write_manifest(found.manifest, catalog.root, manifest)
     except OSError as error:
         raise UsageError(
-            f"output={str(folder)!r} cannot be prepared ({error}); make room, mend permissions or pass another --output"
+            f"output={str(folder)!r} cannot be prepared ({error}). "
+            "Free some space, fix the permissions or pass another --output."
         ) from error
     root, counts = catalog.root, catalog.counts()
     link = f" -> {root.resolve()}" if root.is_symlink() else ""
-    print(f"images       {_printable(f'{root}{link}')}")
+    print(f"images            {_printable(f'{root}{link}')}")
     print(f"manifest          {_printable(str(manifest))}")
     print(f"scan              {found}")
     _print_faults(found.manifest)
@@ -78,49 +79,49 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     _print_next(root, "quickstart" if source == "practice" else "mobilenetv3_small_frozen")
 
 
-def _spare(manifest: Path) -> None:
-    """Refuse to overwrite a file that has the manifest's name and is none."""
+def _check_overwrite(manifest: Path) -> None:
+    """Check that an existing file is a manifest, which may be overwritten."""
     if manifest.exists():
         with manifest.open(encoding="utf-8", errors="replace") as file:
             if not file.readline().startswith(",".join(COLUMNS[:2])):
                 raise UsageError(
-                    f"output: {str(manifest)!r} is no manifest of images; rename it or pass another --output"
+                    f"output: {str(manifest)!r} exists but is not a manifest. Rename it or pass another --output."
                 )
 
 
-def _put_in_place(source: str, output: Path, count: int, seed: int) -> Path:
-    """Return the folder that holds the images now."""
+def _provide(source: str, output: Path, count: int, seed: int) -> Path:
+    """Draw, download, unpack or link the images, and return their folder."""
     if source == "practice":
         return _draw(output, count, seed)
     if source == "kaggle":
         return _link(_download(), output)
     if is_archive(Path(source)):
         return _unpack(Path(source), output / RAW)
-    if source and Path(source).is_dir():  # an empty one would be the working directory
+    if source and Path(source).is_dir():  # "" would be the working directory
         return _link(Path(source), output)
     raise UsageError(
-        f"source={source!r} is nothing to prepare from; {did_you_mean(source, ['practice', 'kaggle'])}"
+        f"source={source!r} does not exist; {did_you_mean(source, ['practice', 'kaggle'])}"
         "pass practice, kaggle, an archive (.zip, .tar, .tar.gz) or a folder with one folder of images per class"
     )
 
 
 def _draw(folder: Path, count: int, seed: int) -> Path:
     if _is_drawn(folder, count, seed):
-        print(f"{count} pictures in ten classes are there already")
+        print(f"the practice set of {count:,} images already exists")
     else:
         draw_practice_set(folder, count, seed)
-        print(f"{count} pictures in ten classes drawn")
+        print(f"{count:,} images drawn")
     return folder
 
 
 def _is_drawn(folder: Path, count: int, seed: int) -> bool:
-    """Return whether a folder holds this practice set: as many of each class, and the first ones of the same sizes."""
+    """Whether a folder contains this practice set: the same class counts, and the first images of the same size."""
     counts = practice_counts(count)
     try:
         if scan_folder(folder).counts() != counts:
             return False
         with tempfile.TemporaryDirectory() as scratch:
-            first = draw_practice_set(Path(scratch) / "set", FEWEST_PER_CLASS * len(counts), seed)
+            first = draw_practice_set(Path(scratch) / "set", MIN_PER_CLASS * len(counts), seed)
             return all(_size(folder / image.relative_to(first)) == _size(image) for image in find_images(first))
     except (UsageError, OSError):
         return False
@@ -136,29 +137,29 @@ def _download() -> Path:
     try:
         import kagglehub
     except ImportError as error:
-        raise UsageError(f"source=kaggle needs kagglehub; pip install 'animals_pl[kaggle]', {remedy}") from error
+        raise UsageError(f"source=kaggle needs kagglehub. Run pip install 'animals_pl[kaggle]', {remedy}.") from error
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    except Exception as error:  # its own, those of requests, of zipfile and of the system
+    except Exception as error:  # of kagglehub, requests, zipfile or the system
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"source=kaggle cannot be downloaded ({reason}); try again, {remedy}") from error
+        raise UsageError(f"source=kaggle cannot be downloaded ({reason}). Try again, {remedy}.") from error
 
 
 def _unpack(archive: Path, root: Path) -> Path:
     if root.is_symlink():
         raise UsageError(
-            f"output: {str(root)!r} is a link to {str(root.resolve())!r}, where nothing is unpacked; "
-            "remove the link or pass another --output"
+            f"output: {str(root)!r} is a link to {str(root.resolve())!r}. Archives are not unpacked "
+            "through links; remove the link or pass another --output."
         )
-    done = unpack(archive, root)
-    there = f", {done.images - done.written:,} were there already" if done.written < done.images else ""
-    others = f", {done.left_out:,} other files left out" if done.left_out else ""
-    print(f"{done.written:,} images unpacked{there}{others}")
+    result = unpack(archive, root)
+    existing = f", {result.images - result.written:,} already exist" if result.written < result.images else ""
+    others = f", {result.left_out:,} other files left out" if result.left_out else ""
+    print(f"{result.written:,} images unpacked{existing}{others}")
     return root
 
 
 def _link(folder: Path, output: Path) -> Path:
-    """Let ``output/raw-img`` lead to a dataset and return it, or ``output`` if the class folders are in there."""
+    """Link ``output/raw-img`` to a dataset and return it, or ``output`` if it contains the class folders itself."""
     root = scan_folder(folder, argument="source").root.resolve()
     link = output / RAW
     if root == output.resolve():
@@ -166,43 +167,43 @@ def _link(folder: Path, output: Path) -> Path:
     if root == link.resolve():
         return link
     if output.resolve().is_relative_to(root):
-        raise UsageError(f"output={str(output)!r} is inside the images' own folder; pass another --output")
+        raise UsageError(f"output={str(output)!r} is inside the folder of the images. Pass another --output.")
     if link.exists() or link.is_symlink():
-        what = f"is a link to {str(link.resolve())!r}" if link.is_symlink() else "is there already"
-        raise UsageError(f"output: {str(link)!r} {what}; remove it or pass another --output")
+        what = f"is a link to {str(link.resolve())!r}" if link.is_symlink() else "already exists"
+        raise UsageError(f"output: {str(link)!r} {what}. Remove it or pass another --output.")
     output.mkdir(parents=True, exist_ok=True)
     try:
         link.symlink_to(root, target_is_directory=True)
     except OSError as error:
         raise UsageError(
-            f"output: {str(link)!r} cannot be made a link to the images ({error.strerror}); "
-            f"do without: pass --data.root {shlex.quote(str(root))} to fit"
+            f"output: the link {str(link)!r} cannot be created ({error.strerror}). "
+            f"Pass --data.root {shlex.quote(str(root))} to fit instead."
         ) from error
     return link
 
 
 def _printable(text: str) -> str:
-    """Return a file's name as a terminal takes it; file names may be any bytes."""
+    """Text that a terminal can print. File names may contain any bytes."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _print_faults(manifest: pd.DataFrame) -> None:
-    """Print which images are broken, and how many are copies of others."""
+    """Print broken images and duplicates."""
     broken = manifest[manifest["problem"] != ""]
     print(f"broken            {_number(len(broken), 'image')}")
-    for path, problem in broken[["path", "problem"]].head(MOST_NAMED).itertuples(index=False):
+    for path, problem in broken[["path", "problem"]].head(MAX_LISTED).itertuples(index=False):
         print(f"  {_printable(f'{path}: {problem}')}")
-    if len(broken) > MOST_NAMED:
-        print(f"  and {len(broken) - MOST_NAMED:,} more, all in the manifest")
-    sound = manifest[manifest["problem"] == ""]
-    alike = groups_by("duplicate_group", sound[sound["duplicate_group"] >= 0])
-    print(f"exact duplicates  {_extent(groups_by('sha256', sound))}")
-    print(f"near duplicates   {_extent(alike[alike['contents'] > 1])}")
-    for path, size in alike.loc[alike["size"] > LARGE, ["first", "size"]].itertuples(index=False):
-        print(f"  {size:,} are alike, such as {_printable(path)}")
+    if len(broken) > MAX_LISTED:
+        print(f"  and {len(broken) - MAX_LISTED:,} more (see the manifest)")
+    readable = manifest[manifest["problem"] == ""]
+    groups = groups_by("duplicate_group", readable[readable["duplicate_group"] >= 0])
+    print(f"exact duplicates  {_summary(groups_by('sha256', readable))}")
+    print(f"near duplicates   {_summary(groups[groups['sha256'] > 1])}")
+    for path, size in groups.loc[groups["size"] > LARGE, ["first", "size"]].itertuples(index=False):
+        print(f"  {size:,} near duplicates, such as {_printable(path)}")
 
 
-def _extent(groups: pd.DataFrame) -> str:
+def _summary(groups: pd.DataFrame) -> str:
     if groups.empty:
         return "none"
     images, across = _number(int(groups["size"].sum()), "image"), (groups["labels"] > 1).sum()
@@ -214,9 +215,9 @@ def _number(count: int, noun: str) -> str:
 
 
 def _known_counts(class_names: Iterable[str]) -> dict[str, int]:
-    """Return the images that Animals-10 has of each of its classes, or nothing if most of them are not here.
+    """Animals-10's images per class, or nothing if fewer than half of its classes are here.
 
-    A class goes by its name here, Italian or English, and by its Italian one if it is missing.
+    Classes are named as in the dataset (Italian or English); missing ones have their Italian name.
     """
     here = {english_name(name).lower(): name for name in class_names}
     known = {here.get(english, name): ANIMALS10_COUNTS[name] for name, english in ANIMALS10.items()}
@@ -224,23 +225,23 @@ def _known_counts(class_names: Iterable[str]) -> dict[str, int]:
 
 
 def _print_classes(counts: dict[str, int], known: dict[str, int]) -> None:
-    """Print the images of every class, beside Animals-10's if these are its classes, and warn of differences."""
+    """Print images per class. If ``known`` is given, compare with Animals-10 and warn of differences."""
     table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
     table.add_column("class")
     for column in ("images", "in Animals-10", "difference")[: 3 if known else 1]:
         table.add_column(column, justify="right")
     names = sorted(counts.keys() | known.keys())
     rows = [(display_name(name), counts.get(name, 0), known.get(name, 0)) for name in names]
-    for name, here, there in [*rows, ("all", sum(counts.values()), sum(known.values()))]:
+    for name, here, there in [*rows, ("total", sum(counts.values()), sum(known.values()))]:
         comparison = [f"{there:,}", f"{here - there:+,}" if here != there else ""] if known else []
         table.add_row(_printable(name), f"{here:,}", *comparison)
     print()
     Console(markup=False, highlight=False).print(table)
     if known:
         _warn("missing classes of Animals-10", [name for name in known if name not in counts])
-        _warn("classes that Animals-10 does not have", [name for name in counts if name not in known])
+        _warn("classes that are not in Animals-10", [name for name in counts if name not in known])
         differing = [name for name in counts if counts[name] != known.get(name, counts[name])]
-        _warn("fewer or more images than Animals-10 has", differing)
+        _warn("class counts that differ from Animals-10", differing)
 
 
 def _warn(what: str, class_names: list[str]) -> None:
@@ -249,9 +250,10 @@ def _warn(what: str, class_names: list[str]) -> None:
 
 
 def _print_next(root: Path, configuration: str) -> None:
-    """Print the commands that come next."""
-    usual = root in (Path(PRACTICE_ROOT), Path(ANIMALS10_ROOT) / RAW)  # where the configurations look
+    """Print the commands to run next."""
     place = shlex.quote(str(root))
+    is_default = root in (Path(PRACTICE_ROOT), Path(ANIMALS10_ROOT) / RAW)  # as in the configurations
+    option = "" if is_default else f" --data.root {place}"
     print("\nnext:")
     print(f"  python -m animals_pl analyze {place}")
-    print(f"  python -m animals_pl fit --config configs/{configuration}.yaml{'' if usual else f' --data.root {place}'}")
+    print(f"  python -m animals_pl fit --config configs/{configuration}.yaml{option}")

@@ -1,4 +1,4 @@
-"""Dropout and MixUp that do not depend on the history of the run."""
+"""Seed torch per batch, so that dropout and MixUp are reproducible after a resume."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ class BatchSeed(L.Callback):
         key = [self.seed, trainer.global_rank, trainer.current_epoch, batch_idx]
         seed = int(np.random.SeedSequence(key).generate_state(1)[0])
         torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():  # torch.manual_seed would record it for an unused GPU, 1 ms per batch
+        if torch.cuda.is_initialized():  # torch.manual_seed also queues a seed for unused CUDA: 1 ms per batch
             torch.cuda.manual_seed(seed)

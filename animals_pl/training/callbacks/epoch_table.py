@@ -39,11 +39,11 @@ class EpochTable(L.Callback):
         return self.folder / "metrics.csv"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of an epoch that is resumed in its middle."""
+        """Start the clock of an epoch that is resumed mid-epoch."""
         self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the row of the epoch before: its metrics are complete only after all hooks of its end."""
+        """Write the previous epoch's row; its metrics are complete only after all of its end-of-epoch hooks."""
         self._write_row(trainer)
         self._began = time.perf_counter()
 
@@ -61,7 +61,7 @@ class EpochTable(L.Callback):
         self._draw(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what is complete."""
+        """Write the last finished epoch."""
         self._write_row(trainer)
         self._draw(trainer)
 

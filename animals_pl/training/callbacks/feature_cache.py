@@ -1,4 +1,4 @@
-"""Run every image through a frozen backbone once, then train the head on the features."""
+"""Precompute the features of a frozen backbone."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from animals_pl.data.resize import PREPROCESSING
 from animals_pl.data.sampling import SampleKey
 from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write, cache_dir, track
@@ -26,10 +27,10 @@ from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.classifier import AnimalClassifier
 
 _FORMAT = 1
-"""To be raised when the same image comes to have other features: older files are then left alone."""
+"""Cache format version. Bump when the features of an unchanged image change."""
 
 _CHECKED = 2
-"""Images on which a quicker backbone is compared with the net's own."""
+"""Images on which the fused backbone is compared with the original."""
 
 
 class FeatureDataset(Dataset[tuple[Tensor, int]]):
@@ -60,10 +61,10 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
 
 
 class FeatureFile:
-    """Features of images, each under its name, in one file that grows with every run that needs others.
+    """Feature vectors by key in one file; missing ones are appended.
 
     Args:
-        file: A .safetensors file; one that is absent or damaged counts as empty.
+        file: A .safetensors file. A missing or damaged one counts as empty.
     """
 
     def __init__(self, file: Path) -> None:
@@ -78,11 +79,11 @@ class FeatureFile:
             pass
 
     def take(self, names: Sequence[bytes]) -> Tensor:
-        """Return the features (N, F) of images that are all known."""
+        """Features (N, F) of known names."""
         return self.features[[self.rows[name] for name in names]]
 
     def add(self, names: Sequence[bytes], features: Tensor) -> None:
-        """Add features (N, F) under names of 32 bytes, and write the file, whole or not at all."""
+        """Add features (N, F) under names of 32 bytes and write the file."""
         self.features = torch.cat([self.features, features]) if self.rows else features
         self.rows |= {name: len(self.features) - len(names) + position for position, name in enumerate(names)}
         order = sorted(self.rows, key=self.rows.__getitem__)
@@ -95,20 +96,22 @@ class FeatureFile:
                 save_file(kept, partial)
         except (OSError, SafetensorError) as error:  # not fatal: the next run computes them again
             warnings.warn(
-                f"the features cannot be kept in {str(self.file.parent)!r} ({error}); "
-                "set ANIMALS_PL_CACHE to a folder that can be written",
+                f"the features cannot be cached in {str(self.file.parent)!r} ({error}). "
+                "Set ANIMALS_PL_CACHE to a writable folder.",
                 stacklevel=2,
             )
 
     def __str__(self) -> str:
-        """Return where the file is and how large."""
-        return f"{self.file}, {self.file.stat().st_size / 1e6:.1f} MB" if self.file.is_file() else "not kept"
+        """Where the features are cached, and the size of the file."""
+        return (
+            f"cached in {self.file}, {self.file.stat().st_size / 1e6:.1f} MB" if self.file.is_file() else "not cached"
+        )
 
 
 class FeatureCache(L.Callback):
     """Replace a split's images with precomputed features of a frozen backbone.
 
-    Validation features are always cached, training features unless images are augmented, blended or resized
+    Validation features are always cached, training features unless images are augmented, mixed or resized
     progressively. Metrics are the same as without the cache. With a trainable backbone the callback does nothing.
 
     Features are stored in the cache folder, one file per backbone, weights and preprocessing, keyed by image content:
@@ -142,7 +145,7 @@ class FeatureCache(L.Callback):
         self._complete(file, split, names, trainer, module)
         flipped_names = []
         if split == "val" and module.hparams["tta"] == "hflip":
-            flipped_names = [hashlib.sha256(name + b"mirrored").digest() for name in names]
+            flipped_names = [hashlib.sha256(name + b"hflip").digest() for name in names]
             self._complete(file, split, flipped_names, trainer, module, flip=True)
         labels = data.catalogs[split].labels.tolist()
         flipped = file.take(flipped_names) if flipped_names else None
@@ -150,7 +153,7 @@ class FeatureCache(L.Callback):
         seconds = time.perf_counter() - began
         self.console.print(
             f"{split}: {len(names) + len(flipped_names):,} feature vectors ({len(file.rows) - known:,} new, "
-            f"{seconds:.1f} s), cached in {file}",
+            f"{seconds:.1f} s), {file}",
             highlight=False,
             soft_wrap=True,
         )
@@ -191,7 +194,7 @@ def _file_name(trainer: L.Trainer, module: AnimalClassifier) -> str:
     """Cache key: hash of everything the features depend on except the images."""
     net, data = module.net, trainer.datamodule  # type: ignore[attr-defined]
     facts = [_FORMAT, net.name, net.pooled, trainer.precision, timm.__version__, PIL.__version__]
-    facts += [data.hparams[key] for key in ("size", "resize", "interpolation", "crop_pct")]
+    facts += [data.hparams[key] for key in PREPROCESSING]
     digest = hashlib.sha256(repr(facts).encode())
     for part in (net.normalize, net.backbone):
         for name, tensor in part.state_dict().items():
@@ -201,13 +204,12 @@ def _file_name(trainer: L.Trainer, module: AnimalClassifier) -> str:
 
 
 @torch.no_grad()
-def _extract(loader: DataLoader[Any], trainer: Any, module: Any, flip: bool = False) -> Iterator[Tensor]:
-    """Yield the features (B, F) of each batch, or of its mirror images, from the quickest backbone that gives the same.
+def _extract(loader: DataLoader[Any], trainer: L.Trainer, module: AnimalClassifier, flip: bool) -> Iterator[Tensor]:
+    """Yield the features (B, F) of each batch, or of its horizontal flips, with the fused backbone.
 
-    Measured on two cores at 224 px with MobileNetV3-Large, images per second: 27 in plain eager torch, 112
-    channels-last with freed memory kept (see ``allocator``), 160 with BatchNorm folded, too, which is what this does.
-    onnxruntime reaches 210 and torch.compile 190, after 8 and 40 seconds of preparation that do not pay below some
-    6,000 and 50,000 images.
+    Images per second of MobileNetV3-Large at 224 px on two AMD cores: eager torch 27, with channels_last and raised
+    malloc thresholds 112, with fused BatchNorm 160. onnxruntime reaches 210 and torch.compile 190, but need 8 and 40 s
+    of preparation, which pay above some 6,000 and 50,000 images.
     """
     net = None
     module.eval()

@@ -71,6 +71,10 @@ class PredictionWriter(BasePredictionWriter):
         """Put the complete file in its place."""
         self.partial.replace(self.file)
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Remove the incomplete file."""
+        self.partial.unlink(missing_ok=True)
+
     def _append(self, rows: list[list[str]], mode: str = "a") -> None:
         with self.partial.open(mode, newline="", encoding="utf-8") as stream:
             csv.writer(stream).writerows(rows)

@@ -14,8 +14,8 @@ from animals_pl.errors import UsageError
 class ProgressiveResizing(L.Callback):
     """Changes the size of the training images in stages. Validation stays at ``data.size``.
 
-    The size is part of every sample's key, so it is correct with any number of workers, persistent or not, and after a
-    resume. Source: Howard, fast.ai; Tan & Le 2021 (EfficientNetV2, section 4).
+    The size is part of every sample's key, so it is right with any number of workers, persistent or not, and after a
+    resume. Source: Tan & Le 2021 (EfficientNetV2, section 4).
 
     Args:
         sizes: Side of the images in each stage, in pixels, increasing or decreasing.

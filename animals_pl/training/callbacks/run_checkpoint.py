@@ -67,7 +67,7 @@ class RunCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=monitor is None,
             enable_version_counter=False,
         )
-        # A part of this callback, so that every checkpoint contains the state of both.
+        # Nested, so that every checkpoint holds the state of both callbacks.
         self.top_k = TopKCheckpoint(folder, monitor, mode, save_top_k) if monitor and save_top_k > 1 else None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -94,7 +94,7 @@ class RunCheckpoint(ModelCheckpoint):
             return
         self.top_k.load_state_dict(state_dict["top_k"])
         score = state_dict["top_k"]["best_model_score"]
-        if score is not None:  # a top-k file is written before this callback sees its epoch
+        if score is not None:  # the top-k file is saved before this callback updates its own best score
             self.best_model_path = self.kth_best_model_path = self.format_checkpoint_name({})
             self.best_k_models = {self.best_model_path: score}
             self.best_model_score = self.kth_value = score

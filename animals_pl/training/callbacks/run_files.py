@@ -17,7 +17,7 @@ class RunFiles(L.Callback):
     Args:
         data: The run's datamodule.
         folder: The run's folder.
-        dump_config: Returns the configuration as YAML, with tuned values put in.
+        dump_config: Returns the configuration as YAML, with tuned values filled in.
         resumed: Whether the run is resumed; it then keeps its configuration.
     """
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping
 from rich.console import Console
 from rich.table import Table
 
@@ -17,7 +16,7 @@ from animals_pl.training.callbacks.epoch_table import best_row
 from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
 
-MOST_NAMES = 10
+MAX_LISTED = 10
 """Broken images that are listed; further ones are only counted."""
 
 
@@ -25,7 +24,7 @@ class RunSummary(L.Callback):
     """Prints data, split, net and device before training, the best epoch after it.
 
     Args:
-        data: The run's datamodule. Facts about any other datamodule than ours are left out.
+        data: The run's datamodule. Other datamodules than AnimalsDataModule are not summarised.
         console: Where to print.
     """
 
@@ -60,34 +59,26 @@ class RunSummary(L.Callback):
         self.console.print(
             f"\nbest epoch {int(best['epoch']) + 1} by {checkpoint.monitor}: "
             + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
-            + f"\nbest checkpoint: {short_path(checkpoint.best_model_path)}",
+            + f"\nbest checkpoint: {_short_path(checkpoint.best_model_path)}",
             highlight=False,
             soft_wrap=True,
         )
 
 
-class EpochBar(RichProgressBar):
-    """Lightning's progress bar without the version number, which is part of the summary."""
-
-    def get_metrics(self, *args: Any) -> dict[str, Any]:
-        """The loss of the batch."""
-        return {key: value for key, value in super().get_metrics(*args).items() if key != "v_num"}
-
-
 def print_left_out(data: AnimalsDataModule, console: Console) -> None:
     """List broken images with the reason, and count excluded ones."""
     if data.broken:
-        console.print(f"{len(data.broken)} broken images are left out:", highlight=False)
-        for path, problem in list(data.broken.items())[:MOST_NAMES]:
+        console.print(f"{len(data.broken)} broken images left out:", highlight=False)
+        for path, problem in list(data.broken.items())[:MAX_LISTED]:
             console.print(f"  {path}: {problem}", highlight=False, markup=False, soft_wrap=True)
-        if len(data.broken) > MOST_NAMES:
-            more = len(data.broken) - MOST_NAMES
+        if len(data.broken) > MAX_LISTED:
+            more = len(data.broken) - MAX_LISTED
             console.print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists all", highlight=False)
     if data.excluded:
         console.print(f"{len(data.excluded)} images are excluded by {data.hparams['exclude']}", highlight=False)
 
 
-def short_path(path: str) -> str:
+def _short_path(path: str) -> str:
     """Path relative to the working directory where it lies below it."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path

@@ -28,13 +28,13 @@ class RunTensorBoard(TensorBoardLogger):
         self.experiment.flush()
 
 
-class TensorBoardPictures(L.Callback):
+class TensorBoardImages(L.Callback):
     """Logs augmented training images, confusion matrices, and hyper-parameters with the best metrics.
 
     Args:
-        data: The run's datamodule; images of any other datamodule than ours are not shown.
+        data: The run's datamodule; images of other datamodules than AnimalsDataModule are not shown.
         num_images: Images in the grid.
-        every_n_epochs: Epochs between grids and matrices, each of which takes as long as an epoch on cached features.
+        every_n_epochs: Epochs between grids and matrices; drawing one takes as long as an epoch on cached features.
             The matrix of the last epoch is always logged.
     """
 

@@ -22,7 +22,7 @@ _SKIP_BEGIN, _SKIP_END = 10, 1
 """Steps left out at either end, as in Lightning: the first losses are not smooth yet."""
 
 _STEPS_PER_EPOCH = 10
-"""Fewest steps per epoch, however large the batches that fit into memory."""
+"""The batch size is capped so that an epoch has at least this many steps."""
 
 
 class Tuner(L.Callback):
@@ -64,7 +64,9 @@ class Tuner(L.Callback):
         before = hparams[key]
         finder.on_fit_start(trainer, module)
         loop = trainer.fit_loop
-        loop.restarting = loop.epoch_loop.restarting = False  # the search restores a checkpoint, but nothing resumes
+        loop.restarting = loop.epoch_loop.restarting = (
+            False  # the finder restores a checkpoint, which Lightning takes for a resumed run
+        )
         found = hparams[key]
         if isinstance(finder, LearningRateFinder):
             found = hparams[key] = _suggestion(finder)
@@ -76,8 +78,8 @@ class Tuner(L.Callback):
 def _suggestion(finder: LearningRateFinder) -> float:
     """Rate at which the loss falls most steeply over the logarithm of the rate (Smith 2017).
 
-    Lightning's own suggestion uses the slope over the rate itself. As rates grow exponentially, noise at the low end
-    decides there.
+    Lightning's own suggestion uses the slope over the rate itself; with log-spaced rates, noise at small rates
+    dominates.
     """
     results = {} if finder.optimal_lr is None else finder.optimal_lr.results
     rates, losses = (np.array(results.get(key, []), dtype=float)[_SKIP_BEGIN:-_SKIP_END] for key in ("lr", "loss"))
@@ -92,8 +94,8 @@ def _rate_finder(trainer: L.Trainer) -> LearningRateFinder:
     steps = int(min(_MOST_STEPS, trainer.estimated_stepping_batches))
     if steps < _FEWEST_STEPS:
         raise UsageError(
-            f"tune=lr needs a run of at least {_FEWEST_STEPS} steps, this one has {steps}. Raise trainer.max_epochs, "
-            "lower data.batch_size, or remove tune."
+            f"tune=lr needs a run of at least {_FEWEST_STEPS} steps, but this one has {steps}. "
+            "Raise trainer.max_epochs, lower data.batch_size, or remove tune."
         )
     return LearningRateFinder(min_lr=1e-6, max_lr=1, num_training_steps=steps)
 

@@ -30,7 +30,7 @@ def cut(left: float, top: float, right: float, bottom: float) -> Callable[[Image
 CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "half as large": lambda picture: picture.resize((picture.width // 2, picture.height // 2)),
     "stretched to a square": lambda picture: picture.resize((224, 224)),
-    "encoded anew": lambda picture: picture.copy(),
+    "re-encoded": lambda picture: picture.copy(),
     "cut on every side": cut(0.05, 0.05, 0.05, 0.05),
     "cut on two sides": cut(0.05, 0.0, 0.0, 0.05),
     "brighter": lambda picture: ImageEnhance.Brightness(picture).enhance(1.25),

@@ -17,7 +17,7 @@ from PIL import Image
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.inspection import manifest as manifest_module
-from animals_pl.data.inspection.facts import ImageFacts, inspect
+from animals_pl.data.inspection.image_facts import ImageFacts, inspect
 from animals_pl.data.inspection.manifest import COLUMNS, Scan, cache_dir, catalog_of, inspect_all, scan, write_manifest
 from animals_pl.errors import UsageError
 
@@ -230,7 +230,7 @@ def test_more_processes_find_the_same(root, monkeypatch):
     )
     serial = inspect_all(files)
     assert not started
-    monkeypatch.setattr(manifest_module, "_WORTH_PROCESSES", len(files))
+    monkeypatch.setattr(manifest_module, "_MIN_FILES_FOR_PROCESSES", len(files))
     assert inspect_all(files) == serial == [inspect(file) for file in files]
     assert len(started) == 1
 
@@ -308,7 +308,7 @@ def test_damaged_cache_is_ignored_and_mended(root, cache, content):
     assert scan(scan_folder(root)).inspected == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_cache_cut_anywhere_does_no_harm(root, cache, data):
     expected = scan(scan_folder(root)).manifest
@@ -479,8 +479,8 @@ def test_what_is_no_manifest_is_refused_by_name(tmp_path, content):
     file.write_bytes(content)
     with pytest.raises(UsageError) as caught:
         catalog_of(file, "some.argument")
-    assert f"some.argument={str(file)!r} is no manifest" in str(caught.value)
-    assert "pass the manifest.csv" in str(caught.value)
+    assert f"some.argument={str(file)!r} is not a manifest" in str(caught.value)
+    assert "Pass the manifest.csv" in str(caught.value)
 
 
 def test_manifest_whose_images_are_gone_is_refused_by_name(root, tmp_path):
@@ -491,8 +491,8 @@ def test_manifest_whose_images_are_gone_is_refused_by_name(root, tmp_path):
     with pytest.raises(UsageError) as caught:
         catalog_of(file)
     message = str(caught.value)
-    assert f"data.root={str(file)!r} names 2 images that are gone (first: photos/cane/cane_1.jpg)" in message
-    assert "run prepare again, or pass the folder" in message
+    assert f"data.root={str(file)!r} lists 2 images that no longer exist (first: photos/cane/cane_1.jpg)" in message
+    assert "Run prepare again, or pass the folder" in message
     assert "\n" not in message
 
 
@@ -508,8 +508,8 @@ def test_missing_source_is_refused_by_name(tmp_path):
     ("count", "inspected", "seconds", "expected"),
     [
         (26_179, 26_179, 40.0, "26,179 images read in 40.0 s, 654/s"),
-        (26_179, 1_000, 0.5, "1,000 images read in 0.5 s, 2,000/s (25,179 known and unchanged)"),
-        (26_179, 0, 0.0, "0 images read (26,179 known and unchanged)"),
+        (26_179, 1_000, 0.5, "1,000 images read in 0.5 s, 2,000/s (25,179 unchanged)"),
+        (26_179, 0, 0.0, "0 images read (26,179 unchanged)"),
         (0, 0, 0.0, "0 images read"),
     ],
     ids=["all", "some", "none", "nothing there"],
@@ -520,4 +520,4 @@ def test_scan_says_how_much_was_read(count, inspected, seconds, expected):
 
 def test_scan_of_a_real_folder_says_how_much_was_read(root):
     assert str(scan(scan_folder(root))).startswith("9 images read in ")
-    assert str(scan(scan_folder(root))) == "0 images read (9 known and unchanged)"
+    assert str(scan(scan_folder(root))) == "0 images read (9 unchanged)"

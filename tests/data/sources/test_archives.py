@@ -1,4 +1,4 @@
-"""Archives: their nestings, what is refused, and that an interrupted run goes on."""
+"""Archives: layouts, refusals, and resuming."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ FORMATS = ["zip", "tar", "tar.gz"]
 
 
 def image(seed: int) -> bytes:
-    """Return a small JPEG that no other seed gives."""
+    """A small JPEG, different for each seed."""
     stream = io.BytesIO()
     pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(stream, "JPEG")
@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture
 def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Path], str]:
-    """Return a function that proves that an archive is refused with nothing written, and returns the message."""
+    """Function that asserts that an archive is refused and no file is written. Returns the message."""
 
     def check(archive: Path) -> str:
         before = sorted(tmp_path.rglob("*"))
@@ -81,12 +81,9 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Pat
     return check
 
 
-# ---------------------------------------------------------------- what is unpacked
-
-
 @pytest.mark.parametrize("suffix", [*FORMATS, "tgz", "ZIP"])
 @pytest.mark.parametrize("prefix", ["", "raw-img/", "archive/raw-img/", "animals10/", "a/b/", "./", "./raw-img/"])
-def test_every_nesting_gives_the_same_class_folders(tmp_path, suffix, prefix):
+def test_folders_around_class_folders_are_removed(tmp_path, suffix, prefix):
     file = tmp_path / f"x.{suffix}"
     write_archive(file.with_suffix(".gz" if suffix == "tgz" else file.suffix.lower()), nested(prefix)).rename(file)
     assert unpack(file, tmp_path / "set") == Unpacked(images=4, written=4, left_out=0)
@@ -107,7 +104,7 @@ def test_every_nesting_gives_the_same_class_folders(tmp_path, suffix, prefix):
         ["set/cane/a.jpg", "set/gatto/b.jpg", "cover.jpg"],
     ],
 )
-def test_class_folders_are_those_that_a_folder_of_the_same_layout_has(tmp_path, suffix, paths):
+def test_class_folders_are_found_as_in_a_folder(tmp_path, suffix, paths):
     archive = write_archive(tmp_path / f"x.{suffix}", dict.fromkeys(paths, IMAGES["cane/cane_0.jpg"]))
     for path in paths:
         (tmp_path / "tree" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +114,7 @@ def test_class_folders_are_those_that_a_folder_of_the_same_layout_has(tmp_path, 
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_hidden_foreign_and_other_files_are_left_out(tmp_path, suffix):
+def test_other_files_are_left_out(tmp_path, suffix):
     others = [
         "translate.py",
         "raw-img/cover.jpg",
@@ -132,14 +129,14 @@ def test_hidden_foreign_and_other_files_are_left_out(tmp_path, suffix):
     assert contents(tmp_path / "set") == IMAGES
 
 
-def test_images_are_known_by_any_suffix(tmp_path):
+def test_all_image_suffixes_are_unpacked(tmp_path):
     names = ["cane/a.JPG", "cane/b.jpeg", "cane/c.Png", "cane/d.webp"]
     archive = write_archive(tmp_path / "x.zip", dict.fromkeys(names, image(0)))
     unpack(archive, tmp_path / "set")
     assert sorted(contents(tmp_path / "set")) == names
 
 
-def test_folders_named_like_images_are_folders(tmp_path):
+def test_folder_named_like_an_image_is_a_folder(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
         archive.writestr("cane/album.jpg/", b"")
         archive.writestr("cane/album.jpg/a.jpg", IMAGES["cane/cane_0.jpg"])
@@ -151,7 +148,7 @@ def test_folders_named_like_images_are_folders(tmp_path):
         assert list(contents(tmp_path / suffix)) == ["cane/album.jpg/a.jpg"]
 
 
-def test_file_names_of_any_bytes_survive(tmp_path):
+def test_file_names_may_contain_any_bytes(tmp_path):
     name = "cane/caf\udce9.jpg"
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.addfile(*tar_member(name, IMAGES["cane/cane_0.jpg"]))
@@ -159,11 +156,8 @@ def test_file_names_of_any_bytes_survive(tmp_path):
     assert list(contents(tmp_path / "set")) == [name]
 
 
-# ---------------------------------------------------------------- again, and after an interruption
-
-
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_second_run_writes_nothing(tmp_path, suffix):
+def test_second_run_writes_nothing(tmp_path, suffix):
     archive = write_archive(tmp_path / f"x.{suffix}", IMAGES)
     unpack(archive, tmp_path / "set")
     before = {path: path.stat() for path in tmp_path.rglob("*")}
@@ -174,14 +168,13 @@ def test_a_second_run_writes_nothing(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_an_interrupted_run_goes_on(tmp_path, suffix):
+def test_missing_images_are_unpacked_again(tmp_path, suffix):
     archive = write_archive(tmp_path / f"x.{suffix}", IMAGES)
     root = tmp_path / "set"
     unpack(archive, root)
     kept, *gone = sorted(root.rglob("*.jpg"))
     for path in gone:
         path.unlink()
-    gone[0].with_name(f"{gone[0].name}.partial").write_bytes(b"half of it")
     modified = kept.stat().st_mtime_ns
     assert unpack(archive, root) == Unpacked(images=4, written=3, left_out=0)
     assert contents(root) == IMAGES
@@ -189,27 +182,24 @@ def test_an_interrupted_run_goes_on(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_an_interruption_leaves_whole_files_only(tmp_path, monkeypatch, interruption):
+def test_interruption_leaves_only_complete_files(tmp_path, monkeypatch, interruption):
     archive = write_archive(tmp_path / "x.zip", IMAGES)
-    whole = archives._Entry.chunks
-    begun = []
+    extract = zipfile.ZipFile.extract
 
-    def half(entry: archives._Entry) -> Iterator[bytes]:
-        begun.append(entry.name)
-        if len(begun) < 3:
-            yield from whole(entry)
-        else:
-            yield b"half of it"
-            raise interruption
+    def interrupt(file: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
+        if member.filename == "gatto/gatto_1.jpg":
+            (path / "gatto" / "gatto_1.jpg").write_bytes(b"half of it")
+            raise interruption(28, "No space left on device")
+        extract(file, member, path)
 
-    monkeypatch.setattr(archives._Entry, "chunks", half)
+    monkeypatch.setattr(zipfile.ZipFile, "extract", interrupt)
     with pytest.raises(interruption):
         unpack(archive, tmp_path / "set")
-    assert contents(tmp_path / "set") == dict(list(IMAGES.items())[:2])
+    assert list(tmp_path.iterdir()) == [archive]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_another_file_in_the_way_is_named_and_kept(tmp_path, capsys, suffix):
+def test_different_file_is_reported_and_kept(tmp_path, capsys, suffix):
     archive = write_archive(tmp_path / f"x.{suffix}", IMAGES)
     mine = tmp_path / "set/raw-img/gatto/gatto_1.jpg"
     mine.parent.mkdir(parents=True)
@@ -221,7 +211,7 @@ def test_another_file_in_the_way_is_named_and_kept(tmp_path, capsys, suffix):
     assert contents(tmp_path / "set") == {"raw-img/gatto/gatto_1.jpg": b"mine"}
 
 
-def test_a_link_in_the_way_is_not_written_through(tmp_path):
+def test_symlink_is_not_followed(tmp_path):
     archive = write_archive(tmp_path / "x.zip", IMAGES)
     (tmp_path / "set/cane").mkdir(parents=True)
     (tmp_path / "set/cane/cane_0.jpg").symlink_to(tmp_path / "elsewhere.jpg")
@@ -231,7 +221,7 @@ def test_a_link_in_the_way_is_not_written_through(tmp_path):
     assert contents(tmp_path / "set") == {}
 
 
-def test_a_write_that_fails_names_the_output(tmp_path, capsys):
+def test_failed_write_names_the_output(tmp_path, capsys):
     archive = write_archive(tmp_path / "x.zip", IMAGES)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, before[1]))  # no file may be as large as an image
@@ -243,9 +233,6 @@ def test_a_write_that_fails_names_the_output(tmp_path, capsys):
     assert f"output={str(tmp_path / 'set')!r}" in error
     assert "File too large" in error
     assert contents(tmp_path / "set") == {}
-
-
-# ---------------------------------------------------------------- what is refused
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -264,9 +251,9 @@ def test_a_write_that_fails_names_the_output(tmp_path, capsys):
         "../notes.txt",
     ],
 )
-def test_names_that_lead_elsewhere_are_refused(tmp_path, refused, suffix, name):
+def test_names_outside_the_folder_are_refused(tmp_path, refused, suffix, name):
     message = refused(write_archive(tmp_path / f"x.{suffix}", IMAGES | {name: image(99)}))
-    assert f"its entry {name!r} leads out of the folder" in message
+    assert f"its entry {name!r} is outside the folder" in message
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
@@ -297,7 +284,7 @@ def test_links_and_devices_in_a_zip_are_refused(tmp_path, refused, kind):
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("again", ["cane/cane_0.jpg", "./cane/cane_0.jpg", "cane//cane_0.jpg"])
-def test_two_files_for_one_path_are_refused(tmp_path, refused, suffix, again):
+def test_two_files_with_the_same_path_are_refused(tmp_path, refused, suffix, again):
     file = write_archive(tmp_path / f"x.{suffix}", IMAGES)
     if suffix == "zip":
         with zipfile.ZipFile(file, "a") as archive:
@@ -310,7 +297,7 @@ def test_two_files_for_one_path_are_refused(tmp_path, refused, suffix, again):
 
 
 def patch_zip(file: Path, signature: bytes, offset: int, value: bytes) -> None:
-    """Overwrite bytes of the last header of a kind."""
+    """Overwrite bytes of the last header with this signature."""
     content = bytearray(file.read_bytes())
     start = content.rindex(signature) + offset
     content[start : start + len(value)] = value
@@ -320,43 +307,30 @@ def patch_zip(file: Path, signature: bytes, offset: int, value: bytes) -> None:
 LOCAL, CENTRAL = b"PK\x03\x04", b"PK\x01\x02"
 
 
-def test_an_encrypted_zip_is_refused(tmp_path, refused):
+def test_encrypted_zip_is_refused(tmp_path, refused):
     file = write_archive(tmp_path / "x.zip", IMAGES)
     patch_zip(file, LOCAL, 6, b"\1\0")
     patch_zip(file, CENTRAL, 8, b"\1\0")
     assert "its entry 'gatto/gatto_1.jpg' is encrypted" in refused(file)
 
 
-@pytest.mark.parametrize("change", [-200, -1, 1, 100_000])
-def test_a_size_that_lies_is_refused(tmp_path, refused, change):
+@pytest.mark.parametrize("change", [-200, -1])
+def test_wrong_size_in_a_zip_header_is_refused(tmp_path, refused, change):
     file = write_archive(tmp_path / "x.zip", {"cane/a.jpg": image(0)})
     size = len(image(0)) + change
     patch_zip(file, LOCAL, 22, struct.pack("<I", size))
     patch_zip(file, CENTRAL, 24, struct.pack("<I", size))
-    assert "cannot be read" in (message := refused(file)) or "another length than it says" in message
+    assert "cannot be read" in refused(file)
 
 
-@pytest.mark.parametrize("change", [-1, 1])
-def test_no_more_is_read_than_was_announced(tmp_path, change):
-    content = image(0)
-    entry = archives._Entry(tmp_path / "x.zip", "a.jpg", len(content) + change, False, "", lambda: io.BytesIO(content))
-    taken = []
-    with pytest.raises(UsageError, match=r"'a\.jpg' has another length than it says"):
-        taken.extend(entry.chunks())
-    assert sum(map(len, taken)) <= entry.size
-    with pytest.raises(UsageError):
-        archives._write(entry, tmp_path / "set/a.jpg")
-    assert contents(tmp_path) == {}
-
-
-def test_a_zip_that_announces_two_gigabytes_is_refused(tmp_path, refused):
+def test_zip_of_two_gigabytes_is_refused(tmp_path, refused):
     file = write_archive(tmp_path / "x.zip", IMAGES)
     patch_zip(file, CENTRAL, 24, struct.pack("<I", 2**31))
     assert "unpacks to more than 1,073,741,824 bytes" in refused(file)
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
-def test_a_tar_that_announces_two_gigabytes_is_refused_before_they_are_read(tmp_path, refused, suffix):
+def test_tar_of_two_gigabytes_is_refused_before_reading_them(tmp_path, refused, suffix):
     file = tmp_path / f"x.{suffix}"
     header = tar_member("cane/huge.jpg", size=2**31)[0].tobuf()
     file.write_bytes(gzip.compress(header) if suffix == "tar.gz" else header)
@@ -364,31 +338,24 @@ def test_a_tar_that_announces_two_gigabytes_is_refused_before_they_are_read(tmp_
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz"])
-def test_absurd_expansion_is_refused_and_ordinary_expansion_is_not(tmp_path, refused, monkeypatch, suffix):
-    monkeypatch.setattr(archives, "HARMLESS", 50_000)
+def test_only_extreme_expansion_is_refused(tmp_path, refused, monkeypatch, suffix):
+    monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 50_000)
     bomb = write_archive(tmp_path / f"bomb.{suffix}", IMAGES | {"cane/zeros.jpg": bytes(1_000_000)})
-    assert archives.EXPANSION * bomb.stat().st_size < 1_000_000
-    assert "absurd" in refused(bomb)
+    assert archives.MAX_EXPANSION * bomb.stat().st_size < 1_000_000
+    assert "too many for its size" in refused(bomb)
     many = {f"cane/{n}.jpg": image(n) for n in range(40)}
-    assert sum(map(len, many.values())) > archives.HARMLESS
+    assert sum(map(len, many.values())) > archives.ALWAYS_ALLOWED
     assert unpack(write_archive(tmp_path / f"many.{suffix}", many), tmp_path / "many").written == 40
-
-
-def test_a_stream_that_no_header_announces_is_counted_too(tmp_path, refused, monkeypatch):
-    monkeypatch.setattr(archives, "HARMLESS", 500_000)
-    write_archive(tmp_path / "x.tar", IMAGES)
-    (tmp_path / "x.tar.gz").write_bytes(gzip.compress((tmp_path / "x.tar").read_bytes() + bytes(5_000_000)))
-    assert "absurd" in refused(tmp_path / "x.tar.gz")
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_too_many_entries_are_refused(tmp_path, refused, monkeypatch, suffix):
-    monkeypatch.setattr(archives, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(archives, "MAX_ENTRIES", 3)
     assert "more than 3 entries" in refused(write_archive(tmp_path / f"x.{suffix}", IMAGES))
 
 
 def damage(content: bytes, at: float) -> bytes:
-    """Return the content with bytes flipped at a part of its length."""
+    """Invert 40 bytes at a fraction of the length."""
     start = int(at * len(content))
     return content[:start] + bytes(255 - byte for byte in content[start : start + 40]) + content[start + 40 :]
 
@@ -399,26 +366,26 @@ def damage(content: bytes, at: float) -> bytes:
     ids=["empty", "text", "first half", "end missing", "beginning damaged"],
 )
 @pytest.mark.parametrize("suffix", ["zip", "tar.gz"])
-def test_a_damaged_archive_is_refused(tmp_path, refused, suffix, spoil):
+def test_damaged_archive_is_refused(tmp_path, refused, suffix, spoil):
     file = write_archive(tmp_path / f"x.{suffix}", IMAGES)
     file.write_bytes(spoil(file.read_bytes()))
     assert "cannot be read" in refused(file)
 
 
-def test_a_damaged_file_in_a_zip_is_refused(tmp_path, refused):
+def test_damaged_file_in_a_zip_is_refused(tmp_path, refused):
     file = write_archive(tmp_path / "x.zip", IMAGES)
     file.write_bytes(damage(file.read_bytes(), 0.1))
     assert "cannot be read" in refused(file)
 
 
-def test_a_damaged_tar_gz_is_refused(tmp_path, refused):
+def test_damaged_tar_gz_is_refused(tmp_path, refused):
     file = write_archive(tmp_path / "x.tar.gz", IMAGES)
     file.write_bytes(damage(file.read_bytes(), 0.5))
     assert "cannot be read" in refused(file)
 
 
 @pytest.mark.parametrize("member", range(4))
-def test_a_damaged_header_in_a_tar_is_not_taken_for_its_end(tmp_path, refused, member):
+def test_damaged_header_in_a_tar_is_refused(tmp_path, refused, member):
     file = write_archive(tmp_path / "x.tar", IMAGES)
     content = bytearray(file.read_bytes())
     content[content.index(list(IMAGES)[member].encode())] ^= 255
@@ -426,7 +393,7 @@ def test_a_damaged_header_in_a_tar_is_not_taken_for_its_end(tmp_path, refused, m
     assert "cannot be read" in refused(file)
 
 
-def test_a_tar_cut_short_is_refused(tmp_path, refused):
+def test_truncated_tar_is_refused(tmp_path, refused):
     file = write_archive(tmp_path / "x.tar", IMAGES)
     content = file.read_bytes()
     file.write_bytes(content[: content.index(IMAGES["gatto/gatto_1.jpg"]) + 100])
@@ -435,5 +402,5 @@ def test_a_tar_cut_short_is_refused(tmp_path, refused):
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("members", [{}, {"notes.txt": b"x"}, {"cover.jpg": b"x"}, {"__MACOSX/cane/._a.jpg": b"x"}])
-def test_an_archive_without_images_is_refused(tmp_path, refused, suffix, members):
+def test_archive_without_images_is_refused(tmp_path, refused, suffix, members):
     assert "no folders of images" in refused(write_archive(tmp_path / f"x.{suffix}", members))

@@ -18,7 +18,7 @@ from animals_pl.data.sources.practice import practice_set as practice
 from animals_pl.data.sources.practice.practice_set import draw_animal, draw_practice_set, practice_counts
 from animals_pl.errors import UsageError
 
-COUNT = 400
+COUNT = 250
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def test_counts_keep_the_proportions(count: int) -> None:
 
 
 def test_too_few_pictures_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"count=19 .*pass 20 or more"):
+    with pytest.raises(UsageError, match=r"count=19 .*Pass 20 or more"):
         draw_practice_set(tmp_path / "set", 19)
     assert list(tmp_path.iterdir()) == []
 
@@ -110,7 +110,7 @@ def test_sizes_vary_alike_in_every_class(drawn: Drawn) -> None:
     for label in range(len(ANIMALS10)):
         own = drawn.labels == label
         standard_error = np.sqrt(widths.var() / own.sum())
-        assert len(set(widths[own])) > 10
+        assert len(set(widths[own])) > 5
         assert abs(widths[own].mean() - widths.mean()) < 4 * standard_error
 
 
@@ -129,7 +129,7 @@ def test_every_class_is_drawn_in_rgb(name: str) -> None:
 
 
 def test_unknown_class_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"class_name='drago'.*choose one of cane"):
+    with pytest.raises(UsageError, match=r"class_name='drago'.*Choose one of cane"):
         draw_animal("drago", np.random.default_rng(0))
 
 
@@ -137,7 +137,7 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "images"
     root.mkdir()
     (root / "mine.txt").write_text("keep")
-    with pytest.raises(UsageError, match=r"output='.*images'.*choose another folder"):
+    with pytest.raises(UsageError, match=r"output='.*images'.*Choose another folder"):
         draw_practice_set(root, 20)
     assert [path.name for path in root.iterdir()] == ["mine.txt"]
 

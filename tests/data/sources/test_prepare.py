@@ -186,8 +186,8 @@ def test_a_second_run_reads_and_writes_no_image(own_folder, tmp_path, tiny_tree,
     prepared("--source", archive, "--output", "set")
     manifest, before = (own_folder / "set/manifest.csv").read_text(), pictures(own_folder)
     out = prepared("--source", archive, "--output", "set")
-    assert out.startswith("0 images unpacked, 57 were there already\n")
-    assert "0 images read (57 known and unchanged)" in out
+    assert out.startswith("0 images unpacked, 57 already exist\n")
+    assert "0 images read (57 unchanged)" in out
     assert pictures(own_folder) == before
     assert (own_folder / "set/manifest.csv").read_text() == manifest
 
@@ -209,7 +209,7 @@ def test_a_file_that_only_has_the_manifests_name_stays(own_folder, tiny_tree, re
     (own_folder / "set/manifest.csv").write_text("name,colour\n")
     message = refused("--source", tiny_tree, "--output", "set")
     assert "'set/manifest.csv'" in message
-    assert "rename it" in message
+    assert "Rename it" in message
     assert list(files(own_folder)) == ["set/manifest.csv"]
     assert not (own_folder / "set/raw-img").exists()
 
@@ -227,7 +227,7 @@ def test_an_output_that_cannot_be_is_named(own_folder, tmp_path, tiny_tree, refu
     (own_folder / "file").write_text("x")
     message = refused("--source", zipped(tiny_tree, tmp_path / "x.zip"), "--output", "file/set")
     assert "output='file/set' cannot be prepared" in message
-    assert "pass another --output" in message
+    assert "another --output" in message
 
 
 # ---------------------------------------------------------------- folder
@@ -248,7 +248,7 @@ def test_a_folder_is_linked_and_nothing_copied(own_folder, tiny_tree, prepared, 
 def test_a_link_that_is_there_is_fine(own_folder, tiny_tree, prepared):
     prepared("--source", tiny_tree)
     for again in (tiny_tree, "datasets/animals10", "datasets/animals10/raw-img"):
-        assert "0 images read (57 known and unchanged)" in prepared("--source", again)
+        assert "0 images read (57 unchanged)" in prepared("--source", again)
     assert (own_folder / "datasets/animals10/raw-img").readlink() == tiny_tree.resolve()
 
 
@@ -283,14 +283,14 @@ def test_another_raw_img_is_named_and_kept(own_folder, make_tree, tiny_tree, ref
             there.write_text("mine")
     before = there.lstat()
     message = refused("--source", tiny_tree, "--output", "set")
-    assert "'set/raw-img' is " in message
-    assert "pass another --output" in message
+    assert "'set/raw-img' " in message
+    assert "another --output" in message
     assert there.lstat() == before
 
 
 def test_an_output_inside_the_images_is_refused(make_tree, refused):
     tree = make_tree("mine", {"cane": 1, "gatto": 1})
-    assert "inside the images' own folder" in refused("--source", tree, "--output", tree / "prepared")
+    assert "inside the folder of the images" in refused("--source", tree, "--output", tree / "prepared")
     assert sorted(path.name for path in tree.iterdir()) == ["cane", "gatto"]
 
 
@@ -309,7 +309,7 @@ def test_a_folder_that_is_no_dataset_leaves_nothing_behind(own_folder, tmp_path,
     (tmp_path / "other/docs").mkdir(parents=True)
     message = refused("--source", tmp_path / "other")
     assert "source=" in message
-    assert "'docs' holds no images" in message
+    assert "'docs' has no images" in message
     assert list(own_folder.iterdir()) == []
 
 
@@ -319,10 +319,10 @@ def test_a_folder_that_is_no_dataset_leaves_nothing_behind(own_folder, tmp_path,
 def test_counts_stand_beside_animals10s(tiny_tree, prepared):
     out = prepared("--source", tiny_tree)
     assert table(out)["cane (dog)"] == ["8", "4,863", "-4,855"]
-    assert table(out)["all"] == ["57", "26,179", "-26,122"]
-    assert list(table(out)) == [f"{name} ({english})" for name, english in ANIMALS10.items()] + ["all"]
+    assert table(out)["total"] == ["57", "26,179", "-26,122"]
+    assert list(table(out)) == [f"{name} ({english})" for name, english in ANIMALS10.items()] + ["total"]
     assert out.count("warning: ") == 1
-    assert "\nwarning: fewer or more images than Animals-10 has: cane (dog), cavallo (horse), " in out
+    assert "\nwarning: class counts that differ from Animals-10: cane (dog), cavallo (horse), " in out
 
 
 def test_right_counts_bring_no_warning(tiny_tree, prepared, monkeypatch):
@@ -338,8 +338,8 @@ def test_classes_more_and_less_are_named(make_tree, tiny_tree, prepared, monkeyp
     out = prepared("--source", tree)
     assert re.findall("^warning: .*", out, re.M) == [
         "warning: missing classes of Animals-10: farfalla (butterfly)",
-        "warning: classes that Animals-10 does not have: zebra",
-        "warning: fewer or more images than Animals-10 has: dog",
+        "warning: classes that are not in Animals-10: zebra",
+        "warning: class counts that differ from Animals-10: dog",
     ]
     assert table(out)["farfalla (butterfly)"] == ["0", "2", "-2"]
     assert table(out)["dog"] == ["2", "1", "+1"]
@@ -351,7 +351,7 @@ def test_other_animals_are_not_compared(make_tree, prepared):
     out = prepared("--source", make_tree("zoo", {"zebra": 2, "lion": 3, "cat": 1}))
     assert "Animals-10" not in out
     assert "warning" not in out
-    assert table(out) == {"cat": ["1"], "lion": ["3"], "zebra": ["2"], "all": ["6"]}
+    assert table(out) == {"cat": ["1"], "lion": ["3"], "zebra": ["2"], "total": ["6"]}
 
 
 def test_broken_images_and_copies_are_reported(make_tree, prepared):
@@ -368,7 +368,7 @@ def test_broken_images_and_copies_are_reported(make_tree, prepared):
     assert re.search(r"^broken +2 images\n  lion/empty.jpg: empty file.*\n  zebra/empty.jpg: empty file", out, re.M)
     assert re.search(r"^exact duplicates +5 images in 2 groups; groups across classes: 1$", out, re.M)
     assert re.search(r"^near duplicates +2 images in 1 group; groups across classes: none$", out, re.M)
-    assert " are alike" not in out
+    assert " near duplicates, such as" not in out
 
 
 def test_of_many_broken_images_ten_are_named(make_tree, prepared):
@@ -384,7 +384,7 @@ def test_large_groups_are_listed(make_tree, prepared):
     tree = make_tree("zoo", {"lion": 2, "zebra": 2})
     for n in range(11):
         shutil.copy(tree / "lion/lion_0.jpg", tree / f"lion/copy_{n:02}.jpg")
-    assert "\n  12 are alike, such as lion/copy_00.jpg\n" in prepared("--source", tree)
+    assert "\n  12 near duplicates, such as lion/copy_00.jpg\n" in prepared("--source", tree)
 
 
 def test_file_names_of_any_bytes_are_printed(make_tree, prepared):
@@ -397,13 +397,13 @@ def test_file_names_of_any_bytes_are_printed(make_tree, prepared):
 
 
 def test_practice_is_drawn_once_and_is_what_fit_draws(own_folder, prepared):
-    assert prepared("--count", 20).startswith("20 pictures in ten classes drawn\n")
+    assert prepared("--count", 20).startswith("20 images drawn\n")
     before = pictures(own_folder)
     assert before.keys() == {f"datasets/practice/{name}/{name}_{n:04}.jpg" for name in ANIMALS10 for n in (1, 2)}
     manifest = (own_folder / "datasets/practice/manifest.csv").read_text()
     out = prepared("--source", "practice", "--count", 20)
-    assert out.startswith("20 pictures in ten classes are there already\n")
-    assert "0 images read (20 known and unchanged)" in out
+    assert out.startswith("the practice set of 20 images already exists\n")
+    assert "0 images read (20 unchanged)" in out
     assert "Animals-10" not in out
     assert out.endswith("fit --config configs/quickstart.yaml\n")
     assert pictures(own_folder) == before
@@ -414,7 +414,7 @@ def test_practice_is_drawn_once_and_is_what_fit_draws(own_folder, prepared):
 def test_a_practice_set_that_fit_drew_is_kept(own_folder, prepared):
     draw_practice_set("datasets/practice", 24)
     before = pictures(own_folder)
-    assert "are there already" in prepared("--count", 24)
+    assert "already exists" in prepared("--count", 24)
     assert pictures(own_folder) == before
 
 
@@ -424,7 +424,7 @@ def test_another_practice_set_is_not_drawn_over_the_first(own_folder, prepared, 
     before = files(own_folder)
     message = refused("--count", 24, *args)
     assert "output='datasets/practice'" in message
-    assert "choose another folder" in message
+    assert "Choose another folder" in message
     assert files(own_folder) == before
 
 
@@ -513,7 +513,7 @@ def test_kaggle_is_downloaded_once_and_linked(own_folder, tmp_path, tiny_tree, k
     assert same_images(own_folder / "datasets/animals10/manifest.csv", tiny_tree)
     out = capsys.readouterr().out
     assert "57 images read" in out
-    assert "0 images read (57 known and unchanged)" in out
+    assert "0 images read (57 unchanged)" in out
     assert kaggle.asked == ["GetDataset", "DownloadDataset", "GetDataset"]
 
 
@@ -589,7 +589,7 @@ def test_too_few_pictures_are_refused(own_folder, refused):
 def test_a_manifest_of_images_that_are_gone_is_refused(own_folder, tmp_path, tiny_tree, prepared):
     prepared("--source", zipped(tiny_tree, tmp_path / "x.zip"), "--output", "set")
     shutil.rmtree(own_folder / "set/raw-img/cane")
-    with pytest.raises(UsageError, match=r"names 8 images that are gone"):
+    with pytest.raises(UsageError, match=r"lists 8 images that no longer exist"):
         catalog_of(own_folder / "set/manifest.csv")
     prepared("--source", tmp_path / "x.zip", "--output", "set")
     assert same_images(own_folder / "set/manifest.csv", tiny_tree)

@@ -1,4 +1,4 @@
-"""The ten animals of the practice set, each in its own frame."""
+"""The ten animals of the practice set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from animals_pl.data.sources.practice.pen import (
 
 
 def _eye(pen: Pen, x: float, y: float, size: float = 5.5) -> None:
-    """Draw an eye that shows on light and on dark fur."""
+    """Draw an eye that is visible on light and dark fur."""
     pen.oval(x, y, size, size, WHITE)
     pen.ink()
     pen.oval(x + 0.2 * size, y, 0.7 * size, 0.8 * size, INK)
@@ -35,13 +35,13 @@ def _eye(pen: Pen, x: float, y: float, size: float = 5.5) -> None:
 
 
 def _shadow(pen: Pen, x: float, width: float) -> None:
-    """Draw the shadow that an animal casts on the ground."""
+    """Draw the animal's shadow on the ground."""
     pen.oval(x, 88, width, 9, SHADE)
     pen.ink(outlined=False)
 
 
 def _legs(pen: Pen, rng: Rng, hips: Sequence[float], top: float, width: float, colour: Colour, foot: Colour) -> None:
-    """Add one leg per hip down to the ground, each at its own point of the stride."""
+    """Add one leg per hip, each at a different phase of the stride."""
     for x in hips:
         step = x + rng.uniform(-12, 12)
         knee = ((x + step) / 2 + 3, (top + 88) / 2, width)
@@ -50,7 +50,7 @@ def _legs(pen: Pen, rng: Rng, hips: Sequence[float], top: float, width: float, c
 
 
 def _walker(pen: Pen, rng: Rng, coat: Coat, spine: str, leg_width: float, foot: Colour) -> None:
-    """Draw far legs, then add the body along its spine (hindmost joint first) and the near legs."""
+    """Draw the far legs, then add the body along its spine (rearmost joint first) and the near legs."""
     joints = knots(spine)
     back, front, hip = joints[0, 0], joints[-1, 0], joints[:, 1].mean() + 10
     _shadow(pen, (back + front) / 2, 75)
@@ -317,7 +317,7 @@ def _squirrel(pen: Pen, coat: Coat, rng: Rng) -> None:
 
 @dataclass(frozen=True)
 class Sketch:
-    """How to draw a class: the hand that draws it and how far it may be turned, in radians."""
+    """How to draw a class: the drawing function and the maximum rotation in radians."""
 
     draw: Callable[[Pen, Coat, Rng], None]
     turn: float = 0.14
@@ -335,4 +335,4 @@ SKETCHES = {
     "ragno": Sketch(_spider, turn=0.4),
     "scoiattolo": Sketch(_squirrel),
 }
-"""The drawing of every Animals-10 class."""
+"""Sketch of every Animals-10 class."""

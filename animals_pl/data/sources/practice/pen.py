@@ -1,4 +1,4 @@
-"""The pen and the colours that the practice set is drawn with."""
+"""Pen and colours for drawing the practice set."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from PIL import ImageColor, ImageDraw
 Rng = np.random.Generator
 
 Colour = tuple[int, ...]
-"""Red, green and blue from 0 to 255, and optionally how opaque."""
+"""Red, green, blue and optionally alpha, 0 to 255."""
 
 Path2D = str | Sequence[Sequence[float]]
-"""Points of an outline or joints of a limb, as numbers or as ``"x,y x,y"``."""
+"""Points of an outline or joints of a limb, as numbers or as text ``"x,y x,y"``."""
 
 
 def palette(codes: str) -> tuple[Colour, ...]:
-    """Return the colours of hex codes with spaces between them."""
+    """Colours from hex codes separated by spaces."""
     return tuple(ImageColor.getrgb(code) for code in codes.split())
 
 
-# One palette for all classes: whoever looks only at colours must not be able to tell them apart.
+# One palette for all classes, so that colours alone do not identify a class.
 FURS = palette("#4e484c #706868 #969498 #8898a8 #eee8de #e2ceaa #ceaa7a #de964c #c0683e #a0704c #7a523c #e8be60")
 ACCENTS = palette("#ce3c3a #f08830 #f6cc4c #589e5c #428cc4 #7a60b2 #e880a0")
 INK: Colour = (46, 36, 38)
@@ -36,20 +36,20 @@ SHADE: Colour = (30, 30, 40, 70)
 
 
 def tone(colour: Colour, amount: float) -> Colour:
-    """Return the colour moved towards black (``amount`` from -1) or towards white (up to 1)."""
+    """Darken (``amount`` below 0, down to -1) or lighten (up to 1) a colour."""
     goal = 255 if amount > 0 else 0
     return tuple(round(c + (goal - c) * abs(amount)) for c in colour[:3])
 
 
 def pick(options: Sequence[Colour], rng: Rng) -> Colour:
-    """Return one of the colours, a little lighter or darker and hardly off in hue."""
+    """Random colour of a palette, with small variations of brightness and hue."""
     chosen = np.array(options[int(rng.integers(len(options)))]) + rng.integers(-16, 17) + rng.integers(-5, 6, 3)
     return tuple(np.clip(chosen, 0, 255).tolist())
 
 
 @dataclass(frozen=True)
 class Coat:
-    """The colours that one animal is drawn in."""
+    """Colours of one animal."""
 
     fur: Colour
     dark: Colour
@@ -58,19 +58,19 @@ class Coat:
 
     @classmethod
     def choose(cls, rng: Rng) -> Coat:
-        """Return a random coat; the same coats befit every class."""
+        """Random coat, from the same distribution for every class."""
         fur = pick(FURS, rng)
         return cls(fur, tone(fur, -0.32), tone(fur, 0.5), pick(ACCENTS, rng))
 
 
 def knots(path: Path2D) -> np.ndarray:
-    """Return a path's points as rows; a string holds them as ``"x,y x,y"``."""
+    """Points of a path as rows of an array."""
     points = [[float(v) for v in point.split(",")] for point in path.split()] if isinstance(path, str) else path
     return np.array(points, dtype=float)
 
 
 def _curve(joints: np.ndarray, closed: bool, steps: int = 6) -> np.ndarray:
-    """Return points along a Catmull-Rom spline through the joints, of any dimension."""
+    """Points along a Catmull-Rom spline through the joints, of any dimension."""
     ends = (joints[-1:], joints[:2]) if closed else (joints[:1], joints[-1:])
     padded = np.concatenate([ends[0], joints, ends[1]])
     before, start, stop, after = (padded[i : len(padded) - 3 + i, None, :] for i in range(4))
@@ -81,14 +81,14 @@ def _curve(joints: np.ndarray, closed: bool, steps: int = 6) -> np.ndarray:
 
 
 class Pen:
-    """Draws in an animal's own frame: it looks right, x and y run from -100 to 100, y down, feet near 88.
+    """Draws in the frame of an animal that looks to the right: x and y from -100 to 100, y down, feet near 88.
 
-    Shapes are collected until ``ink`` lays them on the canvas under one common outline, so
-    parts inked together melt into one body and parts inked later stand out before it.
+    Shapes are collected until ``ink`` draws them with a common outline: parts inked together form one body, parts
+    inked later appear in front of it.
     """
 
     def __init__(self, draw: ImageDraw.ImageDraw, matrix: np.ndarray, origin: np.ndarray) -> None:
-        """Keep the canvas and the pose: a frame's point p lies at ``origin + matrix @ p``."""
+        """Set the canvas and the pose: point p of the frame is at ``origin + matrix @ p``."""
         self._draw = draw
         self._matrix = matrix
         self._origin = origin
@@ -97,33 +97,33 @@ class Pen:
         self._shapes: list[tuple[np.ndarray, np.ndarray | None, Colour]] = []
 
     def at(self, x: float, y: float, turn: float = 0.0, across: float = 1.0, down: float = 1.0) -> Pen:
-        """Return a pen for the same drawing whose frame is moved, turned clockwise (radians) and stretched."""
+        """Pen for the same drawing with a frame that is moved, rotated clockwise (radians) and scaled."""
         matrix = self._matrix @ rotation(turn) @ np.diag([across, down])
         pen = Pen(self._draw, matrix, self._origin + self._matrix @ np.array([x, y]))
         pen._rim, pen._shapes = self._rim, self._shapes
         return pen
 
     def mirrored(self) -> tuple[Pen, Pen]:
-        """Return this pen and its mirror image, for things that come in pairs."""
+        """This pen and its mirror image, for paired parts."""
         return self.at(0, 0, across=-1), self
 
     def blob(self, path: Path2D, colour: Colour, smooth: bool = True) -> None:
-        """Add a filled shape, rounded through its corners or straight between them."""
+        """Add a filled shape with a smooth or polygonal outline."""
         corners = knots(path)
         self._add(_curve(corners, closed=True) if smooth else corners, None, colour)
 
     def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, turn: float = 0.0) -> None:
-        """Add an ellipse, turned clockwise by ``turn`` radians."""
+        """Add an ellipse, rotated clockwise by ``turn`` radians."""
         angle = np.linspace(0, 2 * math.pi, 24, endpoint=False)
         self._add(np.stack([rx * np.cos(angle), ry * np.sin(angle)], 1) @ rotation(turn).T + (x, y), None, colour)
 
     def tube(self, path: Path2D, colour: Colour) -> None:
-        """Add a bent limb through joints ``"x,y,radius"`` with round ends."""
+        """Add a bent limb with round ends through joints ``"x,y,radius"``."""
         joints = _curve(knots(path), closed=False)
         self._add(joints[:, :2], np.maximum(joints[:, 2], 0.4), colour)
 
     def ink(self, outlined: bool = True) -> None:
-        """Lay the collected shapes on the canvas: first their common outline, then their colours."""
+        """Draw the collected shapes: first their common outline, then their colours."""
         for points, radii, _ in self._shapes if outlined else ():
             if radii is None:
                 self._stroke(np.concatenate([points, points[:1]]), np.full(len(points) + 1, self._rim), INK)
@@ -149,6 +149,6 @@ class Pen:
 
 
 def rotation(angle: float) -> np.ndarray:
-    """Return the matrix that turns clockwise (y points down) by the angle in radians."""
+    """Matrix (2, 2) that rotates clockwise (y points down) by the angle in radians."""
     cos, sin = math.cos(angle), math.sin(angle)
     return np.array([[cos, -sin], [sin, cos]])

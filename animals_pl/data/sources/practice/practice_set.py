@@ -1,31 +1,29 @@
-"""The built-in practice set: drawn animals in Animals-10's folder layout, for a first run without a download."""
+"""The practice set: drawn animals in Animals-10's folder layout, for a first run without a download."""
 
 from __future__ import annotations
 
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from rich.console import Console
-from rich.progress import track
 
 from animals_pl.data.catalog import ANIMALS10, ANIMALS10_COUNTS
 from animals_pl.data.sources.practice.animals import SKETCHES
 from animals_pl.data.sources.practice.pen import ACCENTS, FURS, Coat, Colour, Pen, Rng, palette, pick, rotation, tone
 from animals_pl.errors import UsageError
+from animals_pl.files import track
 
 SUPERSAMPLE = 3
-"""Pictures are drawn this much larger and then reduced, which smooths every edge."""
+"""Images are drawn this many times larger and then reduced, for smooth edges."""
 
 PRACTICE_ROOT = "datasets/practice"
-"""Where the set is drawn unless another folder is named."""
+"""Default folder of the practice set."""
 
-FEWEST_PER_CLASS = 2
-"""So that every class can be both learnt and validated."""
+MIN_PER_CLASS = 2
+"""Every class needs a training and a validation image."""
 
 # Upper and lower sky, far and near ground.
 LANDSCAPES = (
@@ -39,14 +37,14 @@ LANDSCAPES = (
 
 
 def _gradient(size: tuple[int, int], colours: Sequence[Colour]) -> Image.Image:
-    """Return a picture that runs through the colours from top to bottom."""
+    """Vertical gradient through the colours."""
     strip = np.array([[c] for c in colours], dtype=np.uint8)
     column = Image.fromarray(strip).resize((1, size[1]), Image.Resampling.BICUBIC)
     return column.resize(size, Image.Resampling.NEAREST)
 
 
 def _landscape(size: tuple[int, int], rng: Rng) -> Image.Image:
-    """Return sky over two ridges of ground, with sun, clouds and blades of grass."""
+    """Sky over two ridges, with sun, clouds and grass."""
     width, height = size
     sky, haze, far, near = (pick([c], rng) for c in LANDSCAPES[rng.integers(len(LANDSCAPES))])
     picture = _gradient(size, (sky, haze))
@@ -69,7 +67,7 @@ def _landscape(size: tuple[int, int], rng: Rng) -> Image.Image:
 
 
 def _room(size: tuple[int, int], rng: Rng) -> Image.Image:
-    """Return a papered wall with pictures over a floor of boards."""
+    """Wallpaper with pictures, over a wooden floor."""
     width, height = size
     wall, floor = tone(pick(ACCENTS, rng), rng.uniform(0.35, 0.7)), tone(pick(FURS, rng), 0.3)
     picture = _gradient(size, (tone(wall, 0.15), wall))
@@ -88,7 +86,7 @@ def _room(size: tuple[int, int], rng: Rng) -> Image.Image:
 
 
 def _lights(size: tuple[int, int], rng: Rng) -> Image.Image:
-    """Return a soft gradient with discs of light out of focus."""
+    """Soft gradient with blurred discs of light."""
     picture = _gradient(size, [tone(pick(ACCENTS + FURS, rng), 0.45) for _ in range(rng.integers(2, 5))])
     draw = ImageDraw.Draw(picture, "RGBA")
     for _ in range(rng.integers(4, 16)):
@@ -98,7 +96,7 @@ def _lights(size: tuple[int, int], rng: Rng) -> Image.Image:
 
 
 def _mottle(size: tuple[int, int], rng: Rng) -> Image.Image:
-    """Return blotches of one colour, like moss, gravel or a wall."""
+    """Blotches of one colour, like moss, gravel or a wall."""
     grid = rng.integers(6, 24, 2)
     base = np.array(tone(pick(ACCENTS + FURS, rng), rng.uniform(0.2, 0.6)))
     blotches = base + rng.normal(0, rng.uniform(6, 20), (*grid, 1)) + rng.normal(0, 4, (*grid, 3))
@@ -106,26 +104,26 @@ def _mottle(size: tuple[int, int], rng: Rng) -> Image.Image:
 
 
 SCENES = (_landscape, _landscape, _room, _lights, _mottle)
-"""The backgrounds; every class stands before each of them alike often."""
+"""Backgrounds, drawn with the same frequency for every class."""
 
 
 def _pose(size: tuple[int, int], turn: float, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
-    """Return the matrix and origin of a random pose that keeps the animal mostly inside the picture."""
+    """Matrix and origin of a random pose that keeps the animal mostly inside the image."""
     scale = rng.uniform(0.84, 1.0) * min(size) / 2
     build = np.diag([rng.choice([-1.0, 1.0]) * rng.uniform(0.88, 1.05), rng.uniform(0.88, 1.05)])
     centre = np.array(size) / 2
-    room = 0.9 * (centre - 0.93 * scale)
-    return scale / 100 * rotation(rng.uniform(-turn, turn)) @ build, centre + rng.uniform(-1, 1, 2) * room
+    margin = 0.9 * (centre - 0.93 * scale)
+    return scale / 100 * rotation(rng.uniform(-turn, turn)) @ build, centre + rng.uniform(-1, 1, 2) * margin
 
 
 def _image_size(rng: Rng) -> tuple[int, int]:
-    """Return a width and height between 120 and 340 pixels, upright or broad."""
+    """Random width and height, between 120 and 340 pixels."""
     side, aspect = rng.uniform(150, 275), math.exp(rng.uniform(-0.3, 0.4))
     return round(side * math.sqrt(aspect)), round(side / math.sqrt(aspect))
 
 
 def _camera_flaws(picture: Image.Image, rng: Rng) -> Image.Image:
-    """Return the picture with the flaws of a camera: some blur, some noise, some light."""
+    """Add random blur, noise and exposure."""
     if rng.random() < 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
     pixels = np.asarray(picture, dtype=np.float32) * rng.uniform(0.85, 1.1)
@@ -135,18 +133,18 @@ def _camera_flaws(picture: Image.Image, rng: Rng) -> Image.Image:
 
 
 def draw_animal(class_name: str, rng: Rng) -> Image.Image:
-    """Draw one animal in a random pose, coat, place and picture size.
+    """Draw one animal with random pose, coat, background and image size.
 
     Args:
         class_name: An Italian Animals-10 class name, e.g. ``"gatto"``.
-        rng: The only source of chance.
+        rng: The only source of randomness.
 
     Raises:
-        UsageError: The class is none of Animals-10's.
+        UsageError: The class is not one of Animals-10.
     """
     sketch = SKETCHES.get(class_name)
     if sketch is None:
-        raise UsageError(f"class_name={class_name!r} cannot be drawn; choose one of {', '.join(SKETCHES)}")
+        raise UsageError(f"class_name={class_name!r} cannot be drawn. Choose one of {', '.join(SKETCHES)}")
     size = _image_size(rng)
     large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
     picture = SCENES[rng.integers(len(SCENES))](large, rng)
@@ -156,29 +154,32 @@ def draw_animal(class_name: str, rng: Rng) -> Image.Image:
 
 
 def practice_counts(count: int = 1000) -> dict[str, int]:
-    """Return how many pictures of each class there are in a practice set of ``count``.
+    """Images per class in a practice set.
 
-    The classes keep Animals-10's proportions (largest remainders), but none has fewer than two.
+    The classes keep Animals-10's proportions (largest remainder method), with at least two images each.
+
+    Args:
+        count: Total number of images.
 
     Raises:
-        UsageError: ``count`` is too small for two pictures of every class.
+        UsageError: ``count`` is too small for two images per class.
     """
-    fewest = FEWEST_PER_CLASS * len(ANIMALS10_COUNTS)
+    fewest = MIN_PER_CLASS * len(ANIMALS10_COUNTS)
     if count < fewest:
-        raise UsageError(f"count={count} is too few for {len(ANIMALS10_COUNTS)} classes; pass {fewest} or more")
+        raise UsageError(f"count={count} is too small for {len(ANIMALS10_COUNTS)} classes. Pass {fewest} or more.")
     total = sum(ANIMALS10_COUNTS.values())
     counts = {name: count * full // total for name, full in ANIMALS10_COUNTS.items()}
     by_remainder = sorted(counts, key=lambda name: -(count * ANIMALS10_COUNTS[name] % total))
     for name in by_remainder[: count - sum(counts.values())]:
         counts[name] += 1
-    while min(counts.values()) < FEWEST_PER_CLASS:
+    while min(counts.values()) < MIN_PER_CLASS:
         counts[max(counts, key=counts.__getitem__)] -= 1
         counts[min(counts, key=counts.__getitem__)] += 1
     return counts
 
 
-def _pictures(count: int) -> Iterator[tuple[int, str, int]]:
-    """Yield the class index, class name and number (from 1) of every picture."""
+def _images(count: int) -> Iterator[tuple[int, str, int]]:
+    """Yield the class index, class name and number (from 1) of every image."""
     counts = practice_counts(count)
     for class_index, name in enumerate(ANIMALS10):
         for number in range(1, counts[name] + 1):
@@ -188,28 +189,25 @@ def _pictures(count: int) -> Iterator[tuple[int, str, int]]:
 def draw_practice_set(root: str | Path, count: int = 1000, seed: int = 0) -> Path:
     """Draw the practice set as ``root/<class>/<class>_0001.jpg`` and so on, and return its folder.
 
-    A picture depends only on the seed, its class and its number. The set appears in one
-    step when all is drawn, so an interrupted run leaves nothing behind.
+    An image depends only on the seed, its class and its number. The folder is created when all images are drawn, so
+    an interrupted run leaves nothing behind.
 
     Args:
-        root: The folder to make; it may exist if it is empty.
-        count: Pictures in all.
-        seed: Chooses the pictures.
+        root: The folder to create. It may exist if it is empty.
+        count: Total number of images.
+        seed: Seed of the set.
 
     Raises:
-        UsageError: ``root`` is in use, or ``count`` is too small.
+        UsageError: ``root`` is not empty, or ``count`` is too small.
     """
     root = Path(root)
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError(f"output={str(root)!r} exists and is not an empty folder; choose another folder")
-    pictures = list(_pictures(count))
+        raise UsageError(f"output={str(root)!r} exists and is not an empty folder. Choose another folder.")
+    images = list(_images(count))
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         draft = Path(scratch) / root.name
-        console = Console(stderr=True)
-        for class_index, name, number in track(
-            pictures, "drawing the practice set", console=console, transient=True, disable=not sys.stderr.isatty()
-        ):
+        for class_index, name, number in track(images, "drawing the practice set"):
             rng = np.random.default_rng([seed, class_index, number])
             target = draft / name / f"{name}_{number:04d}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)

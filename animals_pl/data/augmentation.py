@@ -6,20 +6,20 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # its import would ask the network for a newer release
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import checks for updates online
 
 import albumentations as A
 import cv2
 import numpy as np
 
-from animals_pl.data.decode import Resize
+from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError, did_you_mean
 
 
 def _zoom_and_translate() -> A.Affine:
-    """Zoom in up to 40 % and translate up to 30 % vertically, 20 % horizontally, gaps filled by reflection.
+    """Zoom in by up to 40 %, translate by up to 30 % vertically and 20 % horizontally, fill by reflection.
 
-    Keras's ``RandomZoom(-0.4)`` shows 60 to 100 % of the picture: a scale of 1 to 1 / 0.6.
+    Keras's ``RandomZoom(-0.4)`` shows 60 to 100 % of the image: a scale of 1 to 1 / 0.6.
     """
     return A.Affine(
         scale=(1.0, 1 / 0.6),
@@ -31,27 +31,27 @@ def _zoom_and_translate() -> A.Affine:
 
 
 def _random_crop(size: int, smallest: float) -> A.RandomResizedCrop:
-    """Cut out a part of at least ``smallest`` of the area, as a square of ``size`` pixels (Szegedy et al. 2015)."""
+    """Random crop of at least ``smallest`` of the area, resized to a square (Szegedy et al. 2015)."""
     return A.RandomResizedCrop((size, size), scale=(smallest, 1.0), area_for_downscale="image")
 
 
 def reference(size: int) -> list[A.BasicTransform]:
-    """The reference's augmentation for its large network: flip, zoom, translation."""
+    """Augmentation of the reference for its large net: flip, zoom, translation."""
     return [A.HorizontalFlip(p=0.5), _zoom_and_translate()]
 
 
 def reference_no_flip(size: int) -> list[A.BasicTransform]:
-    """The reference's augmentation for its small network: zoom and translation."""
+    """Augmentation of the reference for its small net: zoom and translation."""
     return [_zoom_and_translate()]
 
 
 def light(size: int) -> list[A.BasicTransform]:
-    """Crops of at least half of the image and flips."""
+    """Crops of at least half of the area, and flips."""
     return [_random_crop(size, smallest=0.5), A.HorizontalFlip(p=0.5)]
 
 
 def strong(size: int) -> list[A.BasicTransform]:
-    """Small crops, flips, rotation, colour, blur and erased patches: for long training from scratch."""
+    """Small crops, flips, rotation, colour, blur and erased patches, for long training from scratch."""
     return [
         _random_crop(size, smallest=0.25),
         A.HorizontalFlip(p=0.5),
@@ -72,11 +72,11 @@ POLICIES: dict[str, Callable[[int], list[A.BasicTransform]]] = {
 
 
 class Augmentation:
-    """Changes a decoded image at random, then brings it to the size asked for.
+    """Random augmentation, followed by a resize to the requested size.
 
     Args:
         policy: ``none``, a name in :data:`POLICIES`, or a YAML or JSON file written by ``albumentations.save``.
-        resize: The rule that brings whatever the policy leaves to the final size.
+        resize: Applied after the policy if the image does not have the requested size yet.
 
     Raises:
         UsageError: The policy is unknown, or its file cannot be read.
@@ -93,22 +93,22 @@ class Augmentation:
             raise UsageError(_unknown(policy))
 
     def __call__(self, image: np.ndarray, size: int, seed: np.random.SeedSequence) -> np.ndarray:
-        """Return the (size, size, 3) uint8 image that belongs to this seed; ``image`` is (H, W, 3) uint8."""
+        """Augment an image (H, W, 3) uint8 to (size, size, 3) uint8. The seed determines the result."""
         if self.policy != "none":
             pipeline = self.pipeline(size)
             pipeline.set_random_seed(int(seed.generate_state(1)[0]))
             image = pipeline(image=image)["image"]
             if image.dtype != np.uint8 or image.shape[2:] != (3,):
                 raise UsageError(
-                    f"data.augment={self.policy!r} turns images into {image.dtype} arrays of shape {image.shape}; "
-                    "leave out steps such as Normalize and ToTensorV2: the net normalises"
+                    f"data.augment={self.policy!r} turns images into {image.dtype} arrays of shape {image.shape}. "
+                    "Remove steps such as Normalize and ToTensorV2; the net normalises."
                 )
         if image.shape[:2] == (size, size):
             return image
         return self.resize(image, size)
 
     def pipeline(self, size: int) -> A.Compose:
-        """Return the policy's pipeline for one size; the one of a file serves every size."""
+        """The policy's pipeline for one size. A pipeline from a file is used for every size."""
         if self.file is not None:
             return self.loaded
         if size not in self.pipelines:
@@ -127,14 +127,13 @@ def _unknown(policy: str) -> str:
 def _load(file: Path) -> A.Compose:
     if not file.is_file():
         raise UsageError(
-            f"data.augment={str(file)!r} is not a file; save one with albumentations.save(transform, path)"
+            f"data.augment={str(file)!r} is not a file. Create one with albumentations.save(transform, path)."
         )
     try:
         pipeline = A.load(file, data_format="json" if file.suffix == ".json" else "yaml")
-    except Exception as error:  # whatever a hand-written file makes albumentations raise
+    except Exception as error:  # albumentations raises anything for a hand-written file
         raise UsageError(
             f"data.augment={str(file)!r} cannot be read as an albumentations pipeline "
-            f"({type(error).__name__}: {error}); "
-            "save it again with albumentations.save(transform, path)"
+            f"({type(error).__name__}: {error}). Save it again with albumentations.save(transform, path)."
         ) from error
     return pipeline if isinstance(pipeline, A.Compose) else A.Compose([pipeline])

@@ -9,8 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animals_pl.data.decode import Resize
-from animals_pl.data.transforms import POLICIES, Augmentation
+from animals_pl.data.augmentation import POLICIES, Augmentation
+from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 
 EVERY = ["none", *POLICIES]
@@ -243,7 +243,7 @@ def test_pipeline_that_leaves_no_rgb_bytes_is_refused(saved, steps):
     file = saved(A.Compose(steps))
     message = refusal(file, source())
     assert f"data.augment={file!r}" in message
-    assert "leave out steps such as Normalize" in message
+    assert "Remove steps such as Normalize" in message
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,46 @@
-"""Optimizer parameter groups: which parameters learn at which rate."""
+"""Optimizer, parameter groups and learning rate schedule, built by timm's factories."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from timm.optim import param_groups_layer_decay, param_groups_weight_decay
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from animals_pl.errors import UsageError
 from animals_pl.models.transfer import TransferNet
+
+Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
+
+
+def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> OptimizerLRScheduler:
+    """Optimizer of a net for the hyper-parameters of the classifier, with a schedule that steps by epoch.
+
+    Args:
+        net: The net.
+        hparams: ``optimizer``, ``lr``, ``backbone_lr_mult``, ``layer_decay``, ``weight_decay``, ``optimizer_eps``,
+            ``schedule`` and ``warmup_epochs``.
+        epochs: Length of the schedule.
+    """
+    eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
+    rates = {key: hparams[key] for key in ("lr", "weight_decay", "backbone_lr_mult", "layer_decay")}
+    optimizer = create_optimizer_v2(parameter_groups(net, **rates), hparams["optimizer"], lr=hparams["lr"], **eps)
+    schedule, warmup_epochs = hparams["schedule"], hparams["warmup_epochs"]
+    if schedule == "constant" and not warmup_epochs:
+        return optimizer
+    # timm has no constant schedule with warm-up; a step schedule with decay_rate=1 is equivalent.
+    options: dict[str, Any] = {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        num_epochs=epochs,
+        warmup_epochs=warmup_epochs,
+        decay_epochs=max(1, epochs // 3),
+        **options,
+    )
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
 
 def parameter_groups(

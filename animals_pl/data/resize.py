@@ -1,0 +1,84 @@
+"""The one function that resizes images for evaluation: validation, test, prediction and deployment.
+
+Needs numpy and Pillow only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from PIL import Image
+
+from animals_pl.errors import UsageError
+
+ResizeRule = Literal["stretch", "crop"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+PREPROCESSING = ("size", "resize", "interpolation", "crop_pct")
+"""Settings of the datamodule that must be the same in training and evaluation."""
+
+_RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Resize:
+    """Resize images of any shape to squares.
+
+    Attributes:
+        rule: ``stretch`` resizes the whole image to the square. ``crop`` keeps the aspect ratio and takes a center
+            crop.
+        interpolation: Pillow's filter (antialiased when shrinking).
+        crop_pct: Fraction of the shorter side kept by the center crop, in (0, 1]. 0.875 is the same as resizing the
+            shorter side to ``size / 0.875`` before cropping.
+
+    Raises:
+        UsageError: A value is unknown or out of range.
+    """
+
+    rule: ResizeRule = "stretch"
+    interpolation: Interpolation = "bilinear"
+    crop_pct: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for key, value, known in (
+            ("resize", self.rule, get_args(ResizeRule)),
+            ("interpolation", self.interpolation, get_args(Interpolation)),
+        ):
+            if value not in known:
+                raise UsageError(f"data.{key}={value!r} is unknown; choose one of {', '.join(known)}")
+        if not 0 < self.crop_pct <= 1:
+            raise UsageError(f"data.crop_pct={self.crop_pct} is out of range; choose a value in (0, 1]")
+        if self.rule == "stretch" and self.crop_pct != 1:
+            raise UsageError(
+                f"data.crop_pct={self.crop_pct} has no effect with data.resize=stretch. "
+                "Set data.resize=crop or crop_pct to 1."
+            )
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Resize:
+        """The rule in settings of the datamodule, or in the metadata of an exported file."""
+        return cls(settings["resize"], settings["interpolation"], float(settings["crop_pct"]))
+
+    def __call__(self, image: np.ndarray, size: int) -> np.ndarray:
+        """Resize an (H, W, 3) uint8 image to (size, size, 3) uint8."""
+        picture = Image.fromarray(image)
+        return np.asarray(picture.resize((size, size), _RESAMPLING[self.interpolation], self._box(picture)))
+
+    def _box(self, picture: Image.Image) -> tuple[float, float, float, float]:
+        """Region (left, top, right, bottom), in pixels, that becomes the square."""
+        width, height = picture.size
+        if self.rule == "stretch":
+            return (0.0, 0.0, float(width), float(height))
+        # Resampling only the center square equals resizing the shorter side and then cropping, in one pass.
+        side = min(width, height) * self.crop_pct
+        left, top = (width - side) / 2, (height - side) / 2
+        return (left, top, left + side, top + side)

@@ -1,0 +1,67 @@
+"""Change values in a configuration file and keep its comments."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from animals_pl.errors import UsageError
+from animals_pl.experiments.study import as_yaml, flatten
+
+
+def edit_config(text: str, changes: Mapping[str, Any]) -> str:
+    """The text of a configuration file with other values; comments and the order of keys stay.
+
+    Args:
+        text: Sections, and below them ``key: value   # comment``, indented by two spaces.
+        changes: ``section.key`` or ``key`` → value. Missing keys are added.
+
+    Raises:
+        UsageError: The file is laid out in another way, so that the result would mean something else.
+    """
+    lines = text.splitlines()
+    for key, value in changes.items():
+        _set(lines, key, as_yaml(value))
+    result = "\n".join(lines) + "\n"
+    with contextlib.suppress(yaml.YAMLError, AttributeError):
+        if flatten(yaml.safe_load(result)) == {**flatten(yaml.safe_load(text)), **changes}:
+            return result
+    raise UsageError(
+        f"the configuration cannot be edited line by line ({', '.join(changes)}). "
+        "Lay it out as the files in configs: 'section:', and below it '  key: value   # comment'"
+    )
+
+
+def _set(lines: list[str], key: str, value: str) -> None:
+    """Put one value into the lines of a configuration."""
+    section, _, name = key.rpartition(".")
+    indent = "  " if section else ""
+    bounds = _section_bounds(lines, section)
+    if bounds is None:
+        lines += ["", f"{section}:", f"{indent}{name}: {value}"]
+        return
+    pattern = re.compile(rf"({indent}{name}:)(?:\s.*?)??\s*(\s#.*)?$")
+    last = bounds.start - 1
+    for number in bounds:
+        if found := pattern.match(lines[number]):
+            head, comment = f"{found[1]} {value}", (found[2] or "").strip()
+            lines[number] = f"{head:<{found.start(2)}} {comment}" if comment else head
+            return
+        if lines[number].strip() and not lines[number].lstrip().startswith("#"):
+            last = number
+    lines.insert(last + 1, f"{indent}{name}: {value}")
+
+
+def _section_bounds(lines: list[str], section: str) -> range | None:
+    """Line numbers of a section without its heading; of the whole file for the empty section."""
+    if not section:
+        return range(len(lines))
+    head = next((number for number, line in enumerate(lines) if line.startswith(f"{section}:")), None)
+    if head is None:
+        return None
+    end = next((number for number in range(head + 1, len(lines)) if re.match(r"[^\s#]", lines[number])), len(lines))
+    return range(head + 1, end)

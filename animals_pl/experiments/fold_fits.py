@@ -1,0 +1,168 @@
+"""Train the variants of a study on cross-validation folds and keep their predictions."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from animals_pl.data.catalog import Catalog
+from animals_pl.data.loading import load_dataset
+from animals_pl.errors import UsageError
+from animals_pl.experiments.folds import Outcome, draw_folds
+from animals_pl.experiments.study import Study, as_yaml
+from animals_pl.files import atomic_write
+from animals_pl.lightning_cli import run
+
+
+class KeepPredictions(L.Callback):
+    """Write the logits of the last validation epoch and the training time in seconds.
+
+    Args:
+        file: The .npz file to write, with the arrays ``logits`` (N, C) and ``seconds`` ().
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.batches: list[torch.Tensor] = []
+        self.start = 0.0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self.start = time.perf_counter()
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Discard the previous epoch's logits."""
+        self.batches = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Collect the logits of a batch."""
+        self.batches.append(outputs.float().cpu())
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the file."""
+        seconds = time.perf_counter() - self.start
+        with atomic_write(self.file) as partial, partial.open("wb") as stream:
+            np.savez(stream, logits=torch.cat(self.batches).numpy(), seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """What all fits of a study share.
+
+    Attributes:
+        root: Folder of the images.
+        catalog: The images.
+        fold_of: Fold (N,) in which each image is predicted.
+        folder: Where results are kept.
+    """
+
+    root: Path
+    catalog: Catalog
+    fold_of: np.ndarray
+    folder: Path
+
+
+def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path) -> Folds:
+    """Read the images, draw the folds and create the folder of the results.
+
+    Raises:
+        UsageError: The images cannot be read or divided.
+    """
+    root = root.resolve()
+    catalog = load_dataset(root, argument="root").usable
+    fold_of = draw_folds(catalog, folds, seed)
+    folder = output / f"{study.name}-{study.net}-{folds}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return Folds(root, catalog, fold_of, folder)
+
+
+def fit_fold(study: Study, variant: str, folds: Folds, fold: int) -> None:
+    """Train a variant on all folds but one and predict that one, unless the result exists already.
+
+    Raises:
+        UsageError: The training failed.
+    """
+    split = folds.folder / f"fold{fold}.csv"
+    _write_split(split, folds.catalog, folds.fold_of == fold)
+    predictions = _predictions_file(variant, folds, fold)
+    args = _arguments(study, variant, folds, split)
+    # The settings of a variant may change while its name stays.
+    facts = "\n".join([*args, study.config.read_text(encoding="utf-8"), split.read_text(errors="surrogateescape")])
+    digest = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()
+    done = predictions.with_suffix(".sha256")
+    if predictions.exists() and done.exists() and done.read_text() == digest:
+        return
+    _train(args, variant, predictions)
+    with atomic_write(done) as partial:
+        partial.write_text(digest)
+
+
+def _train(args: list[str], variant: str, predictions: Path) -> None:
+    """Run ``fit``; its output goes to a text file beside the predictions."""
+    log = predictions.with_suffix(".txt")
+    with log.open("w") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+        try:
+            run(args, callbacks=[KeepPredictions(predictions)])
+        except UsageError as error:
+            # An error in a loader process carries that process's traceback in front of the message.
+            raise UsageError(f"variant {variant!r} failed: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _predictions_file(variant: str, folds: Folds, fold: int) -> Path:
+    return folds.folder / f"{variant}-fold{fold}.npz"
+
+
+def _write_split(file: Path, catalog: Catalog, held_out: np.ndarray) -> None:
+    """Write a split file whose validation images are those held out."""
+    with (
+        atomic_write(file) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(["path", "split"])
+        rows = zip(catalog.paths, held_out.tolist(), strict=True)
+        writer.writerows((path, "val" if out else "train") for path, out in rows)
+
+
+def _arguments(study: Study, variant: str, folds: Folds, split: Path) -> list[str]:
+    """The command line of one fit."""
+    settings: dict[str, Any] = {
+        **study.options,
+        **study.variants[variant],
+        "data.root": folds.root,
+        "data.split": split,
+        "trainer.default_root_dir": folds.folder / "runs",
+        "trainer.enable_checkpointing": False,
+        "name": variant,
+    }
+    args = ["fit", "--config", str(study.config)]
+    for key, value in settings.items():
+        args += [f"--{key}", str(value) if isinstance(value, str | Path) else as_yaml(value)]
+    return args
+
+
+def load_outcome(variant: str, folds: Folds, count: int) -> Outcome:
+    """Pool the predictions of the first ``count`` folds."""
+    predicted, seconds = np.full(len(folds.fold_of), -1), []
+    for fold in range(count):
+        kept = np.load(_predictions_file(variant, folds, fold))
+        predicted[folds.fold_of == fold] = kept["logits"].argmax(1)
+        seconds.append(float(kept["seconds"]))
+    return Outcome(predicted, float(np.median(seconds)))

@@ -1,0 +1,103 @@
+"""Read search files: a configuration, options, and a range or a list of values for each setting to search."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from animals_pl.errors import UsageError
+from animals_pl.experiments.study import Study, find_config, flatten, read_section, read_yaml
+
+KEY = re.compile(r"\w+(\.\w+)?")
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """What is searched.
+
+    Attributes:
+        study: The recipe, without variants.
+        config: The configuration's settings, ``section.key`` → value.
+        space: ``section.key`` → the values to choose from.
+    """
+
+    study: Study
+    config: dict[str, Any]
+    space: dict[str, BaseDistribution]
+
+
+def read_search(file: Path) -> SearchPlan:
+    """Read and check a search file.
+
+    Raises:
+        UsageError: The file is missing or malformed.
+    """
+    content = read_yaml(file)
+    options, spaces = read_section(content, "options", file), read_section(content, "search", file)
+    if "config" not in content or not spaces:
+        raise UsageError(f"study={str(file)!r} needs the keys config and search. See configs/searches for examples")
+    for key in [*options, *spaces]:
+        if not KEY.fullmatch(key):
+            raise UsageError(
+                f"study={str(file)!r}: {key!r} is not a key such as model.lr. "
+                "Put settings that are nested deeper into the configuration"
+            )
+    if twice := options.keys() & spaces.keys():
+        raise UsageError(f"study={str(file)!r}: {min(twice)!r} is in options and in search. Remove one of them")
+    study = Study(file.stem, find_config(str(content["config"]), file.parent), options)
+    space = {key: read_space(key, value) for key, value in spaces.items()}
+    return SearchPlan(study, flatten(read_yaml(study.config)), space)
+
+
+def read_space(key: str, space: Any) -> BaseDistribution:
+    """Read the values of one setting: a list, or a mapping with ``low``, ``high`` and optionally ``step`` or ``log``.
+
+    Whole numbers without a decimal point make a space of whole numbers.
+
+    Raises:
+        UsageError: The space is malformed.
+    """
+    try:
+        if isinstance(space, list):
+            if any(isinstance(choice, list | dict) for choice in space):
+                raise ValueError("alternatives must be single values")
+            return CategoricalDistribution(space)
+        numbers = {name: _as_number(value) for name, value in space.items() if name != "log"}
+        kind = IntDistribution if all(isinstance(value, int) for value in numbers.values()) else FloatDistribution
+        return kind(**numbers, log=bool(space.get("log", False)))  # type: ignore[arg-type]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"search: {key}={space!r} is not a space ({error}). Write {{low: 0.1, high: 0.9}}, "
+            "with step: 0.1 or log: true, or a list of values"
+        ) from error
+
+
+def _as_number(value: Any) -> float:
+    """An int unchanged, anything else as a float: YAML reads 1e-3, which has no point, as text."""
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is not a number")
+    return value if isinstance(value, int) else float(value)
+
+
+def contains(space: BaseDistribution, value: Any) -> bool:
+    """Whether a value belongs to a space."""
+    if isinstance(space, CategoricalDistribution):
+        return value in space.choices
+    assert isinstance(space, IntDistribution | FloatDistribution)
+    try:
+        number = _as_number(value)
+    except (TypeError, ValueError):
+        return False
+    steps = (number - space.low) / (space.step or 1)
+    return space.low <= number <= space.high and (not space.step or abs(steps - round(steps)) < 1e-6)
+
+
+def rounded(space: BaseDistribution, value: Any) -> Any:
+    """A value as it is trained with and written: an int, or a float of four digits within the space."""
+    if isinstance(space, FloatDistribution):
+        return min(max(float(f"{float(value):.4g}"), space.low), space.high)
+    return int(value) if isinstance(space, IntDistribution) else value

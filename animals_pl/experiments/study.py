@@ -1,0 +1,133 @@
+"""Read study files: a configuration, options, and variants to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from animals_pl.errors import UsageError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+"""The configurations that come with the project."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A recipe and its variants.
+
+    Attributes:
+        name: The file's name without its suffix.
+        config: The configuration of all variants.
+        options: Settings of all variants, key → value. They override the configuration.
+        variants: Name → settings of this variant. They override the options.
+        baseline: The variant that the others are compared with. Empty: the first one.
+    """
+
+    name: str
+    config: Path
+    options: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    baseline: str = ""
+
+    @property
+    def net(self) -> str:
+        """The net of the options or else of the configuration."""
+        return str(self.options.get("model.net") or flatten(read_yaml(self.config)).get("model.net", "default"))
+
+    def override(self, weights: str | None = None, net: str | None = None, config: str | None = None) -> Study:
+        """The study with other weights, another net or another configuration; ``None`` keeps the study's own.
+
+        Raises:
+            UsageError: There is no such configuration.
+        """
+        given = {"model.weights": weights and str(Path(weights).resolve()), "model.net": net}
+        options = self.options | {key: value for key, value in given.items() if value}
+        return replace(self, config=find_config(config, Path()) if config else self.config, options=options)
+
+
+def find_config(name: str, folder: Path) -> Path:
+    """Absolute path of a configuration.
+
+    Args:
+        name: A file, relative to ``folder`` or to the working directory, or the name of a shipped configuration
+            such as ``mobilenetv3_small_best``.
+        folder: Searched first.
+
+    Raises:
+        UsageError: There is no such file.
+    """
+    for file in (folder / name, Path(name), CONFIGS / f"{name}.yaml"):
+        if file.is_file():
+            return file.resolve()
+    shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+    raise UsageError(f"config={name!r} is not a file. Pass a YAML file or one of {shipped}")
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """Content of a YAML file.
+
+    Raises:
+        UsageError: The file cannot be read or holds no keys.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{str(file)!r} cannot be read ({type(error).__name__}: {reason})") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{str(file)!r} has no keys. See the files in configs/ for examples")
+    return content
+
+
+def flatten(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration's settings as ``section.key`` → value; keys outside of sections keep their names."""
+    settings: dict[str, Any] = {}
+    for section, inner in content.items():
+        if isinstance(inner, dict):
+            settings |= {f"{section}.{key}": value for key, value in inner.items()}
+        else:
+            settings[section] = inner
+    return settings
+
+
+def read_section(content: Mapping[str, Any], key: str, file: Path) -> dict[str, Any]:
+    """A section of a study file; empty if it is missing.
+
+    Raises:
+        UsageError: It is not a mapping.
+    """
+    section = content.get(key) or {}
+    if not isinstance(section, dict):
+        raise UsageError(f"study={str(file)!r}: {key} must map names to values. See configs/studies for examples")
+    return {str(name): value for name, value in section.items()}
+
+
+def read_study(file: Path) -> Study:
+    """Read and check a study file.
+
+    Raises:
+        UsageError: The file is missing or malformed.
+    """
+    content = read_yaml(file)
+    variants = {
+        name: read_section({name: value}, name, file) for name, value in read_section(content, "variants", file).items()
+    }
+    if "config" not in content or not variants:
+        raise UsageError(f"study={str(file)!r} needs the keys config and variants. See configs/studies for examples")
+    if wrong := next((name for name in variants if {"/", ":"} & set(name)), None):
+        raise UsageError(f"study={str(file)!r}: the variant {wrong!r} names files. Remove / and :")
+    baseline = str(content.get("baseline") or "")
+    if baseline not in ("", *variants):
+        raise UsageError(f"study={str(file)!r}: baseline={baseline!r} is not a variant. Choose one of {list(variants)}")
+    config = find_config(str(content["config"]), file.parent)
+    return Study(file.stem, config, read_section(content, "options", file), variants, baseline)
+
+
+def as_yaml(value: Any) -> str:
+    """A setting's value as one line of YAML."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("...\n").strip()

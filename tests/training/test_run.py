@@ -1,0 +1,243 @@
+"""Training from Python: ``fit``, ``Run``, ``load_model``, and Lightning's own Trainer."""
+
+from __future__ import annotations
+
+import csv
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from animals_pl import AnimalClassifier, AnimalsDataModule, DataInfo, Run, fit, load_model
+from animals_pl.cli import main
+from animals_pl.data.decode import Resize
+from animals_pl.errors import UsageError
+from animals_pl.training.metrics_csv import read_metrics
+
+SCRIPT = Path(__file__).with_name("api_script.py")
+FILES = ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "split.csv"]
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted({re.sub(r"^events\.out\.tfevents\..*", "events", file.name) for file in folder.iterdir()})
+
+
+def small_data(tree: Path, **options: Any) -> AnimalsDataModule:
+    return AnimalsDataModule(str(tree), **{"size": 16, "batch_size": 16, "num_workers": 0, **options})
+
+
+# ---------------------------------------------------------------- a script
+
+
+@pytest.fixture(scope="module")
+def script(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """The variables of the script, and the working directory that it was run in."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("script")
+        patch.chdir(folder)
+        (folder / "images").symlink_to(tiny_tree)
+        yield SimpleNamespace(folder=folder, **runpy.run_path(str(SCRIPT)))
+
+
+def test_the_script_is_short():
+    lines = SCRIPT.read_text().splitlines()
+    assert len([line for line in lines[1:] if line]) <= 15
+
+
+def test_the_script_s_run_has_the_files_of_the_command_line(script):
+    assert names_in(script.folder / "checkpoints" / "mine") == ["version_0"]
+    assert names_in(script.run.folder) == FILES
+    assert script.run.folder == script.folder / "checkpoints" / "mine" / "version_0"
+
+
+def test_the_script_resumes_in_the_same_folder(script):
+    assert [row["epoch"] for row in script.run.metrics] == [0, 1, 2]
+    assert script.run.metrics == read_metrics(script.run.folder / "metrics.csv")
+
+
+def test_the_script_s_test_metrics_are_those_of_the_best_model(script):
+    with (script.run.folder / "split.csv").open(newline="") as stream:
+        paths = [f"images/{row['path']}" for row in csv.DictReader(stream) if row["split"] == "test"]
+    labels = [Path(path).parent.name for path in paths]
+    right = [found.label == label for found, label in zip(script.run.best.predict(paths), labels, strict=True)]
+    assert script.metrics["acc/test"] == pytest.approx(np.mean(right))
+    assert script.metrics.keys() == {"loss/test", "acc/test", "macro_recall/test", "macro_f1/test"}
+
+
+def test_the_script_s_predictions_are_in_order_and_complete(script):
+    folder = sorted(str(path) for path in Path("images/cane").iterdir())
+    assert [found.path for found in script.predictions] == [*folder, "images/gatto/gatto_0.jpg"]
+    for found in script.predictions:
+        assert found.problem == ""
+        assert found.top[0] == (found.label, found.probability)
+        assert len(found.top) == 3
+        assert 0.1 < found.probability <= 1
+
+
+def test_a_model_loaded_from_its_file_predicts_the_same(script):
+    assert [found.label for found in script.again] == [found.label for found in script.predictions[:-1]]
+    expected = [found.probability for found in script.predictions[:-1]]
+    assert [found.probability for found in script.again] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_script_exports(script):
+    assert (script.folder / "model.onnx").stat().st_size > 1000
+
+
+def test_the_command_line_repeats_the_script_s_run(script):
+    assert main(["fit", "--config", str(script.run.folder / "config.yaml"), "--name", "again"]) == 0
+    repeated = read_metrics(script.folder / "checkpoints" / "again" / "version_0" / "metrics.csv")
+    assert len(repeated) == 2  # the configuration is of the first fit, which had two epochs
+    for row, expected in zip(repeated, script.run.metrics, strict=False):
+        assert {**row, "seconds": 0} == pytest.approx({**expected, "seconds": 0}, rel=1e-6)
+
+
+# ---------------------------------------------------------------- fit and Run
+
+
+def test_the_configuration_keeps_every_option(tiny_tree, tmp_path):
+    options = {"monitor": "acc/val", "save_top_k": 2, "cache_features": False}
+    run = fit(
+        AnimalClassifier(net="shallownet"),
+        small_data(tiny_tree),
+        **options,
+        default_root_dir=str(tmp_path),
+        max_epochs=1,
+        limit_train_batches=1,
+    )
+    config = yaml.safe_load((run.folder / "config.yaml").read_text())
+    assert {key: config[key] for key in options} == options
+    assert config["data"]["root"] == str(tiny_tree)
+    assert config["model"]["net"] == "shallownet"
+    assert config["trainer"]["limit_train_batches"] == 1
+
+
+def test_a_run_that_fails_at_its_start_leaves_no_folder(tiny_tree, tmp_path):
+    model = AnimalClassifier(net="shallownet", weights="imagenet")
+    with pytest.raises(UsageError, match=r"model\.weights='imagenet'"):
+        fit(model, small_data(tiny_tree), default_root_dir=str(tmp_path), max_epochs=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_files_says_so(tiny_tree, tmp_path):
+    run = fit(
+        AnimalClassifier(net="shallownet"), small_data(tiny_tree), default_root_dir=str(tmp_path), fast_dev_run=True
+    )
+    assert isinstance(run, Run)
+    with pytest.raises(UsageError, match="fast_dev_run leaves no files"):
+        run.best_path  # noqa: B018
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_resuming_with_another_model_is_refused(script):
+    model = AnimalClassifier(net="shallownet", class_weights="balanced", lr=0.1)
+    with pytest.raises(UsageError, match=r"model\.lr=0\.1 contradicts the checkpoint"):
+        fit(model, script.data, ckpt_path=script.run.last_path, max_epochs=4)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Weights of a tiny timm model."""
+    torch.manual_seed(8)
+    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=0).state_dict(), file)
+    return str(file)
+
+
+class StartingWeights(L.Callback):
+    """Keeps the net's state at the start of every training."""
+
+    def __init__(self) -> None:
+        self.states: list[dict[str, Tensor]] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.states.append({name: value.clone() for name, value in pl_module.net.state_dict().items()})
+
+
+@pytest.mark.parametrize("way", ["fit", "Trainer.fit"])
+def test_a_second_fit_continues_from_what_was_learned(tiny_tree, tmp_path, weights, way):
+    model, data = AnimalClassifier(net="test_resnet", weights=weights), small_data(tiny_tree, size=32)
+    starts = StartingWeights()
+    options = {"max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1, "default_root_dir": str(tmp_path)}
+    learned = {}
+    for _ in range(2):
+        if way == "fit":
+            fit(model, data, callbacks=[starts], **options)
+        else:
+            L.Trainer(**options, **QUIET, logger=False, callbacks=[starts]).fit(model, datamodule=data)
+        learned = learned or {name: value.clone() for name, value in model.net.state_dict().items()}
+    assert any(not torch.equal(value, learned[name]) for name, value in starts.states[0].items())
+    assert all(torch.equal(value, learned[name]) for name, value in starts.states[1].items())
+
+
+# ---------------------------------------------------------------- Lightning's own Trainer
+
+
+def test_a_plain_trainer_writes_into_its_own_folder_only(tiny_tree, tmp_path, monkeypatch):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    trainer = L.Trainer(default_root_dir=tmp_path / "there", max_epochs=1, **QUIET)
+    trainer.fit(AnimalClassifier(net="shallownet"), datamodule=small_data(tiny_tree))
+    assert list(here.iterdir()) == []
+    checkpoint = trainer.checkpoint_callback.best_model_path
+    assert Path(checkpoint).is_relative_to(tmp_path / "there")
+    (found,) = load_model(checkpoint).predict([tiny_tree / "cane" / "cane_0.jpg"])
+    assert found.label in trainer.lightning_module.class_names
+
+
+def plain_loader() -> DataLoader[Any]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (12, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    return DataLoader([(image, index % 2) for index, image in enumerate(images)], batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that was trained with plain dataloaders."""
+    folder = tmp_path_factory.mktemp("plain")
+    model = AnimalClassifier(net="shallownet")
+    model.set_data(DataInfo(class_names=("dog", "cat"), class_counts=(6, 6), size=16))
+    trainer = L.Trainer(default_root_dir=folder, max_epochs=1, logger=False, **QUIET)
+    trainer.fit(model, plain_loader(), plain_loader())
+    assert {"loss/train", "loss/val", "acc/val"} <= trainer.callback_metrics.keys()
+    return Path(trainer.checkpoint_callback.best_model_path)
+
+
+def test_plain_dataloaders_train_once_the_model_knows_the_data(plain, tiny_tree):
+    model = load_model(plain, resize=Resize("crop", crop_pct=0.875))
+    assert (model.class_names, model.size, model.resize.crop_pct) == (["dog", "cat"], 16, 0.875)
+    (found,) = model.predict([tiny_tree / "cane" / "cane_0.jpg"])
+    assert sum(probability for _, probability in found.top) == pytest.approx(1)
+
+
+def test_a_model_of_plain_dataloaders_needs_its_preprocessing(plain):
+    with pytest.raises(UsageError, match=r"trained with plain dataloaders.*resize=Resize"):
+        load_model(plain)
+
+
+def test_plain_dataloaders_without_facts_are_refused(tmp_path):
+    trainer = L.Trainer(default_root_dir=tmp_path, max_epochs=1, logger=False, **QUIET)
+    with pytest.raises(UsageError, match=r"model\.set_data\(DataInfo\("):
+        trainer.fit(AnimalClassifier(net="shallownet"), plain_loader(), plain_loader())
+
+
+def test_data_with_other_classes_than_the_model_s_is_refused(tiny_tree, tmp_path):
+    model = AnimalClassifier(net="shallownet")
+    model.set_data(DataInfo(class_names=("dog", "cat"), class_counts=(6, 6), size=16))
+    trainer = L.Trainer(default_root_dir=tmp_path, max_epochs=1, logger=False, **QUIET)
+    with pytest.raises(UsageError):
+        trainer.fit(model, datamodule=small_data(tiny_tree))
