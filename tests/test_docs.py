@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 from animals_pl.arguments import boolean_options, normalise
 from animals_pl.cli import LIGHTNING, VERBS, main
 from animals_pl.data.inspection.manifest import COLUMNS
-from animals_pl.errors import SINCE_0_1, UsageError
+from animals_pl.errors import RENAMED_IN_0_2, UsageError
 from animals_pl.lightning_cli import FLAGS, AnimalsCLI
 
 PROJECT = Path(__file__).parents[1]
@@ -146,9 +146,10 @@ def test_files_named_in_the_pages_exist():
     for page in PAGES:
         if page.name == "CHANGELOG.md":  # names files of earlier versions
             continue
-        named = re.findall(
-            r"`((?:animals_pl|configs|scripts|tests|docs)/[\w/.-]*\w)`", page.read_text(encoding="utf-8")
-        )
+        text = page.read_text(encoding="utf-8")
+        top = "animals_pl|configs|scripts|tests|docs"
+        named = re.findall(rf"`((?:{top})/[\w/.-]*\w)`", text)
+        named += [f"animals_pl/{name}" for name in re.findall(rf"`((?!{top})[a-z_]+/[\w/]+\.py)`", text)]
         assert [name for name in named if not (PROJECT / name).exists()] == [], page.name
 
 
@@ -158,7 +159,7 @@ def test_readme_is_short():
 
 def test_changelog_lists_renamed_and_removed_names():
     changelog = (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
-    for old, new in SINCE_0_1.items():
+    for old, new in RENAMED_IN_0_2.items():
         assert old in changelog
         assert new.split(" ")[0] in changelog
 
