@@ -88,7 +88,7 @@ def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float
     fractions = (1 - val_fraction - test_fraction, val_fraction, test_fraction)
     num_classes = len(catalog.class_names)
     counts = np.bincount(catalog.labels, minlength=num_classes)
-    quotas = np.array([_quotas(count, fractions) for count in counts]).reshape(num_classes, len(SPLITS))
+    quotas = np.array([_quotas(count, fractions) for count in counts.tolist()]).reshape(num_classes, len(SPLITS))
     groups, ungrouped = _by_group(catalog)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
     missing = quotas.copy()
