@@ -327,7 +327,7 @@ def test_crop_keeps_a_circle_round_and_stretch_does_not():
     assert extent("stretch") == (30, 20)
 
 
-def test_crop_fraction_zooms_in():
+def test_crop_pct_zooms_in():
     image = np.zeros((100, 100, 3), np.uint8)
     image[25:75, 25:75] = 255
     assert Resize("crop", "nearest", 0.5)(image, 20).min() == 255

@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 import yaml
+from lightning.pytorch.callbacks import TQDMProgressBar
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -241,3 +242,16 @@ def test_data_with_other_classes_than_the_model_s_is_refused(tiny_tree, tmp_path
     trainer = L.Trainer(default_root_dir=tmp_path, max_epochs=1, logger=False, **QUIET)
     with pytest.raises(UsageError):
         trainer.fit(model, datamodule=small_data(tiny_tree))
+
+
+def test_a_progress_bar_of_the_user_replaces_ours(tiny_tree, tmp_path):
+    bar = TQDMProgressBar()
+    run = fit(
+        AnimalClassifier(net="shallownet"),
+        small_data(tiny_tree),
+        max_epochs=1,
+        default_root_dir=str(tmp_path),
+        accelerator="cpu",
+        callbacks=[bar],
+    )
+    assert run.trainer.progress_bar_callback is bar
