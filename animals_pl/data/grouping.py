@@ -37,6 +37,11 @@ def group_by(rule: str, catalog: Catalog) -> np.ndarray:
     return np.where(values == "", -1, np.unique(values, return_inverse=True)[1])
 
 
+def single_groups(groups: np.ndarray) -> np.ndarray:
+    """Group numbers (N,) in which every image without a group (-1) has a group of its own."""
+    return np.where(groups < 0, groups.max(initial=0) + 1 + np.arange(len(groups)), groups)
+
+
 def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Group numbers (N,) that keep images together if either grouping does.
 

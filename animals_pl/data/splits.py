@@ -193,7 +193,7 @@ def _read_split(file: Path) -> tuple[dict[str, str], dict[str, str]]:
         path, split = row.get("path"), row.get("split")
         if path is None or split not in (*SPLITS, LEFT_OUT):
             raise UsageError(
-                f"data.split={str(file)!r}: each row needs a path and a split (train, val or test), not {row}"
+                f"data.split={str(file)!r}: each row needs a path and a split (train, val or test), not {row}."
             )
         split_of[path] = split
         sha256_of[path] = row.get("sha256") or ""

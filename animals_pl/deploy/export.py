@@ -23,10 +23,10 @@ from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
 
 TOLERANCE = 1e-4
-"""Largest accepted difference of a probability between torch and the exported file."""
+"""Maximum accepted difference of a probability between torch and the exported file."""
 
 NUM_IMAGES = 16
-"""Images that an export is verified on."""
+"""Number of images to verify on."""
 
 
 class ExportedNet(nn.Module):
@@ -55,7 +55,7 @@ class Export:
     Attributes:
         path: The file.
         verified_on: The images that it was verified on.
-        difference: Largest difference of a probability between torch and the file.
+        difference: Maximum difference of a probability between torch and the file.
     """
 
     path: Path
@@ -113,7 +113,8 @@ def _verification_images(image_folder: str | Path | None, model: TrainedModel) -
         raise UsageError(
             f"image_folder={str(image_folder)!r} is not a folder with images. Choose another, or remove the argument."
         )
-    chosen = [paths[index] for index in np.linspace(0, max(0, len(paths) - 1), NUM_IMAGES).astype(int) if paths]
+    positions = np.linspace(0, len(paths) - 1, min(NUM_IMAGES, len(paths))).astype(int)
+    chosen = [paths[index] for index in positions]
     arrays = [decode(path, model.size) for path in chosen if decodes(path)]
     source = f"images of {folder}"
     if image_folder and not arrays:
@@ -167,7 +168,7 @@ def _write(net: nn.Module, images: Tensor, file: Path, metadata: dict[str, str])
 
 
 def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
-    """Largest difference of a probability between torch and the file, in a batch and image by image.
+    """Maximum difference of a probability between torch and the file, in a batch and image by image.
 
     Raises:
         UsageError: The difference is above the tolerance.

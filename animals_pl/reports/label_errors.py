@@ -12,6 +12,7 @@ import pandas as pd
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.decode import decode
+from animals_pl.data.grouping import single_groups
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 from animals_pl.evaluation.label_errors import out_of_sample_probabilities, suspects
@@ -52,7 +53,7 @@ def find_label_errors(manifest: pd.DataFrame, features: np.ndarray) -> LabelErro
         features: (N, F) features of them.
     """
     names, labels = np.unique(manifest["label"].to_numpy(dtype=str), return_inverse=True)
-    probabilities = out_of_sample_probabilities(features, labels, manifest["duplicate_group"].to_numpy())
+    probabilities = out_of_sample_probabilities(features, labels, single_groups(manifest["duplicate_group"].to_numpy()))
     found = suspects(probabilities, labels)
     best = probabilities[found].argmax(axis=1)
     table = pd.DataFrame(
@@ -70,10 +71,9 @@ def find_label_errors(manifest: pd.DataFrame, features: np.ndarray) -> LabelErro
 
 
 def _reason(name: str, unchecked: int, manifest: pd.DataFrame) -> str:
-    """Why labels of a class are not checked."""
     images = manifest[manifest["label"] == name]
     if len(images) == 1:
-        return f"class {name!r} has a single image; label errors need at least 2 per class."
+        return f"class {name!r} has a single image; label errors are searched only in classes of at least 2 images."
     if (images["duplicate_group"] == images["duplicate_group"].max()).all() and images["duplicate_group"].max() >= 0:
         return f"class {name!r}: all {len(images)} images are duplicates of each other, labels not checked."
     return f"class {name!r}: {unchecked} of {len(images)} labels not checked; there are too few other images."
@@ -121,7 +121,7 @@ def onnx_features(model: str, catalog: Catalog) -> np.ndarray:
     """
     session = _feature_session(model)
     facts = session.get_modelmeta().custom_metadata_map
-    resize = Resize(facts["resize"], facts["interpolation"], float(facts["crop_pct"]))
+    resize = Resize.from_settings(facts)
     size, output = int(facts["input_size"]), session.get_outputs()[-1].name
 
     def load(path: str) -> np.ndarray:
@@ -146,7 +146,7 @@ def _feature_session(model: str) -> onnxruntime.InferenceSession:
         last = producer["logits"]
         while last.op_type not in ("Gemm", "MatMul"):  # test-time augmentation averages after the last layer
             last = producer[last.input[0]]
-    except Exception as error:  # protobuf raises different types
+    except Exception as error:  # protobuf may raise any exception
         raise UsageError(
             f"model={model!r} is not a file written by 'python -m animals_pl export' ({error}). "
             "Pass such a file, or --ckpt_path."

@@ -21,7 +21,7 @@ def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
 
     Args:
         file: The image file.
-        side: Largest width and height, in pixels.
+        side: Maximum width and height, in pixels.
     """
 
     def shrink(image: Image.Image) -> Image.Image:
@@ -32,13 +32,13 @@ def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
 
     try:
         return use_image(file.read_bytes(), shrink)
-    except Exception:  # decoders raise different types on damaged files
+    except Exception:  # decoders may raise any exception
         return _placeholder(side)
 
 
-def thumbnail_uri(file: Path, side: int = SIDE) -> str:
+def thumbnail_uri(file: Path) -> str:
     """Return a thumbnail as a data URI."""
-    return _jpeg_uri(thumbnail(file, side))
+    return _jpeg_uri(thumbnail(file))
 
 
 def placeholder_uri() -> str:

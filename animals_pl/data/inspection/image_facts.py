@@ -1,4 +1,4 @@
-"""Facts about an image file: hashes, size, statistics, and its problem if it is broken.
+"""Facts about an image file: hashes, size, statistics, and its problem if it cannot be decoded completely.
 
 Worker processes import this module, so it needs numpy, Pillow and SciPy only.
 """
@@ -56,7 +56,7 @@ class ImageFacts(NamedTuple):
         brightness: Mean grey level of the thumbnail, in 0…255.
         contrast: Standard deviation of the thumbnail's grey levels, in 0…127.5.
         detail: Mean absolute difference of vertically adjacent grey levels of the thumbnail, in 0…255.
-        problem: Why the file cannot be used. Empty if it can.
+        problem: Why the file cannot be decoded completely. Empty if it can.
     """
 
     sha256: str = ""
@@ -78,7 +78,7 @@ def inspect(file: str | Path) -> ImageFacts:
     """Read a file once and return the facts about it.
 
     The whole file is decoded (a JPEG at a reduced size, which still reads every byte), so truncated files are found.
-    Nothing is raised: errors are in ``problem``.
+    Never raises; errors are reported in ``problem``.
     """
     try:
         status = Path(file).stat()
@@ -97,7 +97,7 @@ def inspect(file: str | Path) -> ImageFacts:
                 share = f"{zeros / len(content):.0%}".replace("%", " %")
                 return facts._replace(problem=f"truncated: the last {share} of the file are zeros")
             thumbnail = upright_square(picture, THUMBNAIL)
-    except Exception as error:  # decoders raise anything on damaged files
+    except Exception as error:  # decoders may raise any exception
         return facts._replace(problem=_problem(error))
     return _with_thumbnail(facts, thumbnail)
 

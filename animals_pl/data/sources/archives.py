@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from animals_pl.data.catalog import IMAGE_SUFFIXES, find_images, find_root
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, one_line
 from animals_pl.files import track
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -73,7 +73,7 @@ def unpack(archive: Path, root: Path) -> Unpacked:
         UsageError: The archive is damaged, unsafe or has no images, or a different file exists at an image's path.
     """
     is_zip = archive.name.lower().endswith(".zip")
-    with _refusing_errors(archive), zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
+    with _errors_as_refusal(archive), zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
         entries = _zip_entries(opened) if isinstance(opened, zipfile.ZipFile) else _tar_entries(opened)
         files = [entry for entry in track(_checked(archive, entries), "checking the archive") if not entry.is_folder]
         images = [entry for entry in files if _is_image(PurePosixPath(entry.name))]
@@ -138,17 +138,16 @@ def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
 
 
 @contextmanager
-def _refusing_errors(archive: Path) -> Iterator[None]:
+def _errors_as_refusal(archive: Path) -> Iterator[None]:
     """Re-raise errors as a one-line UsageError that names the archive."""
     try:
         yield
     except UsageError:
         raise
-    except Exception as error:  # readers raise anything on damaged archives
+    except Exception as error:  # readers may raise any exception
         if isinstance(error, OSError) and error.errno is not None:  # the system's, such as a full disk
             raise
-        reason = " ".join(str(error).split())
-        raise _refusal(archive, f"it cannot be read ({type(error).__name__}: {reason})") from error
+        raise _refusal(archive, f"it cannot be read ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _refusal(archive: Path, reason: str) -> UsageError:

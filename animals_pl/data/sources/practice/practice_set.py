@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from animals_pl.data.catalog import ANIMALS10, ANIMALS10_COUNTS
+from animals_pl.data.catalog import ANIMALS10_COUNTS
 from animals_pl.data.sources.practice.animals import SKETCHES
 from animals_pl.data.sources.practice.pen import ACCENTS, FURS, Coat, Colour, Pen, Rng, palette, pick, rotation, tone
 from animals_pl.errors import UsageError
-from animals_pl.files import track
+from animals_pl.files import require_empty, track
 
 SUPERSAMPLE = 3
 """Images are drawn this many times larger and then reduced, for smooth edges."""
@@ -138,18 +138,13 @@ def draw_animal(class_name: str, rng: Rng) -> Image.Image:
     Args:
         class_name: An Italian Animals-10 class name, e.g. ``"gatto"``.
         rng: The only source of randomness.
-
-    Raises:
-        UsageError: The class is not one of Animals-10.
     """
-    sketch = SKETCHES.get(class_name)
-    if sketch is None:
-        raise UsageError(f"class_name={class_name!r} cannot be drawn. Choose one of {', '.join(SKETCHES)}")
+    sketch, turn = SKETCHES[class_name]
     size = _image_size(rng)
     large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
     picture = SCENES[rng.integers(len(SCENES))](large, rng)
-    pen = Pen(ImageDraw.Draw(picture, "RGBA"), *_pose(large, sketch.turn, rng))
-    sketch.draw(pen, Coat.choose(rng), rng)
+    pen = Pen(ImageDraw.Draw(picture, "RGBA"), *_pose(large, turn, rng))
+    sketch(pen, Coat.choose(rng), rng)
     return _camera_flaws(picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=1.5), rng)
 
 
@@ -180,9 +175,8 @@ def practice_counts(count: int = 1000) -> dict[str, int]:
 
 def _images(count: int) -> Iterator[tuple[int, str, int]]:
     """Yield the class index, class name and number (from 1) of every image."""
-    counts = practice_counts(count)
-    for class_index, name in enumerate(ANIMALS10):
-        for number in range(1, counts[name] + 1):
+    for class_index, (name, images) in enumerate(practice_counts(count).items()):
+        for number in range(1, images + 1):
             yield class_index, name, number
 
 
@@ -201,8 +195,7 @@ def draw_practice_set(root: str | Path, count: int = 1000, seed: int = 0) -> Pat
         UsageError: ``root`` is not empty, or ``count`` is too small.
     """
     root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError(f"output={str(root)!r} exists and is not an empty folder. Choose another folder.")
+    require_empty(root)
     images = list(_images(count))
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
