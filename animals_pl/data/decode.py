@@ -34,9 +34,6 @@ _LOAD_TRUNCATED_LOCK = threading.Lock()
 def open_image(content: bytes) -> Iterator[Image.Image]:
     """Open the bytes of an image file. Decoding a truncated file raises.
 
-    Args:
-        content: Content of the file.
-
     Raises:
         Image.DecompressionBombError: The image has too many pixels for its file size.
     """
@@ -50,13 +47,9 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
 
 
 def use_image(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    """Open the bytes of an image file and return ``use(picture)``.
+    """Open the bytes of an image file and return ``use(picture)``, which is called at most twice.
 
     Of a truncated file, the part that can be decoded is used, as in browsers.
-
-    Args:
-        content: Content of the file.
-        use: Called with the opened image, at most twice.
     """
     try:
         with open_image(content) as picture:

@@ -43,12 +43,7 @@ def single_groups(groups: np.ndarray) -> np.ndarray:
 
 
 def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Group numbers (N,) that keep images together if either grouping does.
-
-    Args:
-        first: Group numbers (N,); -1 for images in no group.
-        second: The same for another grouping.
-    """
+    """Group numbers (N,) that keep images together if either grouping (N,) does; -1 for images in no group."""
     num_nodes, links = len(first), []
     for groups in (first, second):  # a graph of images and groups: each image is linked to its group
         grouped = np.flatnonzero(groups >= 0)

@@ -105,7 +105,6 @@ def export(
 
 
 def _verification_images(image_folder: str | Path | None, model: TrainedModel) -> tuple[Tensor, str]:
-    """Images (N, 3, S, S) uint8, and what they are."""
     root = image_folder or model.data_hparams.get("root")
     folder = Path(root or "")
     paths = find_images(folder) if root and folder.is_dir() else []

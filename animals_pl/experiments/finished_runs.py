@@ -116,7 +116,6 @@ def _read_epochs(file: Path) -> list[Row]:
 
 
 def _read_trainable(path: Path, label: str, found: FoundRuns) -> int | None:
-    """Trainable parameters in the first readable checkpoint."""
     from animals_pl.training.checkpoint import load_checkpoint
 
     files = [path / name for name in CHECKPOINTS if (path / name).exists()]

@@ -133,7 +133,6 @@ def _predictions_file(variant: str, data: StudyData, fold: int) -> Path:
 
 
 def _arguments(study: Study, variant: str, data: StudyData, split: Path) -> list[str]:
-    """The command line of one fit."""
     settings: dict[str, Any] = {
         **study.options,
         **study.variants[variant],

@@ -49,12 +49,7 @@ def draw_folds(catalog: Catalog, folds: int, seed: int) -> np.ndarray:
 
 
 def macro_recall(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall of the classes that have images.
-
-    Args:
-        labels: True classes (N,).
-        predicted: Predicted classes (N,).
-    """
+    """Mean recall of the classes that have images, from true and predicted classes (N,)."""
     correct = labels == predicted
     return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
 

@@ -143,7 +143,6 @@ def markdown(lines: list[Line], notes: list[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Escape Markdown in a name."""
     return re.sub(r"[\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
 

@@ -68,7 +68,6 @@ class Trials:
         self.optuna_study.enqueue_trial({key: rounded(space[key], value) for key, value in known.items()})
 
     def _enqueue_interrupted(self) -> None:
-        """Repeat trials that were interrupted."""
         for trial in self.optuna_study.get_trials(states=[TrialState.RUNNING]):
             self.optuna_study.tell(trial.number, state=TrialState.FAIL)
             self.optuna_study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})

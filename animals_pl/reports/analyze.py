@@ -85,7 +85,6 @@ def _find(
 
 
 def _read_split(split: str, catalog: Catalog) -> dict[str, str]:
-    """Path → split."""
     split_of = {row["path"]: row["split"] for row in read_rows(Path(split), "split", "path", "split")}
     if not split_of.keys() & set(catalog.paths):
         raise UsageError(

@@ -28,12 +28,7 @@ CELL, GAP = 120, 10
 
 
 def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
-    """Return all figures of a dataset: file name without suffix → figure.
-
-    Args:
-        manifest: The images; at least one is readable.
-        root: Folder that their paths are relative to.
-    """
+    """Return all figures of a manifest with paths relative to ``root``: file name without suffix → figure."""
     usable = readable(manifest)
     aspect = usable["width"] / usable["height"]
     return {
@@ -46,11 +41,7 @@ def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
 
 
 def class_counts(classes: pd.DataFrame) -> Figure:
-    """Bar chart of the images per class, largest class on top, with the imbalance ratio in the title.
-
-    Args:
-        classes: See :func:`~animals_pl.reports.findings.class_table`.
-    """
+    """Bar chart of a :func:`~animals_pl.reports.findings.class_table`: images per class, largest class on top."""
     rows = classes.sort_values("images", kind="stable")
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()

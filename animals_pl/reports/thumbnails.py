@@ -15,13 +15,9 @@ SIDE = 128
 
 
 def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
-    """Return an upright thumbnail of an image file; a placeholder if it cannot be decoded.
+    """Return an upright thumbnail of at most ``side`` × ``side`` pixels; a placeholder if the file cannot be decoded.
 
     JPEGs are decoded at reduced size, which is several times faster.
-
-    Args:
-        file: The image file.
-        side: Maximum width and height, in pixels.
     """
 
     def shrink(image: Image.Image) -> Image.Image:
@@ -52,7 +48,6 @@ def png_uri(file: Path) -> str:
 
 
 def _placeholder(side: int) -> Image.Image:
-    """A grey rectangle with a cross."""
     image = Image.new("RGB", (side, side * 3 // 4), "#eeeeee")
     draw = ImageDraw.Draw(image)
     draw.line((0, 0, *image.size), fill="#bbbbbb", width=2)

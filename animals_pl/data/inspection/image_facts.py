@@ -112,7 +112,6 @@ def _problem(error: Exception) -> str:
 
 
 def _with_thumbnail(facts: ImageFacts, thumbnail: Image.Image) -> ImageFacts:
-    """Add the hashes and statistics of the thumbnail."""
     grey = np.asarray(thumbnail.convert("L"), dtype=np.float32)
     contrast = float(grey.std())
     if contrast >= MIN_CONTRAST:
@@ -130,9 +129,6 @@ def jpeg_zeros(content: bytes) -> int:
 
     libjpeg decodes such zeros as image data and Pillow hides its warning. Zeros after the end marker (of the first
     image, for MPO) are harmless padding and count as 0.
-
-    Args:
-        content: Content of a JPEG file.
     """
     zeros = len(content) - len(content.rstrip(b"\0"))
     if not zeros:
@@ -161,12 +157,9 @@ def perceptual_hash(thumbnail: Image.Image) -> str:
 
 
 def structure(grey: np.ndarray) -> np.ndarray:
-    """Signs of the lowest 16 × 16 cosine coefficients, row by row, packed into bytes: (32,) uint8.
+    """Signs (32,) uint8 of the lowest 16 × 16 cosine coefficients of grey levels (32, 32), row by row, as packed bits.
 
     pHash (Zauner 2010) with 256 bits and the threshold 0 instead of the median. Flipping an image horizontally
     changes the sign of every odd column, so the hash of the flipped image follows from that of the image.
-
-    Args:
-        grey: Grey levels (32, 32) float32.
     """
     return np.packbits(_DCT_ROWS @ grey @ _DCT_ROWS.T > 0)

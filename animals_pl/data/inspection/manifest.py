@@ -66,9 +66,6 @@ def scan(catalog: Catalog) -> Scan:
     """Inspect the images of a catalog that are new or changed since the last scan of the folder.
 
     Results are cached in the cache folder. Nothing is written next to the images.
-
-    Args:
-        catalog: The images.
     """
     cache = _cache_file(catalog.root)
     before = _read_cache(cache)
@@ -98,14 +95,7 @@ def scan(catalog: Catalog) -> Scan:
 
 
 def inspect_all(files: Sequence[Path]) -> list[ImageFacts]:
-    """Inspect files on all cores, with a progress bar.
-
-    Args:
-        files: The files.
-
-    Returns:
-        One :class:`ImageFacts` per file, in the same order.
-    """
+    """Facts about files, in the same order. Reads them on all cores, with a progress bar."""
     return list(track(_inspections(files), "reading images", len(files)))
 
 
@@ -156,13 +146,7 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def write_manifest(manifest: pd.DataFrame, root: Path, file: Path) -> None:
-    """Write a manifest as CSV, with paths relative to the file's own folder.
-
-    Args:
-        manifest: Table from a scan of ``root``.
-        root: The folder that its paths are relative to.
-        file: The CSV file to write.
-    """
+    """Write the manifest of a scan of ``root`` as CSV, with paths relative to the file's own folder."""
     to_root = Path(os.path.relpath(root.absolute(), file.parent.resolve()))
     write_table(manifest.assign(path=[(to_root / path).as_posix() for path in manifest["path"]]), file)
 
@@ -181,8 +165,8 @@ def groups_by(column: str, images: pd.DataFrame) -> pd.DataFrame:
         images: A manifest.
 
     Returns:
-        Table with the columns ``first`` (path), ``size`` (number of images), ``sha256`` and ``labels`` (number of
-        different ones), indexed by the value.
+        One row per value of two or more images: ``first`` (path), ``size`` (number of images), ``sha256`` and
+        ``labels`` (number of different ones).
     """
     groups = images.groupby(column).agg(
         first=("path", "first"), size=("path", "size"), sha256=("sha256", "nunique"), labels=("label", "nunique")

@@ -163,7 +163,6 @@ def _is_image(path: PurePosixPath) -> bool:
 
 
 def _exists(target: Path, size: int) -> bool:
-    """Whether an image is already unpacked."""
     try:
         found = target.lstat().st_size
     except FileNotFoundError:

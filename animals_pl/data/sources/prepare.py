@@ -83,7 +83,6 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
 
 
 def _provide(source: str, output: Path, count: int, seed: int) -> Path:
-    """Draw, download, unpack or link the images, and return their folder."""
     if source == "practice":
         return _draw(output, count, seed)
     if source == "kaggle":

@@ -34,7 +34,6 @@ def _eye(pen: Pen, x: float, y: float, size: float = 5.5) -> None:
 
 
 def _shadow(pen: Pen, x: float, width: float) -> None:
-    """Draw the animal's shadow on the ground."""
     pen.oval(x, 88, width, 9, SHADE)
     pen.ink(outlined=False)
 

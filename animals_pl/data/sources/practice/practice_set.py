@@ -37,7 +37,6 @@ LANDSCAPES = (
 
 
 def _gradient(size: tuple[int, int], colours: Sequence[Colour]) -> Image.Image:
-    """Vertical gradient through the colours."""
     strip = np.array([[c] for c in colours], dtype=np.uint8)
     column = Image.fromarray(strip).resize((1, size[1]), Image.Resampling.BICUBIC)
     return column.resize(size, Image.Resampling.NEAREST)
@@ -123,7 +122,6 @@ def _image_size(rng: Rng) -> tuple[int, int]:
 
 
 def _camera_flaws(picture: Image.Image, rng: Rng) -> Image.Image:
-    """Add random blur, noise and exposure."""
     if rng.random() < 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
     pixels = np.asarray(picture, dtype=np.float32) * rng.uniform(0.85, 1.1)
@@ -174,7 +172,6 @@ def practice_counts(count: int = 1000) -> dict[str, int]:
 
 
 def _images(count: int) -> Iterator[tuple[int, str, int]]:
-    """Yield the class index, class name and number (from 1) of every image."""
     for class_index, (name, images) in enumerate(practice_counts(count).items()):
         for number in range(1, images + 1):
             yield class_index, name, number
