@@ -154,10 +154,8 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         return use_image(content, lambda picture: np.array(upright(picture, size)))
-    except UnidentifiedImageError as error:
-        raise UsageError(f"cannot decode the image {name}: {UNKNOWN_FORMAT}. Fix or remove the file.") from error
     except Exception as error:  # decoders may raise any exception
-        reason = f"{type(error).__name__}: {error}"
+        reason = UNKNOWN_FORMAT if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot decode the image {name}: {reason}. Fix or remove the file.") from error
 
 

@@ -77,7 +77,8 @@ def find_runs(folder: Path) -> FoundRuns:
         raise UsageError(f"folder={str(folder)!r} is not a folder. {remedy}")
     root = folder.resolve()
     candidates = [path for path in (root, *root.rglob("version_*")) if re.fullmatch(r"version_\d+", path.name)]
-    folders = [path for path in candidates if _is_run(path)]
+    marks = ("config.yaml", "metrics.csv", *CHECKPOINTS)  # the numbered reports of analyze have none of these
+    folders = [path for path in candidates if any((path / mark).exists() for mark in marks)]
     if not folders:
         raise UsageError(f"folder={str(folder)!r} has no runs. {remedy}")
     found = FoundRuns()
@@ -86,11 +87,6 @@ def find_runs(folder: Path) -> FoundRuns:
         label = "/".join(path.parts[-max(2, len(path.relative_to(root).parts)) :])
         _read_run(path, label, found)
     return found
-
-
-def _is_run(path: Path) -> bool:
-    """False for the numbered reports of analyze."""
-    return any((path / name).exists() for name in ("config.yaml", "metrics.csv", *CHECKPOINTS))
 
 
 def _read_run(path: Path, label: str, found: FoundRuns) -> None:
@@ -116,11 +112,12 @@ def _read_epochs(file: Path) -> list[Row]:
 
 
 def _read_trainable(path: Path, label: str, found: FoundRuns) -> int | None:
-    from animals_pl.training.checkpoint import load_checkpoint
-
     files = [path / name for name in CHECKPOINTS if (path / name).exists()]
     if not files:
         found.unreadable.append(f"{label}/{CHECKPOINTS[0]} (No such file or directory)")
+        return None
+    from animals_pl.training.checkpoint import load_checkpoint
+
     counts = (
         _try(lambda file: count_trainable(load_checkpoint(file, mmap=True)), file, label, found) for file in files
     )

@@ -45,13 +45,7 @@ class SavePredictions(L.Callback):
         self.batches = []
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Collect the logits of a batch."""
         self.batches.append(outputs.float().cpu())

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.grouping import single_groups
 from animals_pl.errors import UsageError, one_line
 
 DRAWS = 2000
@@ -36,6 +35,8 @@ def draw_folds(catalog: Catalog, folds: int, seed: int) -> np.ndarray:
         UsageError: There are fewer than 2 folds, or more than the largest class has images.
     """
     from sklearn.model_selection import StratifiedGroupKFold
+
+    from animals_pl.data.grouping import single_groups
 
     groups = single_groups(catalog.groups)
     fold_of = np.empty(len(groups), dtype=int)

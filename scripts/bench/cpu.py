@@ -3,7 +3,7 @@
     python -m scripts.bench.cpu --root datasets/animals10/raw-img
 
 Every measurement is a process of its own, whose clock starts after its imports. Rivals take turns (A B C, A B C, …), so
-that other load on the machine affects all alike. Memory is the largest proportional set size (PSS) of a process with
+that other load on the machine affects all alike. Memory is the maximum proportional set size (PSS) of a process with
 its children. Linux only.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -171,12 +171,6 @@ def practice_counts(count: int = 1000) -> dict[str, int]:
     return counts
 
 
-def _images(count: int) -> Iterator[tuple[int, str, int]]:
-    for class_index, (name, images) in enumerate(practice_counts(count).items()):
-        for number in range(1, images + 1):
-            yield class_index, name, number
-
-
 def draw_practice_set(root: str | Path, count: int = 1000, seed: int = 0) -> Path:
     """Draw the practice set as ``root/<class>/<class>_0001.jpg`` and so on, and return its folder.
 
@@ -193,7 +187,11 @@ def draw_practice_set(root: str | Path, count: int = 1000, seed: int = 0) -> Pat
     """
     root = Path(root)
     require_empty(root)
-    images = list(_images(count))
+    images = [
+        (class_index, name, number)
+        for class_index, (name, images) in enumerate(practice_counts(count).items())
+        for number in range(1, images + 1)
+    ]
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         draft = Path(scratch) / root.name
