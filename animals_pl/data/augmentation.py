@@ -36,7 +36,7 @@ def _random_crop(size: int, smallest: float) -> A.RandomResizedCrop:
 
 
 def reference(_: int) -> list[A.BasicTransform]:
-    """Augmentation of the reference for its large net: flip, zoom, translation."""
+    """Augmentation of the reference (see ``experiments/reference.py``) for its large net: flip, zoom, translation."""
     return [A.HorizontalFlip(p=0.5), _zoom_and_translate()]
 
 

@@ -108,11 +108,7 @@ def default_num_workers() -> int:
 
 
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """CPU limit of the container in cores, or infinity.
-
-    Args:
-        cgroup: Mount point of the control groups, version 1 or 2.
-    """
+    """CPU limit of the container in cores (control groups, version 1 or 2), or infinity."""
     try:
         if (cgroup / "cpu.max").exists():
             quota, period = (cgroup / "cpu.max").read_text().split()

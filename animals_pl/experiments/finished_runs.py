@@ -118,10 +118,11 @@ def _read_trainable(path: Path, label: str, found: FoundRuns) -> int | None:
         return None
     from animals_pl.training.checkpoint import load_checkpoint
 
-    counts = (
-        _try(lambda file: count_trainable(load_checkpoint(file, mmap=True)), file, label, found) for file in files
-    )
-    return next((count for count in counts if count is not None), None)
+    def count(file: Path) -> int:
+        return count_trainable(load_checkpoint(file, mmap=True))
+
+    counts = (_try(count, file, label, found) for file in files)
+    return next((number for number in counts if number is not None), None)
 
 
 def _try(read: Callable[[Path], Result], file: Path, label: str, found: FoundRuns) -> Result | None:

@@ -80,11 +80,8 @@ def outlier_table(manifest: pd.DataFrame, count: int = OUTLIERS) -> pd.DataFrame
     """One row per outlier: the extremes of each measure, the most extreme first.
 
     Columns: ``kind`` of outlier, ``value`` of the measure as text, ``path``, ``label``. Kinds: smallest, largest and
-    most elongated images, near-empty ones (little local detail) and low-contrast ones (nearly one tone).
-
-    Args:
-        manifest: The images.
-        count: Maximum number of images of each kind.
+    most elongated images, near-empty ones (little local detail) and low-contrast ones (nearly one tone); at most
+    ``count`` of each.
     """
     usable = readable(manifest)
     pixels = usable["width"] * usable["height"]
@@ -108,12 +105,9 @@ def duplicate_table(manifest: pd.DataFrame, split_of: dict[str, str] | None = No
     """One row per image with duplicates, sorted by group: conflicting labels first, then several splits, then size.
 
     Columns: ``group`` (from 1); ``kind``: ``exact`` if all files of the group are identical, else ``near``;
-    ``images``, ``labels`` and ``splits``: number of distinct ones in the group; ``split`` (empty without
-    ``split_of``); ``path``; ``label``. More than one label is a label error, more than one split a leak.
-
-    Args:
-        manifest: The images.
-        split_of: Path → split (train, val, test; other values count as none).
+    ``images``, ``labels`` and ``splits``: number of distinct ones in the group; ``split`` (from ``split_of``, path →
+    split; others than train, val and test count as none); ``path``; ``label``. More than one label is a label error,
+    more than one split a leak.
     """
     shared = manifest[manifest["duplicate_group"] >= 0].copy()
     shared["split"] = [(split_of or {}).get(path, "") for path in shared["path"]]

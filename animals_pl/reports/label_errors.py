@@ -46,12 +46,7 @@ class LabelErrors:
 
 
 def find_label_errors(manifest: pd.DataFrame, features: np.ndarray) -> LabelErrors:
-    """Find suspected label errors.
-
-    Args:
-        manifest: N readable images.
-        features: (N, F) features of them.
-    """
+    """Find suspected label errors of N readable images from their features (N, F)."""
     names, labels = np.unique(manifest["label"].to_numpy(dtype=str), return_inverse=True)
     probabilities = out_of_sample_probabilities(features, labels, single_groups(manifest["duplicate_group"].to_numpy()))
     found = suspects(probabilities, labels)
@@ -80,11 +75,7 @@ def _reason(name: str, unchecked: int, manifest: pd.DataFrame) -> str:
 
 
 def checkpoint_features(ckpt_path: str, catalog: Catalog) -> np.ndarray:
-    """Return the backbone's features (N, F) float32 of a catalog's images.
-
-    Args:
-        ckpt_path: A checkpoint of a timm model.
-        catalog: N readable images.
+    """Return the features (N, F) float32 of N readable images, by the backbone of a timm model's checkpoint.
 
     Raises:
         UsageError: The file is not a checkpoint, or its net is trained from scratch.
@@ -110,11 +101,7 @@ def checkpoint_features(ckpt_path: str, catalog: Catalog) -> np.ndarray:
 
 
 def onnx_features(model: str, catalog: Catalog) -> np.ndarray:
-    """Return the input (N, F) float32 of an exported model's last layer, for a catalog's images.
-
-    Args:
-        model: An ONNX file written by ``export``.
-        catalog: N readable images.
+    """Return the input (N, F) float32 of an exported model's last layer for N readable images.
 
     Raises:
         UsageError: The file was not written by ``export``.

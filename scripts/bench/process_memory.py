@@ -58,12 +58,7 @@ def memory(pid: int) -> int:
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Outcome:
-    """Run a command in the repository's root and read the memory of its processes up to five times per second.
-
-    Args:
-        command: Program and arguments.
-        environment: Its environment variables. Default: those of this process.
-    """
+    """Run a command in the repository's root and read the memory of its processes up to five times per second."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:  # pipes could fill up
         start, peak = time.perf_counter(), 0
         try:

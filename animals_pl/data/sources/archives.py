@@ -61,13 +61,9 @@ def is_archive(file: Path) -> bool:
 
 
 def unpack(archive: Path, root: Path) -> Unpacked:
-    """Unpack the images of an archive to ``root/<class>/…``, without the folders around the class folders.
+    """Unpack the images of a zip or tar archive to ``root/<class>/…``, without the folders around the class folders.
 
     Images that exist with the same size are kept, so an interrupted run can be repeated. No file is overwritten.
-
-    Args:
-        archive: A ``.zip``, ``.tar`` or ``.tar.gz`` file.
-        root: Folder for the class folders.
 
     Raises:
         UsageError: The archive is damaged, unsafe or has no images, or a different file exists at an image's path.

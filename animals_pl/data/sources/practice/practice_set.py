@@ -131,12 +131,7 @@ def _camera_flaws(picture: Image.Image, rng: Rng) -> Image.Image:
 
 
 def draw_animal(class_name: str, rng: Rng) -> Image.Image:
-    """Draw one animal with random pose, coat, background and image size.
-
-    Args:
-        class_name: An Italian Animals-10 class name, e.g. ``"gatto"``.
-        rng: The only source of randomness.
-    """
+    """Draw an animal of an Italian Animals-10 class, with random pose, coat, background and image size."""
     sketch, turn = SKETCHES[class_name]
     size = _image_size(rng)
     large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
@@ -147,12 +142,9 @@ def draw_animal(class_name: str, rng: Rng) -> Image.Image:
 
 
 def practice_counts(count: int = 1000) -> dict[str, int]:
-    """Images per class in a practice set.
+    """Images per class in a practice set of ``count`` images.
 
     The classes keep Animals-10's proportions (largest remainder method), with at least two images each.
-
-    Args:
-        count: Total number of images.
 
     Raises:
         UsageError: ``count`` is too small for two images per class.
