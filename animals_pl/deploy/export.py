@@ -152,7 +152,7 @@ def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path) -> dict[str, str]:
 def _write(net: nn.Module, images: Tensor, file: Path, metadata: dict[str, str]) -> None:
     program = torch.onnx.export(
         net,
-        (images[:2],),
+        (images[[0, -1]],),  # two, because torch.export would fix a batch size of 1
         input_names=["images"],
         output_names=["probabilities", "logits"],
         dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
