@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from animals_pl.arguments import call_function
-from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.errors import UsageError, did_you_mean, one_line
 
 LIGHTNING = "animals_pl.lightning_cli:run"
 
@@ -100,8 +100,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # reader closed the pipe (e.g. head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UsageError as error:
-        # An error in a DataLoader worker carries that process's traceback in front of the message.
-        message = str(error).rstrip().rpartition("UsageError: ")[2]
-        print(f"animals_pl {name}: error: {message}", file=sys.stderr)
+        print(f"animals_pl {name}: error: {one_line(error)}", file=sys.stderr)
         return 2
     return 0

@@ -38,6 +38,15 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an error in one line; the error's type if it has no message.
+
+    If the error comes from a DataLoader worker, the worker's traceback before the message is removed.
+    """
+    message = re.split(r"\n[\w.]*(?:Error|Exception): ", str(error))[-1]
+    return " ".join(message.split()) or type(error).__name__
+
+
 _UNKNOWN_KEY = re.compile(
     r"unrecognized arguments: --([\w.+]+)|does not accept option '([\w.]+)'|[Kk]ey ['\"]?([\w.]+)['\"]? is not expected"
 )

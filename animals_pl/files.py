@@ -12,6 +12,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track as rich_track
 
+from animals_pl.errors import UsageError
+
 Item = TypeVar("Item")
 
 
@@ -45,6 +47,22 @@ def cache_dir() -> Path:
     """Cache folder: ``$ANIMALS_PL_CACHE``, or ``animals_pl`` in the user's cache folder."""
     named = os.environ.get("ANIMALS_PL_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "animals_pl"
+
+
+def require_empty(folder: Path) -> None:
+    """Check that an output folder is new or empty.
+
+    Raises:
+        UsageError: It is a file, or contains any.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"output={str(folder)!r} exists and is not an empty folder. Choose another folder.")
+
+
+def wide_console(width: int = 130) -> Console:
+    """Console of standard output: as wide as the terminal or ``COLUMNS``, else ``width`` (rich's default is 80)."""
+    console = Console(highlight=False)
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=width, highlight=False)
 
 
 def track(

@@ -35,12 +35,12 @@ def _random_crop(size: int, smallest: float) -> A.RandomResizedCrop:
     return A.RandomResizedCrop((size, size), scale=(smallest, 1.0), area_for_downscale="image")
 
 
-def reference(size: int) -> list[A.BasicTransform]:
-    """Augmentation of the reference for its large net: flip, zoom, translation."""
+def reference(_: int) -> list[A.BasicTransform]:
+    """Augmentation of the reference (see ``experiments/reference.py``) for its large net: flip, zoom, translation."""
     return [A.HorizontalFlip(p=0.5), _zoom_and_translate()]
 
 
-def reference_no_flip(size: int) -> list[A.BasicTransform]:
+def reference_no_flip(_: int) -> list[A.BasicTransform]:
     """Augmentation of the reference for its small net: zoom and translation."""
     return [_zoom_and_translate()]
 
@@ -120,7 +120,7 @@ def _unknown(policy: str) -> str:
     known = ["none", *POLICIES]
     return (
         f"data.augment={policy!r} is unknown; {did_you_mean(policy, known)}choose one of {', '.join(known)}, "
-        "or a .yaml or .json file saved by albumentations"
+        "or a .yaml or .json file saved by albumentations."
     )
 
 
@@ -131,7 +131,7 @@ def _load(file: Path) -> A.Compose:
         )
     try:
         pipeline = A.load(file, data_format="json" if file.suffix == ".json" else "yaml")
-    except Exception as error:  # albumentations raises anything for a hand-written file
+    except Exception as error:  # albumentations may raise any exception
         raise UsageError(
             f"data.augment={str(file)!r} cannot be read as an albumentations pipeline "
             f"({type(error).__name__}: {error}). Save it again with albumentations.save(transform, path)."

@@ -47,7 +47,7 @@ class AnimalsDataModule(L.LightningDataModule):
             that validation and test images are unseen.
         group_by: Keep related images in the same split: a regular expression searched in their paths, such as
             ``camera[0-9]+``, or ``TABLE.csv:COLUMN`` with a column ``path``.
-        exclude: CSV file with a column ``path`` of images to leave out, such as analyze writes.
+        exclude: CSV file with a column ``path`` of images to leave out, such as the exclude.csv of analyze.
         test_root: Another folder-per-class dataset. ``test`` then uses all of its images.
         predict_paths: Images and folders of images for ``predict``.
         num_workers: DataLoader workers. Default: available cores, at most 16.
@@ -86,7 +86,7 @@ class AnimalsDataModule(L.LightningDataModule):
             ("num_workers", num_workers, 0),
         ):
             if value is not None and value < least:
-                raise UsageError(f"data.{key}={value} is too small; choose {least} or more")
+                raise UsageError(f"data.{key}={value} is too small. Choose {least} or more.")
         self.root = Path(root)
         self.size = size
         self.resize = Resize(resize, interpolation, crop_pct)
@@ -138,8 +138,8 @@ class AnimalsDataModule(L.LightningDataModule):
             self._load_and_split(class_names)
         if stage == "test" and not self.catalogs["test"].paths:
             raise UsageError(
-                "there are no test images because data.test_fraction was 0 in training. Pass --data.test_root DIR "
-                "to test on another folder, or train with --data.test_fraction 0.15."
+                "the split has no test images. Pass --data.test_root DIR to test on another folder, or train with "
+                "--data.test_fraction 0.15."
             )
         self.datasets = {split: self.dataset(split) for split in self.catalogs}
         if stage != "predict" and hasattr(module, "set_data"):
@@ -224,7 +224,7 @@ class AnimalsDataModule(L.LightningDataModule):
         return DataLoader(self.datasets[split], batch_size=self.hparams["batch_size"], sampler=keys, **options)
 
     def _position(self) -> tuple[int, int]:
-        """(Epoch, batches already done in it), from Lightning's counters."""
+        """(Epoch, completed batches), from Lightning's counters."""
         if self.trainer is None or self.trainer.overfit_batches > 0:  # type: ignore[attr-defined]
             return 0, 0  # overfit_batches: the same batches every epoch
         loop = self.trainer.fit_loop

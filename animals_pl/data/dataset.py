@@ -33,7 +33,7 @@ class AnimalsDataset(Dataset[tuple[Tensor, int]]):
 
     Args:
         catalog: The images.
-        resize: How an image becomes a square.
+        resize: Resizes images to squares.
         size: Side in pixels of samples requested by a plain index.
         augmentation: Applied to samples requested by a :class:`SampleKey`.
         seed: Seed of the run.
@@ -91,8 +91,8 @@ class LazyDataLoader(DataLoader[Any]):
 def start_worker(worker: int) -> None:
     """Worker init function: one OpenCV thread, lower priority, and memory freed before the fork is returned.
 
-    Lower priority matters on a CPU: the net's threads wait for the slowest of them. Without ``malloc_trim``, a forked
-    worker keeps the activations of earlier batches (0.8 GB in fine-tuning).
+    Workers compete with the net's threads, and every operation waits for its slowest thread. Without ``malloc_trim``, a
+    forked worker keeps the activations of earlier batches (0.8 GB in fine-tuning).
     """
     cv2.setNumThreads(0)
     if hasattr(os, "nice"):
@@ -108,11 +108,7 @@ def default_num_workers() -> int:
 
 
 def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """CPU limit of the container in cores, or infinity.
-
-    Args:
-        cgroup: Mount point of the control groups, version 1 or 2.
-    """
+    """CPU limit of the container in cores (control groups, version 1 or 2), or infinity."""
     try:
         if (cgroup / "cpu.max").exists():
             quota, period = (cgroup / "cpu.max").read_text().split()

@@ -19,7 +19,7 @@ Result = TypeVar("Result")
 
 UNKNOWN_FORMAT = "not an image in a supported format"
 
-MAX_EXPANSION = 200
+MAX_PIXEL_RATIO = 200
 """Ratio of decoded to file bytes above which an image over Pillow's size limit is a decompression bomb. Large
 photographs reach about 30."""
 
@@ -34,9 +34,6 @@ _LOAD_TRUNCATED_LOCK = threading.Lock()
 def open_image(content: bytes) -> Iterator[Image.Image]:
     """Open the bytes of an image file. Decoding a truncated file raises.
 
-    Args:
-        content: Content of the file.
-
     Raises:
         Image.DecompressionBombError: The image has too many pixels for its file size.
     """
@@ -44,24 +41,20 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")  # Pillow warns of odd EXIF data and of large images
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             pixels = picture.width * picture.height
-            if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > MAX_EXPANSION * len(content):
+            if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > MAX_PIXEL_RATIO * len(content):
                 raise Image.DecompressionBombError(f"{pixels:,} pixels in a file of {len(content):,} bytes")
             yield picture
 
 
 def use_image(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    """Open the bytes of an image file and return ``use(picture)``.
+    """Open the bytes of an image file and return ``use(picture)``, which is called at most twice.
 
     Of a truncated file, the part that can be decoded is used, as in browsers.
-
-    Args:
-        content: Content of the file.
-        use: Called with the opened image, at most twice.
     """
     try:
         with open_image(content) as picture:
             return use(picture)
-    except Exception:  # decoders raise anything on damaged files
+    except Exception:  # decoders may raise any exception
         with _LOAD_TRUNCATED_LOCK:
             before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
             try:
@@ -161,10 +154,8 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     try:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         return use_image(content, lambda picture: np.array(upright(picture, size)))
-    except UnidentifiedImageError as error:
-        raise UsageError(f"cannot decode the image {name}: {UNKNOWN_FORMAT}. Fix or remove the file.") from error
-    except Exception as error:  # decoders raise anything on damaged files
-        reason = f"{type(error).__name__}: {error}"
+    except Exception as error:  # decoders may raise any exception
+        reason = UNKNOWN_FORMAT if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot decode the image {name}: {reason}. Fix or remove the file.") from error
 
 

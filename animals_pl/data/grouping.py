@@ -37,13 +37,13 @@ def group_by(rule: str, catalog: Catalog) -> np.ndarray:
     return np.where(values == "", -1, np.unique(values, return_inverse=True)[1])
 
 
-def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Group numbers (N,) that keep images together if either grouping does.
+def single_groups(groups: np.ndarray) -> np.ndarray:
+    """Group numbers (N,) in which every image without a group (-1) has a group of its own."""
+    return np.where(groups < 0, groups.max(initial=0) + 1 + np.arange(len(groups)), groups)
 
-    Args:
-        first: Group numbers (N,); -1 for images in no group.
-        second: The same for another grouping.
-    """
+
+def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Group numbers (N,) that keep images together if either grouping (N,) does; -1 for images in no group."""
     num_nodes, links = len(first), []
     for groups in (first, second):  # a graph of images and groups: each image is linked to its group
         grouped = np.flatnonzero(groups >= 0)

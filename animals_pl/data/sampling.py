@@ -17,7 +17,7 @@ class SampleKey(NamedTuple):
     Attributes:
         index: Index of the image.
         epoch: The epoch.
-        repeat: How often the image was drawn before in the epoch. Always 0 with ``shuffle``.
+        repeat: Number of earlier draws of this image in the epoch. Always 0 with ``shuffle``.
         size: Side of the image, in pixels.
     """
 
@@ -47,7 +47,7 @@ def weighted(labels: np.ndarray, seed: int, epoch: int, power: float = 1.0) -> n
 
 
 def repeats(indices: np.ndarray) -> np.ndarray:
-    """For every position (N,), how often its index occurs at earlier positions."""
+    """For every position (N,), the number of earlier positions with the same index."""
     order = np.argsort(indices, kind="stable")
     ordered = indices[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
@@ -61,7 +61,7 @@ def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[tuple
     """(Start, end) of every global batch of ``batch_size * world_size`` samples in an epoch of ``count``.
 
     The last batch is smaller. If it would leave a rank with fewer than two samples (BatchNorm needs two, and an
-    empty rank blocks the others), it is merged into the batch before. So no sample is dropped and every rank has the
+    empty rank blocks the others), it is merged into the previous batch. So no sample is dropped and every rank has the
     same number of batches.
     """
     step = batch_size * world_size
@@ -82,7 +82,7 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
             ``weighted_sqrt`` (in proportion to the square root of their count).
         seed: Seed of the order.
         size_at: Epoch → side of the images in pixels.
-        position: Returns (epoch, batches already done in it). Called when an iteration starts.
+        position: Returns (epoch, completed batches). Called when an iteration starts.
         rank: Rank of this process.
         world_size: Number of processes.
     """

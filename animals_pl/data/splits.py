@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import warnings
 from collections.abc import Collection, Iterable, Sequence
@@ -11,11 +10,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.tables import read_rows
+from animals_pl.data.tables import read_rows, write_table
 from animals_pl.errors import UsageError
-from animals_pl.files import atomic_write
 
 SPLITS = ("train", "val", "test")
 LEFT_OUT = "left out"
@@ -38,16 +37,14 @@ class Split:
             catalog: All images. Those in no split are marked as left out.
         """
         split_of = {path: split for split in SPLITS for path in getattr(self, split)}
-        columns = (catalog.paths, catalog.labels.tolist(), catalog.sha256, catalog.groups.tolist())
-        with (
-            atomic_write(file) as partial,
-            partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-        ):
-            writer = csv.writer(stream)
-            writer.writerow(["path", "label", "split", "sha256", "group"])
-            for path, label, sha256, group in zip(*columns, strict=True):
-                split = split_of.get(path, LEFT_OUT)
-                writer.writerow([path, catalog.class_names[label], split, sha256, group if group >= 0 else ""])
+        columns = {
+            "path": catalog.paths,
+            "label": [catalog.class_names[label] for label in catalog.labels],
+            "split": [split_of.get(path, LEFT_OUT) for path in catalog.paths],
+            "sha256": catalog.sha256,
+            "group": [group if group >= 0 else "" for group in catalog.groups.tolist()],
+        }
+        write_table(pd.DataFrame(columns), file)
 
 
 def _shuffle(paths: Iterable[str], seed: int) -> list[str]:
@@ -184,16 +181,14 @@ def load_split(file: str | Path, catalog: Catalog, left_out: Collection[str] = (
 
 def _read_split(file: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Path → split, and path → sha256 (empty if not recorded)."""
-    if not file.is_file():
-        raise UsageError(f"data.split={str(file)!r} is not a file. Pass the split.csv of a run, or remove data.split.")
     split_of: dict[str, str] = {}
     sha256_of: dict[str, str] = {}
-    rows = read_rows(file, "data.split")
+    rows = read_rows(file, "data.split", "path", "split")
     for row in rows:
-        path, split = row.get("path"), row.get("split")
-        if path is None or split not in (*SPLITS, LEFT_OUT):
+        path, split = row["path"], row["split"]
+        if split not in (*SPLITS, LEFT_OUT):
             raise UsageError(
-                f"data.split={str(file)!r}: each row needs a path and a split (train, val or test), not {row}"
+                f"data.split={str(file)!r}: each row needs a path and a split (train, val or test), not {row}."
             )
         split_of[path] = split
         sha256_of[path] = row.get("sha256") or ""

@@ -46,6 +46,6 @@ def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
         if name not in known:
             raise UsageError(
                 f"{argument}={str(file)!r} has no column {name!r}; {did_you_mean(name, known)}"
-                f"it has {', '.join(known) or 'none'}"
+                f"it has {', '.join(known) or 'none'}."
             )
     return rows

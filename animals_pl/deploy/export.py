@@ -23,10 +23,10 @@ from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
 
 TOLERANCE = 1e-4
-"""Largest accepted difference of a probability between torch and the exported file."""
+"""Maximum accepted difference of a probability between torch and the exported file."""
 
 NUM_IMAGES = 16
-"""Images that an export is verified on."""
+"""Number of images to verify on."""
 
 
 class ExportedNet(nn.Module):
@@ -55,7 +55,7 @@ class Export:
     Attributes:
         path: The file.
         verified_on: The images that it was verified on.
-        difference: Largest difference of a probability between torch and the file.
+        difference: Maximum difference of a probability between torch and the file.
     """
 
     path: Path
@@ -105,7 +105,6 @@ def export(
 
 
 def _verification_images(image_folder: str | Path | None, model: TrainedModel) -> tuple[Tensor, str]:
-    """Images (N, 3, S, S) uint8, and what they are."""
     root = image_folder or model.data_hparams.get("root")
     folder = Path(root or "")
     paths = find_images(folder) if root and folder.is_dir() else []
@@ -113,7 +112,8 @@ def _verification_images(image_folder: str | Path | None, model: TrainedModel) -
         raise UsageError(
             f"image_folder={str(image_folder)!r} is not a folder with images. Choose another, or remove the argument."
         )
-    chosen = [paths[index] for index in np.linspace(0, max(0, len(paths) - 1), NUM_IMAGES).astype(int) if paths]
+    positions = np.linspace(0, len(paths) - 1, min(NUM_IMAGES, len(paths))).astype(int)
+    chosen = [paths[index] for index in positions]
     arrays = [decode(path, model.size) for path in chosen if decodes(path)]
     source = f"images of {folder}"
     if image_folder and not arrays:
@@ -152,7 +152,7 @@ def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path) -> dict[str, str]:
 def _write(net: nn.Module, images: Tensor, file: Path, metadata: dict[str, str]) -> None:
     program = torch.onnx.export(
         net,
-        (images[:2],),
+        (images[[0, -1]],),  # two, because torch.export would fix a batch size of 1
         input_names=["images"],
         output_names=["probabilities", "logits"],
         dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
@@ -167,7 +167,7 @@ def _write(net: nn.Module, images: Tensor, file: Path, metadata: dict[str, str])
 
 
 def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
-    """Largest difference of a probability between torch and the file, in a batch and image by image.
+    """Maximum difference of a probability between torch and the file, in a batch and image by image.
 
     Raises:
         UsageError: The difference is above the tolerance.

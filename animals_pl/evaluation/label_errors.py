@@ -18,12 +18,12 @@ from sklearn.preprocessing import StandardScaler
 FOLDS = 5
 
 REGULARISATION = 0.02
-"""C of the logistic regression. Lower values miss errors in datasets of a few hundred images; higher values suspect
+"""C of the logistic regression. Lower values miss errors in datasets of a few hundred images; higher values flag
 correct labels."""
 
 MARGIN = 0.5
-"""Least difference of probability between another class and the label of a suspect. With 5 % swapped labels it found 86
-to 96 % of them; the paper's threshold (mean self-confidence of a class) found 71 to 79 % at a similar precision."""
+"""Minimum difference of probability between another class and the label of a suspect. With 5 % swapped labels it found
+86 to 96 % of them; the paper's threshold (mean self-confidence of a class) found 71 to 79 % at a similar precision."""
 
 
 def out_of_sample_probabilities(
@@ -37,12 +37,11 @@ def out_of_sample_probabilities(
     Args:
         features: (N, F).
         labels: (N,) class indices.
-        groups: (N,) duplicate group of each image, or -1.
+        groups: (N,) duplicate group of each image.
         seed: Seed of the folds.
     """
     num_classes = int(labels.max()) + 1
     probabilities = np.full((len(labels), num_classes), np.nan)
-    groups = np.where(groups < 0, groups.max(initial=0) + 1 + np.arange(len(groups)), groups)
     distinct = np.array([len(np.unique(groups[labels == label])) for label in range(num_classes)])
     if not (distinct > 1).any():
         return probabilities

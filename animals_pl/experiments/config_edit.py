@@ -1,4 +1,4 @@
-"""Change values in a configuration file and keep its comments."""
+"""Edit configuration files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from animals_pl.experiments.study import as_yaml, flatten
 
 
 def edit_config(text: str, changes: Mapping[str, Any]) -> str:
-    """The text of a configuration file with other values; comments and the order of keys stay.
+    """Replace values in a configuration's text; comments and key order are kept.
 
     Args:
         text: Sections, and below them ``key: value   # comment``, indented by two spaces.
@@ -32,12 +32,11 @@ def edit_config(text: str, changes: Mapping[str, Any]) -> str:
             return result
     raise UsageError(
         f"the configuration cannot be edited line by line ({', '.join(changes)}). "
-        "Lay it out as the files in configs: 'section:', and below it '  key: value   # comment'"
+        "Lay it out as the files in configs: 'section:', and below it '  key: value   # comment'."
     )
 
 
 def _set(lines: list[str], key: str, value: str) -> None:
-    """Put one value into the lines of a configuration."""
     section, _, name = key.rpartition(".")
     indent = "  " if section else ""
     bounds = _section_bounds(lines, section)

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from animals_pl.errors import UsageError
 from animals_pl.experiments.folds import Outcome, bootstrap_macro_recall, macro_recall
-from animals_pl.experiments.study import Study, read_study
+from animals_pl.experiments.study import read_study
+from animals_pl.files import wide_console
 
 INTERVAL = (2.5, 97.5)
 """Percentiles."""
@@ -57,7 +57,10 @@ def cross_validate(
     from animals_pl.experiments.fold_fits import fit_fold, load_outcome, prepare_folds
 
     plan = read_study(Path(study)).override(weights, net, config)
-    names = _choose(only, plan)
+    names = only or list(plan.variants)
+    for name in names:
+        if name not in plan.variants:
+            raise UsageError(f"only={name!r} is not a variant of {plan.name}. Choose from {list(plan.variants)}.")
     shared = prepare_folds(plan, Path(root), folds, seed, Path(output))
     outcomes = {}
     for name in names:
@@ -66,15 +69,7 @@ def cross_validate(
             print(f"{name}: fold {fold + 1} of {folds} done", file=sys.stderr, flush=True)
         outcomes[name] = load_outcome(name, shared, folds)
     baseline = plan.baseline if plan.baseline in outcomes else names[0]
-    console = Console(width=None if sys.stdout.isatty() else 130, highlight=False)
-    console.print(comparison(outcomes, shared.catalog.labels, baseline, markdown))
-
-
-def _choose(only: list[str] | None, study: Study) -> list[str]:
-    for name in only or []:
-        if name not in study.variants:
-            raise UsageError(f"only={name!r} is not a variant of {study.name}. Choose from {list(study.variants)}")
-    return only or list(study.variants)
+    wide_console().print(comparison(outcomes, shared.catalog.labels, baseline, markdown))
 
 
 def comparison(outcomes: Mapping[str, Outcome], labels: np.ndarray, baseline: str, markdown: bool = False) -> Table:

@@ -6,17 +6,18 @@ import csv
 import hashlib
 import math
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, one_line
 from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics
+
+Result = TypeVar("Result")
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
 BATCH_NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -62,27 +63,24 @@ class FoundRuns:
     unreadable: list[str] = field(default_factory=list)
 
 
-class UnreadableError(Exception):
-    """A file of a run cannot be read. The message names it and the reason."""
-
-
 def find_runs(folder: Path) -> FoundRuns:
     """Read all runs below a folder.
 
     Raises:
-        UsageError: The folder does not exist or holds no runs.
+        UsageError: The folder does not exist or has no runs.
     """
     remedy = (
         "Pass the folder of your runs, or train a first one with "
-        "'python -m animals_pl fit --config configs/quickstart.yaml'"
+        "'python -m animals_pl fit --config configs/quickstart.yaml'."
     )
     if not folder.is_dir():
         raise UsageError(f"folder={str(folder)!r} is not a folder. {remedy}")
     root = folder.resolve()
     candidates = [path for path in (root, *root.rglob("version_*")) if re.fullmatch(r"version_\d+", path.name)]
-    folders = [path for path in candidates if _is_run(path)]
+    marks = ("config.yaml", "metrics.csv", *CHECKPOINTS)  # the numbered reports of analyze have none of these
+    folders = [path for path in candidates if any((path / mark).exists() for mark in marks)]
     if not folders:
-        raise UsageError(f"folder={str(folder)!r} holds no runs. {remedy}")
+        raise UsageError(f"folder={str(folder)!r} has no runs. {remedy}")
     found = FoundRuns()
     for path in sorted(folders, key=lambda path: (path.parent, int(path.name.removeprefix("version_")))):
         # The label includes the run's name even if its own folder was given.
@@ -91,68 +89,53 @@ def find_runs(folder: Path) -> FoundRuns:
     return found
 
 
-def _is_run(path: Path) -> bool:
-    """False for the numbered reports of analyze."""
-    return any((path / name).exists() for name in ("config.yaml", "metrics.csv", *CHECKPOINTS))
-
-
 def _read_run(path: Path, label: str, found: FoundRuns) -> None:
-    """Append the run to ``found.runs`` or its label to ``found.incomplete``; errors go to ``found.unreadable``."""
-    try:
-        with _reading(label, path / "metrics.csv") as file:
-            rows = read_metrics(file)
-            if any(not row.get("epoch", math.nan).is_integer() for row in rows):
-                raise ValueError("a row has no epoch")
-        if not rows:
-            found.incomplete.append(label)
-            return
-        with _reading(label, path / "config.yaml") as file:
-            monitor, architecture = read_config(file)
-    except UnreadableError as error:
-        found.unreadable.append(str(error))
+    """Append the run to ``found.runs``, or its label to ``found.incomplete``, or the reason to ``found.unreadable``."""
+    rows = _try(_read_epochs, path / "metrics.csv", label, found)
+    config = _try(read_config, path / "config.yaml", label, found) if rows else None
+    if rows is None or (rows and config is None):
         return
-    best = best_epoch(rows, monitor)
-    if not best:
+    best = best_epoch(rows, config[0]) if config else {}
+    if not config or not best:
         found.incomplete.append(label)
         return
     trainable = _read_trainable(path, label, found)
-    images = None
-    try:
-        with _reading(label, path / "split.csv") as file:
-            images = validation_digest(file)
-    except UnreadableError as error:
-        found.unreadable.append(str(error))
-    found.runs.append(FinishedRun(label, path.parent.name, architecture, trainable, len(rows), best, images))
+    images = _try(validation_digest, path / "split.csv", label, found)
+    found.runs.append(FinishedRun(label, path.parent.name, config[1], trainable, len(rows), best, images))
+
+
+def _read_epochs(file: Path) -> list[Row]:
+    rows = read_metrics(file)
+    if any(not row.get("epoch", math.nan).is_integer() for row in rows):
+        raise ValueError("a row has no epoch")
+    return rows
 
 
 def _read_trainable(path: Path, label: str, found: FoundRuns) -> int | None:
-    """Trainable parameters in the first readable checkpoint."""
     files = [path / name for name in CHECKPOINTS if (path / name).exists()]
     if not files:
         found.unreadable.append(f"{label}/{CHECKPOINTS[0]} (No such file or directory)")
         return None
     from animals_pl.training.checkpoint import load_checkpoint
 
-    for file in files:
-        try:
-            with _reading(label, file):
-                return count_trainable(load_checkpoint(file, mmap=True))
-        except UnreadableError as error:
-            found.unreadable.append(str(error))
-    return None
+    def count(file: Path) -> int:
+        return count_trainable(load_checkpoint(file, mmap=True))
+
+    counts = (_try(count, file, label, found) for file in files)
+    return next((number for number in counts if number is not None), None)
 
 
-@contextmanager
-def _reading(label: str, file: Path) -> Iterator[Path]:
-    """Re-raise errors as a one-line UnreadableError that names the file."""
+def _try(read: Callable[[Path], Result], file: Path, label: str, found: FoundRuns) -> Result | None:
+    """``read(file)``, or ``None`` with the reason in ``found.unreadable``."""
     try:
-        yield file
-    except Exception as error:  # csv, yaml and torch each raise their own
-        message = error.strerror or "" if isinstance(error, OSError) else str(error)
-        reason = " ".join(message.removeprefix(f"ckpt_path={str(file)!r} ").split())
+        return read(file)
+    except Exception as error:  # csv, yaml and torch may raise any exception
+        message = error.strerror or "" if isinstance(error, OSError) else one_line(error)
+        reason = message.removeprefix(f"ckpt_path={str(file)!r} ")
         reason = f"{reason[: REASON_LENGTH - 3]}..." if len(reason) > REASON_LENGTH else reason
         kind = "" if isinstance(error, UsageError) else f"{type(error).__name__}: "
-        raise UnreadableError(f"{label}/{file.name} ({kind}{reason})") from error
+        found.unreadable.append(f"{label}/{file.name} ({kind}{reason})")
+        return None
 
 
 def read_config(file: Path) -> tuple[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import time
 from dataclasses import dataclass
@@ -12,18 +11,20 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.loading import load_dataset
-from animals_pl.errors import UsageError
+from animals_pl.data.tables import write_table
+from animals_pl.errors import UsageError, one_line
 from animals_pl.experiments.folds import Outcome, draw_folds
 from animals_pl.experiments.study import Study, as_yaml
 from animals_pl.files import atomic_write
 from animals_pl.lightning_cli import run
 
 
-class KeepPredictions(L.Callback):
+class SavePredictions(L.Callback):
     """Write the logits of the last validation epoch and the training time in seconds.
 
     Args:
@@ -44,13 +45,7 @@ class KeepPredictions(L.Callback):
         self.batches = []
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
         """Collect the logits of a batch."""
         self.batches.append(outputs.float().cpu())
@@ -63,8 +58,8 @@ class KeepPredictions(L.Callback):
 
 
 @dataclass(frozen=True)
-class Folds:
-    """What all fits of a study share.
+class StudyData:
+    """What all fits of a study share: images, folds and the folder of the results.
 
     Attributes:
         root: Folder of the images.
@@ -79,7 +74,7 @@ class Folds:
     folder: Path
 
 
-def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path) -> Folds:
+def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path) -> StudyData:
     """Read the images, draw the folds and create the folder of the results.
 
     Raises:
@@ -90,21 +85,24 @@ def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path)
     fold_of = draw_folds(catalog, folds, seed)
     folder = output / f"{study.name}-{study.net}-{folds}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    return Folds(root, catalog, fold_of, folder)
+    return StudyData(root, catalog, fold_of, folder)
 
 
-def fit_fold(study: Study, variant: str, folds: Folds, fold: int) -> None:
+def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
     """Train a variant on all folds but one and predict that one, unless the result exists already.
 
     Raises:
         UsageError: The training failed.
     """
-    split = folds.folder / f"fold{fold}.csv"
-    _write_split(split, folds.catalog, folds.fold_of == fold)
-    predictions = _predictions_file(variant, folds, fold)
-    args = _arguments(study, variant, folds, split)
+    split = data.folder / f"fold{fold}.csv"
+    splits = np.where(data.fold_of == fold, "val", "train")
+    write_table(pd.DataFrame({"path": data.catalog.paths, "split": splits}), split)
+    predictions = _predictions_file(variant, data, fold)
+    args = _arguments(study, variant, data, split)
     # The settings of a variant may change while its name stays.
-    facts = "\n".join([*args, study.config.read_text(encoding="utf-8"), split.read_text(errors="surrogateescape")])
+    facts = "\n".join(
+        [*args, study.config.read_text(encoding="utf-8"), split.read_text(encoding="utf-8", errors="surrogateescape")]
+    )
     digest = hashlib.sha256(facts.encode(errors="surrogateescape")).hexdigest()
     done = predictions.with_suffix(".sha256")
     if predictions.exists() and done.exists() and done.read_text() == digest:
@@ -119,36 +117,22 @@ def _train(args: list[str], variant: str, predictions: Path) -> None:
     log = predictions.with_suffix(".txt")
     with log.open("w") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         try:
-            run(args, callbacks=[KeepPredictions(predictions)])
+            run(args, callbacks=[SavePredictions(predictions)])
         except UsageError as error:
-            # An error in a loader process carries that process's traceback in front of the message.
-            raise UsageError(f"variant {variant!r} failed: {str(error).strip().splitlines()[-1]}") from error
+            raise UsageError(f"variant {variant!r} failed: {one_line(error)}") from error
 
 
-def _predictions_file(variant: str, folds: Folds, fold: int) -> Path:
-    return folds.folder / f"{variant}-fold{fold}.npz"
+def _predictions_file(variant: str, data: StudyData, fold: int) -> Path:
+    return data.folder / f"{variant}-fold{fold}.npz"
 
 
-def _write_split(file: Path, catalog: Catalog, held_out: np.ndarray) -> None:
-    """Write a split file whose validation images are those held out."""
-    with (
-        atomic_write(file) as partial,
-        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(["path", "split"])
-        rows = zip(catalog.paths, held_out.tolist(), strict=True)
-        writer.writerows((path, "val" if out else "train") for path, out in rows)
-
-
-def _arguments(study: Study, variant: str, folds: Folds, split: Path) -> list[str]:
-    """The command line of one fit."""
+def _arguments(study: Study, variant: str, data: StudyData, split: Path) -> list[str]:
     settings: dict[str, Any] = {
         **study.options,
         **study.variants[variant],
-        "data.root": folds.root,
+        "data.root": data.root,
         "data.split": split,
-        "trainer.default_root_dir": folds.folder / "runs",
+        "trainer.default_root_dir": data.folder / "runs",
         "trainer.enable_checkpointing": False,
         "name": variant,
     }
@@ -158,11 +142,11 @@ def _arguments(study: Study, variant: str, folds: Folds, split: Path) -> list[st
     return args
 
 
-def load_outcome(variant: str, folds: Folds, count: int) -> Outcome:
+def load_outcome(variant: str, data: StudyData, count: int) -> Outcome:
     """Pool the predictions of the first ``count`` folds."""
-    predicted, seconds = np.full(len(folds.fold_of), -1), []
+    predicted, seconds = np.full(len(data.fold_of), -1), []
     for fold in range(count):
-        kept = np.load(_predictions_file(variant, folds, fold))
-        predicted[folds.fold_of == fold] = kept["logits"].argmax(1)
+        kept = np.load(_predictions_file(variant, data, fold))
+        predicted[data.fold_of == fold] = kept["logits"].argmax(1)
         seconds.append(float(kept["seconds"]))
     return Outcome(predicted, float(np.median(seconds)))

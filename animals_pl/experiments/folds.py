@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, one_line
 
 DRAWS = 2000
 """Bootstrap samples."""
@@ -32,29 +32,25 @@ def draw_folds(catalog: Catalog, folds: int, seed: int) -> np.ndarray:
     """Fold (N,) in which each image is predicted: stratified by class, no group of duplicates divided.
 
     Raises:
-        UsageError: There are fewer than 2 folds, or more than images of a class.
+        UsageError: There are fewer than 2 folds, or more than the largest class has images.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
-    singles = catalog.groups.max(initial=0) + 1 + np.arange(len(catalog.groups))
-    groups = np.where(catalog.groups < 0, singles, catalog.groups)
+    from animals_pl.data.grouping import single_groups
+
+    groups = single_groups(catalog.groups)
     fold_of = np.empty(len(groups), dtype=int)
     try:
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         for fold, (_, held_out) in enumerate(splitter.split(groups, catalog.labels, groups)):
             fold_of[held_out] = fold
     except ValueError as error:
-        raise UsageError(f"folds={folds}: {error}. Choose another --folds, 2 or more") from error
+        raise UsageError(f"folds={folds}: {one_line(error).rstrip('.')}. Choose another --folds, 2 or more.") from error
     return fold_of
 
 
 def macro_recall(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean recall of the classes that have images.
-
-    Args:
-        labels: True classes (N,).
-        predicted: Predicted classes (N,).
-    """
+    """Mean recall of the classes that have images, from true and predicted classes (N,)."""
     correct = labels == predicted
     return float(np.mean([correct[labels == label].mean() for label in np.unique(labels)]))
 

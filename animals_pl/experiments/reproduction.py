@@ -9,13 +9,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.errors import UsageError, did_you_mean, one_line
 from animals_pl.experiments.reference import REFERENCE
 from animals_pl.experiments.study import CONFIGS, read_yaml
 from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics
 
-COLUMNS = ("trainable", "whose", "epochs", "best", "train loss", "train acc", "val loss", "val acc", "macro recall")
+COLUMNS = ("trainable", "source", "epochs", "best", "train loss", "train acc", "val loss", "val acc", "macro recall")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def reproduce(
     for name in names or []:
         if name not in REFERENCE:
             hint = did_you_mean(name, REFERENCE)
-            raise UsageError(f"names={name!r} is not an experiment. {hint}Choose from {', '.join(REFERENCE)}")
+            raise UsageError(f"names={name!r} is not an experiment. {hint}Choose from {', '.join(REFERENCE)}.")
     folder = Path(weights) if weights else None
     outcomes = {}
     for name in names or REFERENCE:
@@ -94,7 +94,7 @@ def train(name: str, root: Path, weights_folder: Path | None, epochs: int | None
     try:
         trainer = run([str(arg) for arg in args]).trainer
     except Exception as error:  # such as a GPU that is out of memory
-        return Outcome([], start, (str(error).strip().splitlines() or [type(error).__name__])[-1])
+        return Outcome([], start, one_line(error))
     return Outcome(read_metrics(Path(trainer.default_root_dir) / "metrics.csv"), start)
 
 

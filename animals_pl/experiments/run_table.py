@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from animals_pl.errors import UsageError
 from animals_pl.experiments.finished_runs import FinishedRun, FoundRuns, find_runs
 from animals_pl.experiments.reference import REFERENCE
-from animals_pl.files import atomic_write
+from animals_pl.files import atomic_write, wide_console
 
 RankBy = Literal["macro_recall", "acc", "loss", "macro_f1"]
 RANKED_BY = {"macro_recall": "macro recall", "acc": "accuracy", "loss": "loss", "macro_f1": "macro-F1"}
@@ -29,7 +27,7 @@ HEADINGS = (
     *("train loss", "train acc", "val loss", "val acc", "macro recall", "macro F1"),
 )
 OTHER_IMAGES = "†"
-ROOMY = 120
+WIDE = 120
 """Terminal columns from which the table has wider gaps; also the width without a terminal."""
 
 
@@ -58,14 +56,14 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
     runs = ranked(found.runs, rank_by)
     lines = table_lines(runs)
     notes = [*legend(lines, rank_by), *remarks(found)] if runs else remarks(found)
-    console = _console()
+    console = wide_console(WIDE)
     if runs:
         console.print(terminal_table(lines, console.width))
     for note in notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+        console.print(note, markup=False, soft_wrap=True)
     if output is not None:
         _write(Path(output), markdown(lines, notes))
-        console.print(f"{output} written", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{output} written", markup=False, soft_wrap=True)
 
 
 def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
@@ -111,20 +109,14 @@ def legend(lines: list[Line], rank_by: RankBy) -> list[str]:
 def remarks(found: FoundRuns) -> list[str]:
     """One line for each run without a complete epoch and for each unreadable file."""
     return [
-        *(f"not complete: {label}" for label in found.incomplete),
-        *(f"not readable: {reason}" for reason in found.unreadable),
+        *(f"incomplete: {label}" for label in found.incomplete),
+        *(f"unreadable: {reason}" for reason in found.unreadable),
     ]
-
-
-def _console() -> Console:
-    console = Console()
-    # Without a terminal rich assumes 80 columns, which are too few.
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=ROOMY)
 
 
 def terminal_table(lines: list[Line], width: int) -> Table:
     """Table for a terminal of at least 100 columns, the architecture below the run."""
-    gap = 1 if width >= ROOMY else 0  # in addition to the box's own
+    gap = 1 if width >= WIDE else 0  # in addition to the box's own
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, padding=(0, gap))
     table.add_column("#", justify="right", vertical="top")
     table.add_column("run,\narchitecture", overflow="fold", ratio=1)
@@ -151,7 +143,6 @@ def markdown(lines: list[Line], notes: list[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Escape Markdown in a name."""
     return re.sub(r"[\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
 
 
@@ -162,5 +153,5 @@ def _write(file: Path, text: str) -> None:
     except (OSError, ValueError) as error:  # ValueError: the path has no name
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
-            f"output={str(file)!r} cannot be written ({reason}). Choose another file with --output FILE.md"
+            f"output={str(file)!r} cannot be written ({reason}). Choose another file with --output FILE.md."
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +26,9 @@ def search(
     """Search for better values of a recipe's settings with Optuna.
 
     The value of a trial is the macro recall of all images, each predicted by a model that was trained on neither it nor
-    a duplicate of it, on the same folds for all trials. A trial below the median after a fold is pruned. The first
-    trial is the configuration itself. The best trial is written as a ready configuration, best.yaml, and as a study
-    that confirms it on other folds. The same command continues an interrupted search.
+    a duplicate of it, on the same folds for all trials. A trial is pruned if it is below the median of earlier trials
+    at the same fold. The first trial is the configuration itself. The best trial is written as a ready configuration,
+    best.yaml, and as a study that confirms it on other folds. The same command continues an interrupted search.
 
     Args:
         study: YAML file with the keys config, options and search, such as those in configs/searches.
@@ -65,6 +66,6 @@ def search(
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         print("interrupted; the same command continues the search", file=sys.stderr)
         interrupted = True
-    print_results(state, f"--root {root} --seed {seed + 1}")
+    print_results(state, f"--root {shlex.quote(root)} --seed {seed + 1}")
     if interrupted:
         raise SystemExit(INTERRUPTED)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 import yaml
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from animals_pl.experiments.config_edit import edit_config
 from animals_pl.experiments.search_space import SearchPlan
 from animals_pl.experiments.trials import Trial, Trials
-from animals_pl.files import atomic_write
+from animals_pl.files import atomic_write, wide_console
 
 SHOWN = 5
 """Trials in the table."""
@@ -26,12 +26,12 @@ def print_results(state: Trials, arguments: str) -> None:
     if not best:
         print("no trial is complete yet; the same command continues the search", file=sys.stderr)
         return
-    Console(width=None if sys.stdout.isatty() else 130, highlight=False).print(trial_table(state.plan, best))
+    wide_console().print(trial_table(state.plan, best))
     count = len(state.finished())
     confirmation = _write_results(state, best[0], count)
     print(
-        f"The best of {count} trials on these folds is optimistic. Confirm it on others:\n"
-        f"  python -m animals_pl cross-validate {confirmation} {arguments}"
+        f"The best of {count} trials is an optimistic estimate. Confirm it on other folds:\n"
+        f"  python -m animals_pl cross-validate {shlex.quote(str(confirmation))} {arguments}"
     )
 
 

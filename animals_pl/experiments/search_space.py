@@ -39,15 +39,15 @@ def read_search(file: Path) -> SearchPlan:
     content = read_yaml(file)
     options, spaces = read_section(content, "options", file), read_section(content, "search", file)
     if "config" not in content or not spaces:
-        raise UsageError(f"study={str(file)!r} needs the keys config and search. See configs/searches for examples")
+        raise UsageError(f"study={str(file)!r} needs the keys config and search. See configs/searches for examples.")
     for key in [*options, *spaces]:
         if not KEY.fullmatch(key):
             raise UsageError(
                 f"study={str(file)!r}: {key!r} is not a key such as model.lr. "
-                "Put settings that are nested deeper into the configuration"
+                "Put settings that are nested deeper into the configuration."
             )
     if twice := options.keys() & spaces.keys():
-        raise UsageError(f"study={str(file)!r}: {min(twice)!r} is in options and in search. Remove one of them")
+        raise UsageError(f"study={str(file)!r}: {min(twice)!r} is in options and in search. Remove one of them.")
     study = Study(file.stem, find_config(str(content["config"]), file.parent), options)
     space = {key: read_space(key, value) for key, value in spaces.items()}
     return SearchPlan(study, flatten(read_yaml(study.config)), space)
@@ -72,7 +72,7 @@ def read_space(key: str, space: Any) -> BaseDistribution:
     except (AttributeError, TypeError, ValueError) as error:
         raise UsageError(
             f"search: {key}={space!r} is not a space ({error}). Write {{low: 0.1, high: 0.9}}, "
-            "with step: 0.1 or log: true, or a list of values"
+            "with step: 0.1 or log: true, or a list of values."
         ) from error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, one_line
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 """The configurations that come with the project."""
@@ -64,22 +64,21 @@ def find_config(name: str, folder: Path) -> Path:
         if file.is_file():
             return file.resolve()
     shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-    raise UsageError(f"config={name!r} is not a file. Pass a YAML file or one of {shipped}")
+    raise UsageError(f"config={name!r} is not a file. Pass a YAML file or one of {shipped}.")
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
     """Content of a YAML file.
 
     Raises:
-        UsageError: The file cannot be read or holds no keys.
+        UsageError: The file cannot be read or has no keys.
     """
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{str(file)!r} cannot be read ({type(error).__name__}: {reason})") from error
+        raise UsageError(f"{str(file)!r} cannot be read ({type(error).__name__}: {one_line(error)}).") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{str(file)!r} has no keys. See the files in configs/ for examples")
+        raise UsageError(f"{str(file)!r} has no keys. See the files in configs/ for examples.")
     return content
 
 
@@ -102,7 +101,7 @@ def read_section(content: Mapping[str, Any], key: str, file: Path) -> dict[str, 
     """
     section = content.get(key) or {}
     if not isinstance(section, dict):
-        raise UsageError(f"study={str(file)!r}: {key} must map names to values. See configs/studies for examples")
+        raise UsageError(f"study={str(file)!r}: {key} must map names to values. See configs/studies for examples.")
     return {str(name): value for name, value in section.items()}
 
 
@@ -117,12 +116,14 @@ def read_study(file: Path) -> Study:
         name: read_section({name: value}, name, file) for name, value in read_section(content, "variants", file).items()
     }
     if "config" not in content or not variants:
-        raise UsageError(f"study={str(file)!r} needs the keys config and variants. See configs/studies for examples")
+        raise UsageError(f"study={str(file)!r} needs the keys config and variants. See configs/studies for examples.")
     if wrong := next((name for name in variants if {"/", ":"} & set(name)), None):
-        raise UsageError(f"study={str(file)!r}: the variant {wrong!r} names files. Remove / and :")
+        raise UsageError(f"study={str(file)!r}: variant names become file names; {wrong!r} contains / or :. Rename it.")
     baseline = str(content.get("baseline") or "")
     if baseline not in ("", *variants):
-        raise UsageError(f"study={str(file)!r}: baseline={baseline!r} is not a variant. Choose one of {list(variants)}")
+        raise UsageError(
+            f"study={str(file)!r}: baseline={baseline!r} is not a variant. Choose one of {list(variants)}."
+        )
     config = find_config(str(content["config"]), file.parent)
     return Study(file.stem, config, read_section(content, "options", file), variants, baseline)
 

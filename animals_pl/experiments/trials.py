@@ -12,8 +12,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from animals_pl.errors import UsageError
-from animals_pl.experiments.fold_fits import Folds, fit_fold, load_outcome
+from animals_pl.errors import UsageError, one_line
+from animals_pl.experiments.fold_fits import StudyData, fit_fold, load_outcome
 from animals_pl.experiments.folds import macro_recall
 from animals_pl.experiments.search_space import SearchPlan, contains, rounded
 
@@ -44,7 +44,7 @@ class Trials:
         seed: Seed of the sampler.
     """
 
-    def __init__(self, plan: SearchPlan, folds: Folds, seed: int) -> None:
+    def __init__(self, plan: SearchPlan, folds: StudyData, seed: int) -> None:
         self.plan, self.folds, self.seed = plan, folds, seed
         catalog = folds.catalog
         images = [list(catalog.paths), catalog.labels.tolist(), folds.fold_of.tolist()]
@@ -68,7 +68,6 @@ class Trials:
         self.optuna_study.enqueue_trial({key: rounded(space[key], value) for key, value in known.items()})
 
     def _enqueue_interrupted(self) -> None:
-        """Repeat trials that were interrupted."""
         for trial in self.optuna_study.get_trials(states=[TrialState.RUNNING]):
             self.optuna_study.tell(trial.number, state=TrialState.FAIL)
             self.optuna_study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
@@ -106,16 +105,16 @@ class Trials:
         self.optuna_study.sampler = optuna.samplers.TPESampler(seed=seed)
         trial = self.optuna_study.ask(self.plan.space)
         settings = self.settings(trial.params)
-        pruned, value = "", 0.0
         try:
             value, pruned = self._evaluate(trial, settings)
+            result = f"{value:.4f}{pruned}"
         except UsageError as error:
             if not self.best_first():
                 raise
-            pruned = f" failed: {error}"
+            pruned = result = f"failed: {one_line(error)}"
         self.optuna_study.tell(trial, None if pruned else value, TrialState.PRUNED if pruned else TrialState.COMPLETE)
         shown = ", ".join(f"{key}={setting}" for key, setting in settings.items())
-        print(f"trial {done + 1} of {total}: {value:.4f}{pruned}  {shown}", file=sys.stderr, flush=True)
+        print(f"trial {done + 1} of {total}: {result}  {shown}", file=sys.stderr, flush=True)
 
     def _evaluate(self, trial: optuna.Trial, settings: dict[str, Any]) -> tuple[float, str]:
         """Macro recall of the trained folds, and the reason if the trial was pruned."""

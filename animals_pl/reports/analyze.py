@@ -15,10 +15,10 @@ from animals_pl.data.catalog import Catalog
 from animals_pl.data.inspection.manifest import catalog_of, scan, write_manifest
 from animals_pl.data.tables import read_rows, write_table
 from animals_pl.errors import UsageError
-from animals_pl.files import atomic_write
+from animals_pl.files import atomic_write, require_empty
 from animals_pl.reports.dataset_figures import all_figures
 from animals_pl.reports.dataset_report import DatasetReport
-from animals_pl.reports.findings import Findings, find, readable, size_table, suggest_sizes
+from animals_pl.reports.findings import Findings, readable, size_table, suggest_sizes
 from animals_pl.reports.thumbnails import png_uri
 from animals_pl.training.run_folder import new_run_folder
 
@@ -47,11 +47,12 @@ def analyze(
         UsageError: An argument cannot be used, or no image can be decoded.
     """
     if ckpt_path and model:
-        raise UsageError("ckpt_path and model exclude each other. Pass one of them.")
+        raise UsageError("ckpt_path and model are mutually exclusive. Pass one of them.")
     console = Console(highlight=False, soft_wrap=True)
     catalog = catalog_of(source, "source")
     split_of = _read_split(split, catalog) if split else {}
-    _require_unused(output)
+    if output:
+        require_empty(Path(output))
     found = _find(catalog, split_of, ckpt_path, model, console)
     folder = _make_folder(output)
     figures = _write_figures(all_figures(found.manifest, catalog.root), folder)
@@ -80,23 +81,16 @@ def _find(
             search.checkpoint_features(ckpt_path, images) if ckpt_path else search.onnx_features(str(model), images)
         )
         label_errors = search.find_label_errors(usable, features)
-    return find(scanned.manifest, catalog.root, split_of, label_errors)
+    return Findings(catalog.root, scanned.manifest, split_of, label_errors)
 
 
 def _read_split(split: str, catalog: Catalog) -> dict[str, str]:
-    """Path → split."""
     split_of = {row["path"]: row["split"] for row in read_rows(Path(split), "split", "path", "split")}
     if not split_of.keys() & set(catalog.paths):
         raise UsageError(
             f"split={split!r} has none of the images in {str(catalog.root)!r}. Pass the split of a run on them."
         )
     return split_of
-
-
-def _require_unused(output: str | None) -> None:
-    folder = Path(output or "")
-    if output and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"output={output!r} exists and is not an empty folder. Choose another folder.")
 
 
 def _make_folder(output: str | None) -> Path:
@@ -150,8 +144,8 @@ def _print_summary(found: Findings, console: Console) -> None:
     lines = {
         "images": f"{len(found.manifest):,} in {len(found.classes)} classes, imbalance {found.imbalance:.2f} : 1",
         "broken": f"{len(found.broken):,}",
-        "exact duplicates": f"{found.exact_duplicates['sha256'].nunique():,} groups",
-        "near-duplicates": f"{(groups['kind'] == 'near').sum():,} groups",
+        "exact duplicates": f"{found.exact_groups:,} groups",
+        "near-duplicates": f"{found.near_groups:,} groups",
         "largest group": f"{groups['images'].max() if len(groups) else 0:,} images",
         "conflicting labels": f"{(groups['labels'] > 1).sum():,} groups",
         "in several splits": f"{(groups['splits'] > 1).sum():,} groups",

@@ -17,23 +17,18 @@ from animals_pl.reports.thumbnails import thumbnail
 
 BLUE, ORANGE, GREY = "#4c72b0", "#dd8452", "#8c8c8c"
 
-MOST_CLASSES = 30
-"""Classes on histograms (the largest ones) and on the contact sheet."""
+MAX_CLASSES = 30
+"""Maximum number of classes on histograms and the contact sheet, which show the largest ones."""
 
 SHEET_COLUMNS = 10
 """Images per class on the contact sheet."""
 
 CELL, GAP = 120, 10
-"""Side of an image's cell on the contact sheet, and the least space between two images, in pixels."""
+"""Side of an image's cell on the contact sheet, and the minimum space between two images, in pixels."""
 
 
 def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
-    """Return all figures of a dataset: file name without suffix → figure.
-
-    Args:
-        manifest: The images; at least one is readable.
-        root: Folder that their paths are relative to.
-    """
+    """Return all figures of a manifest with paths relative to ``root``: file name without suffix → figure."""
     usable = readable(manifest)
     aspect = usable["width"] / usable["height"]
     return {
@@ -46,11 +41,7 @@ def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
 
 
 def class_counts(classes: pd.DataFrame) -> Figure:
-    """Bar chart of the images per class, largest class on top, with the imbalance ratio in the title.
-
-    Args:
-        classes: See :func:`~animals_pl.reports.findings.class_table`.
-    """
+    """Bar chart of a :func:`~animals_pl.reports.findings.class_table`: images per class, largest class on top."""
     rows = classes.sort_values("images", kind="stable")
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -96,7 +87,7 @@ def histograms(labels: pd.Series, values: pd.Series, unit: str, bins: np.ndarray
         unit: Label of the axis.
         bins: Bin edges. Values outside are counted in the first or last bin.
     """
-    names = sorted(labels.value_counts().head(MOST_CLASSES).index)
+    names = _largest_classes(labels)
     columns = min(5, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3 * columns, 0.6 + 1.9 * rows), layout="constrained")
@@ -108,6 +99,10 @@ def histograms(labels: pd.Series, values: pd.Series, unit: str, bins: np.ndarray
         axes.set_visible(False)
     figure.supxlabel(unit)
     return figure
+
+
+def _largest_classes(labels: pd.Series) -> list[str]:
+    return sorted(labels.value_counts().head(MAX_CLASSES).index)
 
 
 def _histogram(axes: Axes, values: pd.Series, bins: np.ndarray) -> None:
@@ -134,7 +129,7 @@ def _log_bins(values: pd.Series) -> np.ndarray:
 
 def contact_sheet(usable: pd.DataFrame, root: Path) -> Figure:
     """Contact sheet: one row per class, with images spread evenly over its files."""
-    names = sorted(usable["label"].unique())[:MOST_CLASSES]
+    names = _largest_classes(usable["label"])
     figure = Figure(figsize=(1.15 * SHEET_COLUMNS, 1.3 * len(names)), layout="constrained")
     for name, axes in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
         # one image per row: an axes per thumbnail takes several times longer to draw

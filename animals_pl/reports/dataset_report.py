@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import jinja2
 import numpy as np
 import pandas as pd
 
+import animals_pl
 from animals_pl.data.catalog import display_name
+from animals_pl.files import atomic_write
 from animals_pl.reports.dataset_figures import spread
 from animals_pl.reports.findings import Findings, readable, size_table, suggest_sizes
-from animals_pl.reports.page import write_page
 from animals_pl.reports.size_plot import size_plot
 from animals_pl.reports.thumbnails import placeholder_uri, thumbnail_uri
 
 SAMPLES, GROUPS, GROUP_IMAGES, SUSPECTS, BROKEN = 16, 60, 24, 200, 200
-"""Most images of a class, duplicate groups, images of a group, suspected labels and broken files on the page."""
+"""Maximum number of images of a class, duplicate groups, images of a group, suspects and broken files on the page."""
 
 
 class DatasetReport:
@@ -44,9 +46,11 @@ class DatasetReport:
             files: Files in the page's folder to link to.
         """
         file = self.folder / "report.html"
-        write_page(
-            "dataset_report.html.jinja",
-            file,
+        loader = jinja2.FileSystemLoader(Path(__file__).parent)
+        environment = jinja2.Environment(
+            loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+        page = environment.get_template("dataset_report.html.jinja").render(
             **self._overview(),
             **self._sizes(),
             **self._images(),
@@ -57,13 +61,15 @@ class DatasetReport:
             logdir=self.folder,
             base=self.base,
             placeholder=placeholder_uri(),
+            version=animals_pl.__version__,
         )
+        with atomic_write(file) as partial:
+            partial.write_text(page, encoding="utf-8", errors="replace")
         return file
 
     def _overview(self) -> dict[str, Any]:
         found = self.findings
-        exact = found.exact_duplicates["sha256"].nunique()
-        near = int((found.groups["kind"] == "near").sum())
+        exact, near = found.exact_groups, found.near_groups
         suspects = None if found.label_errors is None else len(found.label_errors.table)
         cards = [  # name, value, section, whether to warn
             ("images", f"{len(found.manifest):,}", "classes", False),

@@ -1,11 +1,9 @@
-"""Tables of what is in a dataset: classes, outliers, broken files, duplicates, image sizes.
-
-Every function takes a manifest (see :mod:`animals_pl.data.inspection.manifest`) and returns one table.
-"""
+"""Tables computed from a manifest: classes, outliers, broken files, duplicates, image sizes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,23 +12,24 @@ import pandas as pd
 
 from animals_pl.data.catalog import display_name
 from animals_pl.data.class_weights import class_weights
+from animals_pl.data.inspection.manifest import groups_by
 from animals_pl.data.splits import SPLITS
 
 if TYPE_CHECKING:
     from animals_pl.reports.label_errors import LabelErrors
 
 OUTLIERS = 12
-"""Listed images of each outlier kind."""
+"""Maximum number of images of each outlier kind."""
 
 STRIDE = 32
 """Training sizes are multiples of 32, the total stride of most nets."""
 
 LARGEST_SIZE = 448
-"""Largest suggested training size. The cost grows with the square of the size."""
+"""Maximum suggested training size. The cost grows with the square of the size."""
 
 
 def readable(manifest: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the images that can be decoded."""
+    """Rows of the images that can be decoded completely."""
     return manifest[manifest["problem"] == ""]
 
 
@@ -73,7 +72,7 @@ def zoom_limits(usable: pd.DataFrame) -> dict[str, float]:
 
 
 def broken_table(manifest: pd.DataFrame) -> pd.DataFrame:
-    """One row per image that cannot be decoded, with the reason in ``problem``."""
+    """One row per image that cannot be decoded completely, with the reason in ``problem``."""
     return manifest.loc[manifest["problem"] != "", ["path", "label", "bytes", "problem"]].reset_index(drop=True)
 
 
@@ -81,11 +80,8 @@ def outlier_table(manifest: pd.DataFrame, count: int = OUTLIERS) -> pd.DataFrame
     """One row per outlier: the extremes of each measure, the most extreme first.
 
     Columns: ``kind`` of outlier, ``value`` of the measure as text, ``path``, ``label``. Kinds: smallest, largest and
-    most elongated images, near-empty ones (little local detail) and low-contrast ones (nearly one tone).
-
-    Args:
-        manifest: The images.
-        count: Largest number of images of each kind.
+    most elongated images, near-empty ones (little local detail) and low-contrast ones (nearly one tone); at most
+    ``count`` of each.
     """
     usable = readable(manifest)
     pixels = usable["width"] * usable["height"]
@@ -109,12 +105,9 @@ def duplicate_table(manifest: pd.DataFrame, split_of: dict[str, str] | None = No
     """One row per image with duplicates, sorted by group: conflicting labels first, then several splits, then size.
 
     Columns: ``group`` (from 1); ``kind``: ``exact`` if all files of the group are identical, else ``near``;
-    ``images``, ``labels`` and ``splits``: number of distinct ones in the group; ``split`` (empty without
-    ``split_of``); ``path``; ``label``. More than one label is a label error, more than one split a leak.
-
-    Args:
-        manifest: The images.
-        split_of: Path → split (train, val, test; other values count as none).
+    ``images``, ``labels`` and ``splits``: number of distinct ones in the group; ``split`` (from ``split_of``, path →
+    split; others than train, val and test count as none); ``path``; ``label``. More than one label is a label error,
+    more than one split a leak.
     """
     shared = manifest[manifest["duplicate_group"] >= 0].copy()
     shared["split"] = [(split_of or {}).get(path, "") for path in shared["path"]]
@@ -141,8 +134,8 @@ def size_table(manifest: pd.DataFrame, count: int = 10) -> pd.DataFrame:
 def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
     """Suggest increasing training sizes for progressive resizing, and explain them in words.
 
-    The last one is the largest multiple of 32 at which at most half of the images are enlarged. The first one is
-    about half of it, where an epoch costs a quarter.
+    The last one is the largest multiple of 32 at which at most half of the images are enlarged, between 32 and 448.
+    The first one is about half of it, where an epoch costs a quarter.
     """
     short = readable(manifest)[["width", "height"]].min(axis=1)
     median = float(short.median())
@@ -152,8 +145,8 @@ def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
     enlarged = float((short < final).mean())
     cost = float(np.mean([(size / final) ** 2 for size in sizes]))
     reason = (
-        f"The median of the shorter side is {median:.0f} px. {final} px is the largest multiple of {STRIDE} below it "
-        f"(limits: {STRIDE} and {LARGEST_SIZE} px); {enlarged:.0%} of the images are enlarged at that size. "
+        f"The median of the shorter side is {median:.0f} px. {final} px is the largest multiple of {STRIDE} not above "
+        f"it, between {STRIDE} and {LARGEST_SIZE}; {enlarged:.0%} of the images are enlarged at that size. "
     )
     if len(sizes) > 1:
         reason += (
@@ -165,25 +158,39 @@ def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
 
 @dataclass(frozen=True)
 class Findings:
-    """Result of an analysis.
+    """What is in a dataset, as tables.
 
     Attributes:
         root: Folder that the manifest's paths are relative to.
-        manifest: One row per image.
-        classes: See :func:`class_table`.
-        outliers: See :func:`outlier_table`.
-        broken: See :func:`broken_table`.
-        duplicates: See :func:`duplicate_table`.
+        manifest: One row per image; at least one is readable.
+        split_of: See :func:`duplicate_table`.
         label_errors: Suspected label errors; ``None``: not searched.
     """
 
     root: Path
     manifest: pd.DataFrame
-    classes: pd.DataFrame
-    outliers: pd.DataFrame
-    broken: pd.DataFrame
-    duplicates: pd.DataFrame
-    label_errors: LabelErrors | None
+    split_of: dict[str, str] = field(default_factory=dict)
+    label_errors: LabelErrors | None = None
+
+    @cached_property
+    def classes(self) -> pd.DataFrame:
+        """See :func:`class_table`."""
+        return class_table(self.manifest)
+
+    @cached_property
+    def outliers(self) -> pd.DataFrame:
+        """See :func:`outlier_table`."""
+        return outlier_table(self.manifest)
+
+    @cached_property
+    def broken(self) -> pd.DataFrame:
+        """See :func:`broken_table`."""
+        return broken_table(self.manifest)
+
+    @cached_property
+    def duplicates(self) -> pd.DataFrame:
+        """See :func:`duplicate_table`."""
+        return duplicate_table(self.manifest, self.split_of)
 
     @property
     def imbalance(self) -> float:
@@ -192,46 +199,31 @@ class Findings:
         return counts.max() / counts.min()
 
     @property
-    def exact_duplicates(self) -> pd.DataFrame:
-        """Readable images that have an identical copy."""
-        usable = readable(self.manifest)
-        return usable[usable.duplicated("sha256", keep=False)]
-
-    @property
     def groups(self) -> pd.DataFrame:
         """One row per duplicate group: the columns of :attr:`duplicates` that are the same for the whole group."""
         return self.duplicates.drop_duplicates("group")[["group", "kind", "images", "labels", "splits"]]
 
     @property
+    def exact_groups(self) -> int:
+        """Number of groups of identical files, which may be parts of duplicate groups."""
+        return len(groups_by("sha256", readable(self.manifest)))
+
+    @property
+    def near_groups(self) -> int:
+        """Number of duplicate groups whose files are not all identical."""
+        return int((self.groups["kind"] == "near").sum())
+
+    @property
     def exclude(self) -> pd.DataFrame:
         """Images whose label is in doubt, with the reason: suspects, and identical files with conflicting labels."""
-        exact = self.exact_duplicates
-        conflicting = exact[exact.groupby("sha256")["label"].transform("nunique") > 1]
-        labels = conflicting.groupby("sha256")["label"].transform(lambda names: " and ".join(sorted(set(names))))
+        usable = readable(self.manifest)
+        exact = usable[usable.duplicated("sha256", keep=False)]
+        labels = exact.groupby("sha256")["label"].transform(lambda names: " and ".join(sorted(set(names))))
         reasons = {
             path: f"identical files with the labels {names}"
-            for path, names in zip(conflicting["path"], labels, strict=True)
+            for path, label, names in zip(exact["path"], exact["label"], labels, strict=True)
+            if label != names
         }
         if self.label_errors is not None:
             reasons |= dict(zip(self.label_errors.table["path"], self.label_errors.reasons, strict=True))
         return pd.DataFrame(list(reasons.items()), columns=["path", "reason"])
-
-
-def find(manifest: pd.DataFrame, root: Path, split_of: dict[str, str], label_errors: LabelErrors | None) -> Findings:
-    """Return all tables of a dataset.
-
-    Args:
-        manifest: The images; at least one is readable.
-        root: Folder that its paths are relative to.
-        split_of: See :func:`duplicate_table`.
-        label_errors: Suspected label errors; ``None``: not searched.
-    """
-    return Findings(
-        root=root,
-        manifest=manifest,
-        classes=class_table(manifest),
-        outliers=outlier_table(manifest),
-        broken=broken_table(manifest),
-        duplicates=duplicate_table(manifest, split_of),
-        label_errors=label_errors,
-    )

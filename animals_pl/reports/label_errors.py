@@ -12,6 +12,7 @@ import pandas as pd
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.decode import decode
+from animals_pl.data.grouping import single_groups
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 from animals_pl.evaluation.label_errors import out_of_sample_probabilities, suspects
@@ -45,14 +46,9 @@ class LabelErrors:
 
 
 def find_label_errors(manifest: pd.DataFrame, features: np.ndarray) -> LabelErrors:
-    """Find suspected label errors.
-
-    Args:
-        manifest: N readable images.
-        features: (N, F) features of them.
-    """
+    """Find suspected label errors of N readable images from their features (N, F)."""
     names, labels = np.unique(manifest["label"].to_numpy(dtype=str), return_inverse=True)
-    probabilities = out_of_sample_probabilities(features, labels, manifest["duplicate_group"].to_numpy())
+    probabilities = out_of_sample_probabilities(features, labels, single_groups(manifest["duplicate_group"].to_numpy()))
     found = suspects(probabilities, labels)
     best = probabilities[found].argmax(axis=1)
     table = pd.DataFrame(
@@ -70,21 +66,16 @@ def find_label_errors(manifest: pd.DataFrame, features: np.ndarray) -> LabelErro
 
 
 def _reason(name: str, unchecked: int, manifest: pd.DataFrame) -> str:
-    """Why labels of a class are not checked."""
     images = manifest[manifest["label"] == name]
     if len(images) == 1:
-        return f"class {name!r} has a single image; label errors need at least 2 per class."
+        return f"class {name!r} has a single image; label errors are searched only in classes of at least 2 images."
     if (images["duplicate_group"] == images["duplicate_group"].max()).all() and images["duplicate_group"].max() >= 0:
         return f"class {name!r}: all {len(images)} images are duplicates of each other, labels not checked."
     return f"class {name!r}: {unchecked} of {len(images)} labels not checked; there are too few other images."
 
 
 def checkpoint_features(ckpt_path: str, catalog: Catalog) -> np.ndarray:
-    """Return the backbone's features (N, F) float32 of a catalog's images.
-
-    Args:
-        ckpt_path: A checkpoint of a timm model.
-        catalog: N readable images.
+    """Return the features (N, F) float32 of N readable images, by the backbone of a timm model's checkpoint.
 
     Raises:
         UsageError: The file is not a checkpoint, or its net is trained from scratch.
@@ -110,18 +101,14 @@ def checkpoint_features(ckpt_path: str, catalog: Catalog) -> np.ndarray:
 
 
 def onnx_features(model: str, catalog: Catalog) -> np.ndarray:
-    """Return the input (N, F) float32 of an exported model's last layer, for a catalog's images.
-
-    Args:
-        model: An ONNX file written by ``export``.
-        catalog: N readable images.
+    """Return the input (N, F) float32 of an exported model's last layer for N readable images.
 
     Raises:
         UsageError: The file was not written by ``export``.
     """
     session = _feature_session(model)
     facts = session.get_modelmeta().custom_metadata_map
-    resize = Resize(facts["resize"], facts["interpolation"], float(facts["crop_pct"]))
+    resize = Resize.from_settings(facts)
     size, output = int(facts["input_size"]), session.get_outputs()[-1].name
 
     def load(path: str) -> np.ndarray:
@@ -146,7 +133,7 @@ def _feature_session(model: str) -> onnxruntime.InferenceSession:
         last = producer["logits"]
         while last.op_type not in ("Gemm", "MatMul"):  # test-time augmentation averages after the last layer
             last = producer[last.input[0]]
-    except Exception as error:  # protobuf raises different types
+    except Exception as error:  # protobuf may raise any exception
         raise UsageError(
             f"model={model!r} is not a file written by 'python -m animals_pl export' ({error}). "
             "Pass such a file, or --ckpt_path."

@@ -13,11 +13,7 @@ MANY_POINTS = 5000
 
 
 def size_plot(usable: pd.DataFrame) -> str:
-    """Return a scatter plot of width and height as HTML with id ``size-plot``, including plotly.js.
-
-    Args:
-        usable: Readable images of a manifest.
-    """
+    """Return a scatter plot of the sizes of readable images as HTML with id ``size-plot``, including plotly.js."""
     scatter = go.Scattergl if len(usable) > MANY_POINTS else go.Scatter
     figure = go.Figure()
     for name, rows in usable.groupby("label"):

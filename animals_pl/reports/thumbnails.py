@@ -15,13 +15,9 @@ SIDE = 128
 
 
 def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
-    """Return an upright thumbnail of an image file; a placeholder if it cannot be decoded.
+    """Return an upright thumbnail of at most ``side`` × ``side`` pixels; a placeholder if the file cannot be decoded.
 
     JPEGs are decoded at reduced size, which is several times faster.
-
-    Args:
-        file: The image file.
-        side: Largest width and height, in pixels.
     """
 
     def shrink(image: Image.Image) -> Image.Image:
@@ -32,13 +28,13 @@ def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
 
     try:
         return use_image(file.read_bytes(), shrink)
-    except Exception:  # decoders raise different types on damaged files
+    except Exception:  # decoders may raise any exception
         return _placeholder(side)
 
 
-def thumbnail_uri(file: Path, side: int = SIDE) -> str:
+def thumbnail_uri(file: Path) -> str:
     """Return a thumbnail as a data URI."""
-    return _jpeg_uri(thumbnail(file, side))
+    return _jpeg_uri(thumbnail(file))
 
 
 def placeholder_uri() -> str:
@@ -52,7 +48,6 @@ def png_uri(file: Path) -> str:
 
 
 def _placeholder(side: int) -> Image.Image:
-    """A grey rectangle with a cross."""
     image = Image.new("RGB", (side, side * 3 // 4), "#eeeeee")
     draw = ImageDraw.Draw(image)
     draw.line((0, 0, *image.size), fill="#bbbbbb", width=2)

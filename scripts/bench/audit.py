@@ -22,19 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from animals_pl.data.inspection.duplicates import near_pairs
-from scripts.bench.process_memory import Outcome, link_images, run
-
-
-def measured(args: Sequence[str], environment: dict[str, str]) -> Outcome:
-    """Run a verb of the package.
-
-    Raises:
-        RuntimeError: It failed.
-    """
-    outcome = run([sys.executable, "-m", "animals_pl", *args], environment)
-    if outcome.exit_code:
-        raise RuntimeError(f"animals_pl {' '.join(args)} ended with {outcome.exit_code}: {outcome.last_error}")
-    return outcome
+from scripts.bench.process_memory import link_images, run
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -56,7 +44,9 @@ def main(args: Sequence[str] | None = None) -> None:
             "prepare again": ["prepare", "--source", images, "--output", prepared],
             "analyze": ["analyze", images, "--output", str(folder / "report")],
         }.items():
-            outcome = measured(verb, environment)
+            outcome = run([sys.executable, "-m", "animals_pl", *verb], environment)
+            if outcome.exit_code:
+                raise RuntimeError(f"animals_pl {' '.join(verb)} ended with {outcome.exit_code}: {outcome.last_error}")
             summary = next(line for line in outcome.stdout.splitlines() if "images read" in line)
             table.add_row(
                 step, f"{outcome.seconds:.1f}", f"{outcome.peak / 2**20:,.0f} MiB", summary.removeprefix("scan").strip()

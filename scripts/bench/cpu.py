@@ -3,7 +3,7 @@
     python -m scripts.bench.cpu --root datasets/animals10/raw-img
 
 Every measurement is a process of its own, whose clock starts after its imports. Rivals take turns (A B C, A B C, …), so
-that other load on the machine affects all alike. Memory is the largest proportional set size (PSS) of a process with
+that other load on the machine affects all alike. Memory is the maximum proportional set size (PSS) of a process with
 its children. Linux only.
 """
 
@@ -19,18 +19,68 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from animals_pl.data.catalog import scan_folder
 from animals_pl.errors import UsageError
 from scripts.bench.common import PROJECT, Options
 from scripts.bench.process_memory import link_images, run
-from scripts.bench.results import Result, result_table
 from scripts.bench.subjects import PARTS, SUBJECTS, TITLES
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measurement, a row of the CSV file; ``failure`` is the reason if there is no value."""
+
+    part: str
+    subject: str
+    repeat: int
+    value: float
+    unit: str
+    peak_mib: float
+    note: str = ""
+    failure: str = ""
+
+
+def ratio(names: str, results: Sequence[Result]) -> float:
+    """Ratio ``A ÷ B`` of two subjects' medians: of memory in the table ``memory``, else of the value."""
+    medians = []
+    for name in names.split(" ÷ "):
+        good = [result for result in results if result.subject == name and not result.failure]
+        values = [result.peak_mib if result.part == "memory" else result.value for result in good]
+        medians.append(median(values) if values else float("nan"))
+    return medians[0] / medians[1]
+
+
+def result_table(title: str, results: Sequence[Result]) -> Table:
+    """Table with one row per subject: medians over the repeats, and ratios."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "median", "min … max", "peak memory", "ratio of medians"):
+        table.add_column(column, justify="left" if column in ("", "ratio of medians") else "right")
+    notes = []
+    for name in dict.fromkeys(result.subject for result in results):
+        subject, runs = SUBJECTS[name], [result for result in results if result.subject == name]
+        failures = [result.failure for result in runs if result.failure]
+        good = [result for result in runs if not result.failure]
+        notes += [f"{subject.label}: {good[-1].note}"] if good and good[-1].note else []
+        notes += [f"{subject.label}: failed {len(failures)} of {len(runs)} times: {failures[-1]}"] if failures else []
+        if not good:
+            table.add_row(subject.label, "failed")
+            continue
+        values = [result.value for result in good]
+        cells = [f"{median(values):.4g} {subject.unit}", f"{min(values):.4g} … {max(values):.4g}"]
+        peak = f"{median(result.peak_mib for result in good):,.0f} MiB"
+        shown = f"{subject.ratio}: {ratio(subject.ratio, results):.2f}" if subject.ratio else ""
+        table.add_row(subject.label, *cells, peak, shown)
+    table.caption, table.caption_justify = "\n".join(notes), "left"
+    return table
 
 
 def measure(part: str, name: str, repeat: int, options: Options) -> Result:
@@ -105,10 +155,10 @@ def parse(args: Sequence[str] | None) -> Options:
     options = parser.parse_args(args)
     for key in ("repeats", "epochs", "links"):
         if getattr(options, key) < 1:
-            parser.error(f"--{key}={getattr(options, key)} is too small. Choose 1 or more")
+            parser.error(f"--{key}={getattr(options, key)} is too small. Choose 1 or more.")
     for key in ("weights", "keras"):
         if getattr(options, key) and not getattr(options, key).is_file():
-            parser.error(f"--{key}={str(getattr(options, key))!r} is not a file. Pass one, or remove the option")
+            parser.error(f"--{key}={str(getattr(options, key))!r} is not a file. Pass one, or remove the option.")
     if options.subject:
         return options
     try:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
+from matplotlib.figure import Figure
+from PIL import Image, ImageEnhance, ImageOps
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -35,8 +35,8 @@ SHOWN = (56, 84)
 MOST = 120
 """Maximum number of pairs on the sheet; of more, an evenly spread selection is shown."""
 
-COLUMNS, FRAME, GAP = 3, (224, 168), 14
-"""Pairs per row of the sheet; maximum width and height of an image and the margins, in pixels."""
+COLUMNS, FRAME = 3, (224, 168)
+"""Pairs per row of the sheet; maximum width and height of an image, in pixels."""
 
 Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -77,9 +77,8 @@ def hashed_pairs(
     return np.column_stack([index[pairs[:, :2]], pairs[:, 2]])
 
 
-def checker(files: Sequence[Path]) -> Callable[[int, int], bool]:
-    """Cached comparison of two of these files, by index, at pixel level."""
-    return cache(lambda i, j: same_picture(files[i], files[j]))
+def _same(files: Sequence[Path], i: int, j: int) -> bool:
+    return same_picture(files[i], files[j])
 
 
 def recall(files: Sequence[Path], found: Sequence[ImageFacts], rng: np.random.Generator) -> dict[str, list[float]]:
@@ -94,8 +93,9 @@ def recall(files: Sequence[Path], found: Sequence[ImageFacts], rng: np.random.Ge
         copied = inspect_all(copies)
         shares = {}
         for number, kind in enumerate(COPIES):
-            same = checker([*files, *copies[number :: len(COPIES)]])
+            paths = [*files, *copies[number :: len(COPIES)]]
             both = [*found, *copied[number :: len(COPIES)]]
+            same = cache(partial(_same, paths))
             pairs = [hashed_pairs(both, limit, same) for limit in LIMITS]
             shares[kind] = [float((each[:, 1] - each[:, 0] == len(files)).sum()) / len(files) for each in pairs]
     return shares
@@ -112,28 +112,20 @@ def table(title: str, rows: dict[str, list[str]]) -> Table:
     return result
 
 
-def contact_sheet(catalog: Catalog, pairs: np.ndarray, same: np.ndarray) -> Image.Image:
-    """Image with pairs (P, 3) side by side, each with its distance, verdict ``same`` (P,) and labels."""
-    fonts = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    bold, plain = (
-        ImageFont.truetype(str(fonts / f"DejaVuSans{kind}.ttf"), size) for kind, size in (("-Bold", 15), ("", 13))
-    )
-    width, height = 2 * FRAME[0] + 3 * GAP, FRAME[1] + 3 * GAP + 20
-    sheet = Image.new("RGB", (COLUMNS * width + GAP, -(-len(pairs) // COLUMNS) * height + GAP), "#f4f4f2")
-    draw = ImageDraw.Draw(sheet)
-    for number, ((i, j, bits), one) in enumerate(zip(pairs.tolist(), same.tolist(), strict=True)):
-        left, top = GAP + number % COLUMNS * width, GAP + number // COLUMNS * height
-        draw.rounded_rectangle((left, top, left + width - GAP, top + height - GAP), GAP // 2, "white", "#d8d8d4")
-        verdict = f"{bits} bits, " + ("duplicates" if one else "different")
-        draw.text((left + GAP, top + GAP // 2), verdict, "#1a7f37" if one and bits <= NEAR else "#b35900", bold)
-        labels = dict.fromkeys(catalog.class_names[catalog.labels[k]] for k in (i, j))
-        draw.text((left + width - 2 * GAP, top + GAP // 2), " · ".join(labels), "#555555", plain, "ra")
-        for place, index in enumerate((i, j)):
-            picture = Image.fromarray(decode(catalog.root / catalog.paths[index]))
-            picture = ImageOps.contain(picture, FRAME, Image.Resampling.LANCZOS)
-            middle = left + GAP // 2 + FRAME[0] // 2 + place * (FRAME[0] + GAP)
-            sheet.paste(picture, (middle - picture.width // 2, top + GAP + 20 + (FRAME[1] - picture.height) // 2))
-    return sheet
+def contact_sheet(catalog: Catalog, pairs: np.ndarray, same: np.ndarray) -> Figure:
+    """Figure with pairs (P, 3) side by side, each with its distance, verdict ``same`` (P,) and labels."""
+    rows = max(1, -(-len(pairs) // COLUMNS))
+    figure = Figure(figsize=(4 * COLUMNS, 1.9 * rows), layout="constrained")
+    panels = figure.subplots(rows, COLUMNS, squeeze=False).ravel()
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (i, j, bits), one in zip(panels, pairs.tolist(), same.tolist(), strict=False):
+        pictures = [Image.fromarray(decode(catalog.root / catalog.paths[index])) for index in (i, j)]
+        axes.imshow(np.hstack([np.asarray(ImageOps.pad(picture, FRAME, color="white")) for picture in pictures]))
+        labels = " · ".join(dict.fromkeys(catalog.class_names[catalog.labels[index]] for index in (i, j)))
+        colour = "green" if one and bits <= NEAR else "darkorange"
+        axes.set_title(f"{bits} bits, {'duplicates' if one else 'different'}: {labels}", fontsize=9, color=colour)
+    return figure
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -149,20 +141,20 @@ def main(args: Sequence[str] | None = None) -> None:
     except UsageError as error:
         parser.error(str(error))
     if options.sample < 1:
-        parser.error(f"--sample={options.sample} is too small. Pass 1 or more")
+        parser.error(f"--sample={options.sample} is too small. Pass 1 or more.")
 
     console, rng = Console(), np.random.default_rng(options.seed)
     files = [catalog.root / path for path in catalog.paths]
     found = inspect_all(files)
     usable = [index for index, one in enumerate(found) if one.perceptual_hash]
     if not usable:
-        parser.error(f"--root={str(options.root)!r} has only blank or broken images. Pass another folder")
+        parser.error(f"--root={str(options.root)!r} has only blank or broken images. Pass another folder.")
     sample = sorted(rng.permutation(usable)[: options.sample].tolist())
     shares = recall([files[index] for index in sample], [found[index] for index in sample], rng)
     cells = {kind: [f"{100 * share:.1f}".removesuffix(".0") for share in row] for kind, row in shares.items()}
     console.print(table(f"Copies of {len(sample):,} images found, in %", cells))
 
-    same = checker(files)
+    same = cache(partial(_same, files))
     near = [hashed_pairs(found, limit) for limit in LIMITS]
     copies = [hashed_pairs(found, limit, same) for limit in LIMITS]
     across = [each[catalog.labels[each[:, 0]] != catalog.labels[each[:, 1]]] for each in copies]
@@ -179,7 +171,7 @@ def main(args: Sequence[str] | None = None) -> None:
         f"{len(shown)} pairs of {SHOWN[0]} to {SHOWN[1]} bits: {options.output / 'pairs.png'}", soft_wrap=True
     )
     options.output.mkdir(parents=True, exist_ok=True)
-    contact_sheet(catalog, pairs[shown], one[shown]).save(options.output / "pairs.png")
+    contact_sheet(catalog, pairs[shown], one[shown]).savefig(options.output / "pairs.png")
 
 
 if __name__ == "__main__":

@@ -76,19 +76,14 @@ class Training:
             torch.cuda.synchronize(self.device)
 
 
-def endless(loader: Any) -> Iterator[Any]:
-    """Yield the batches of one epoch after another."""
-    while True:
-        yield from loader
-
-
 def real_batches(options: argparse.Namespace) -> Iterator[Any]:
-    """Training batches of the images, loaded as in ``fit``."""
+    """Yield training batches of one epoch after another, loaded as in ``fit``."""
     data = AnimalsDataModule(str(options.root), options.size, batch_size=options.batch_size, augment="light")
     data.setup("fit")
     loader = data.train_dataloader()
     loader.pin_memory = options.device.type == "cuda"  # as in a trainer
-    return endless(loader)
+    while True:
+        yield from loader
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
@@ -105,7 +100,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     options.repeats, options.device = 3, torch.device(options.device)
     for key in ("size", "batch_size", "batches"):
         if getattr(options, key) < 2:
-            parser.error(f"--{key.replace('_', '-')}={getattr(options, key)} is too small. Choose 2 or more")
+            parser.error(f"--{key.replace('_', '-')}={getattr(options, key)} is too small. Choose 2 or more.")
     if options.quick:
         options.size, options.batch_size, options.batches, options.repeats = 64, 4, 2, 1
     if options.device.type == "cuda" and not torch.cuda.is_available():

@@ -4,6 +4,7 @@ Prints, as JSON, the seconds of the given number of epochs, extrapolated from th
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -20,18 +21,6 @@ BACKBONES = {
     "tf_mobilenetv3_large_100": keras.applications.MobileNetV3Large,
     "tf_mobilenetv3_small_100": keras.applications.MobileNetV3Small,
 }
-
-
-class EpochEnds(keras.callbacks.Callback):
-    """Times at which the epochs, validation included, end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.times: list[float] = []
-
-    def on_epoch_end(self, epoch: int, logs: object = None) -> None:
-        """Add the time."""
-        self.times.append(time.perf_counter())
 
 
 def main() -> None:
@@ -63,17 +52,17 @@ def main() -> None:
     outputs = keras.layers.Dense(len(counts), activation="softmax")(keras.layers.Dropout(0.2)(features))
     model = keras.Model(inputs, outputs)
     model.compile(keras.optimizers.Adam(1e-3), loss="categorical_crossentropy", metrics=["accuracy"])
-    ends = EpochEnds()
+    ends: list[float] = []
     model.fit(
         train.cache().prefetch(tf.data.AUTOTUNE),
         validation_data=val.cache().prefetch(tf.data.AUTOTUNE),
         epochs=WARM_UP + TIMED,
         class_weight={label: max(counts) / count for label, count in enumerate(counts)},
-        callbacks=[ends],
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.perf_counter()))],
         verbose=0,
     )
-    first = ends.times[0] - start
-    later = median(after - before for before, after in zip(ends.times, ends.times[1:], strict=False))
+    first = ends[0] - start
+    later = median(after - before for before, after in itertools.pairwise(ends))
     remark = f"{first:.1f} s + {options.epochs - 1} × {later:.1f} s"
     print(json.dumps([first + (options.epochs - 1) * later, remark]), flush=True)
 

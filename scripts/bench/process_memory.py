@@ -25,7 +25,7 @@ class Outcome:
 
     Attributes:
         seconds: Wall time.
-        peak: Largest sum of the proportional set sizes (PSS) of its processes, in bytes.
+        peak: Maximum sum of the proportional set sizes (PSS) of its processes, in bytes.
         exit_code: 0: success; 127: it could not be started.
         stdout: Standard output.
         last_error: Last line of standard error; empty if there is none.
@@ -58,12 +58,7 @@ def memory(pid: int) -> int:
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Outcome:
-    """Run a command in the repository's root and read the memory of its processes up to five times per second.
-
-    Args:
-        command: Program and arguments.
-        environment: Its environment variables. Default: those of this process.
-    """
+    """Run a command in the repository's root and read the memory of its processes up to five times per second."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:  # pipes could fill up
         start, peak = time.perf_counter(), 0
         try:

@@ -115,7 +115,7 @@ def loop(options: Options) -> Measured:
 
 
 def same_results(options: Options, steps: int = 5) -> Measured:
-    """Largest relative difference in training loss between memory layouts."""
+    """Maximum relative difference in training loss between memory layouts."""
     from animals_pl.models import registry
     from animals_pl.training.malloc import set_malloc_thresholds
 

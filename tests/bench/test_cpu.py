@@ -15,9 +15,9 @@ from rich.console import Console
 
 from scripts.bench import cpu
 from scripts.bench.common import BatchEnd, images_per_second
+from scripts.bench.cpu import Result, ratio, result_table
 from scripts.bench.ours import PIXELS
 from scripts.bench.process_memory import Outcome
-from scripts.bench.results import Result, ratio, result_table
 from scripts.bench.subjects import PARTS, SUBJECTS, TITLES
 
 MIB = 2**20

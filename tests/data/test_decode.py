@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from animals_pl.data.decode import MAX_EXPANSION, decode, open_image, to_rgb, use_image
+from animals_pl.data.decode import MAX_PIXEL_RATIO, decode, open_image, to_rgb, use_image
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 
@@ -435,7 +435,7 @@ def test_real_decompression_bomb_is_refused_before_it_is_unpacked(side, monkeypa
 
 
 SIDE = 120
-LARGEST_BOMB = 3 * SIDE * SIDE // MAX_EXPANSION
+LARGEST_BOMB = 3 * SIDE * SIDE // MAX_PIXEL_RATIO
 """Bytes of a file that unpacks to exactly so many times its size: 216."""
 
 

@@ -229,12 +229,12 @@ def written(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("file,label,split\na/0.jpg,a,train\n", "needs a path and a split"),
-        ("path,label,subset\na/0.jpg,a,train\n", "needs a path and a split"),
+        ("file,label,split\na/0.jpg,a,train\n", "has no column 'path'"),
+        ("path,label,subset\na/0.jpg,a,train\n", "has no column 'split'"),
         (HEADER + "a/0.jpg,a,valid\n", "'valid'"),
         (HEADER + "a/0.jpg,a,\n", "train, val or test"),
         (HEADER + "a/0.jpg\n", "'a/0.jpg'"),
-        ("a/0.jpg,a,train\na/1.jpg,a,train\n", "needs a path and a split"),
+        ("a/0.jpg,a,train\na/1.jpg,a,train\n", "has no column 'path'"),
         (HEADER + WHOLE + "a/0.jpg,a,val\n", "1 images more than once"),
         (HEADER + WHOLE + "a/0.jpg,a,train\n" * 2, "2 images more than once"),
         (
@@ -267,7 +267,7 @@ def test_split_file_that_is_not_text_is_refused(tmp_path):
 def test_missing_split_file_is_named_with_a_remedy(tmp_path, name):
     message = refusal(load_split, tmp_path / name, listing({"a": 3}))
     assert f"data.split={str(tmp_path / name)!r} is not a file" in message
-    assert "split.csv of a run" in message
+    assert "Fix the path or remove data.split." in message
 
 
 def test_columns_may_stand_in_another_order_and_label_may_be_absent(tmp_path):

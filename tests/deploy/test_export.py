@@ -188,10 +188,11 @@ def test_verified_on_the_training_images(checkpoint, tiny_tree, tmp_path, capsys
     assert "images uint8 (B, 3, 16, 16) → probabilities, logits (B, 10)" in printed
 
 
-def test_verified_on_a_given_folder(checkpoint, make_tree, tmp_path, capsys):
-    own = make_tree("own", {"whatever": 3})
+@pytest.mark.parametrize("count", [1, 3])
+def test_verified_on_each_image_of_a_given_folder(checkpoint, make_tree, tmp_path, capsys, count):
+    own = make_tree("own", {"whatever": count})
     assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx", "--image_folder", own) == 0
-    assert f"images of {own}" in capsys.readouterr().out
+    assert f"verified on {count} images of {own}" in capsys.readouterr().out
 
 
 def test_verified_on_drawn_images_if_the_training_images_are_gone(checkpoint, tmp_path, monkeypatch):

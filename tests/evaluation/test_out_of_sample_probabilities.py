@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from animals_pl.evaluation import label_errors
 from animals_pl.evaluation.label_errors import out_of_sample_probabilities, suspects
 
-SINGLE = np.full(90, -1)
+SINGLE = 1000 + np.arange(90)
 
 
 def separable(counts: list[int], seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +67,7 @@ def test_planted_errors_among_separable_features_are_the_suspects():
     features, labels = separable([60, 40, 20, 12])
     wrong = [0, 61, 105, 121]
     labels[wrong] = (labels[wrong] + 1) % 4
-    probabilities = out_of_sample_probabilities(features, labels, np.full(len(labels), -1))
+    probabilities = out_of_sample_probabilities(features, labels, np.arange(len(labels)))
     assert sorted(suspects(probabilities, labels)) == wrong
 
 
@@ -75,7 +75,7 @@ def test_planted_errors_among_separable_features_are_the_suspects():
 def test_class_without_independent_images_is_unchecked_and_the_others_are_checked(count):
     features, labels = separable([30, 30, count])
     labels[3] = 1
-    groups = np.where(labels == 2, 7, -1)
+    groups = np.where(labels == 2, -7, np.arange(len(labels)))
     probabilities = out_of_sample_probabilities(features, labels, groups)
     assert (np.isnan(probabilities).any(axis=1) == (labels == 2)).all()
     assert suspects(probabilities, labels).tolist() == [3]
@@ -84,6 +84,6 @@ def test_class_without_independent_images_is_unchecked_and_the_others_are_checke
 @pytest.mark.parametrize("counts", [[5], [1, 1], [1]])
 def test_labels_cannot_be_checked_without_other_images(counts):
     features, labels = separable(counts)
-    probabilities = out_of_sample_probabilities(features, labels, np.full(len(labels), -1))
+    probabilities = out_of_sample_probabilities(features, labels, np.arange(len(labels)))
     assert np.isnan(probabilities).all()
     assert suspects(probabilities, labels).size == 0

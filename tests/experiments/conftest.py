@@ -32,7 +32,7 @@ class FakeTraining:
         self.fits: list[tuple[str, str]] = []
         self.is_right: Callable[[dict[str, str]], bool] = lambda options: True
 
-    def __call__(self, args: Sequence[str], callbacks: Sequence[fold_fits.KeepPredictions]) -> None:
+    def __call__(self, args: Sequence[str], callbacks: Sequence[fold_fits.SavePredictions]) -> None:
         options = dict(zip(args[1::2], args[2::2], strict=True))
         split = Path(options["--data.split"])
         right = self.is_right(options)

@@ -47,6 +47,7 @@ def test_differences_are_paired_and_from_the_baseline(capsys):
     assert rows["b"][3] == ""
 
 
+@pytest.mark.usefixtures("wide_screen")
 def test_a_variant_is_trained_on_every_fold_and_its_predictions_are_pooled(write_study, tiny_tree, tmp_path, capsys):
     file = write_study(STUDY)
     variant, output = "weighted sampling", tmp_path / "out"

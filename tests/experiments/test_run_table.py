@@ -150,8 +150,8 @@ def test_real_runs_are_reported_at_the_epoch_of_their_best_checkpoint(real_runs,
         "1.6931",
         "0.4786",
     ]
-    assert "not complete" not in text
-    assert "not readable" not in text
+    assert "incomplete" not in text
+    assert "unreadable" not in text
     assert "†" not in text  # one dataset, one seed
 
 
@@ -295,7 +295,7 @@ def test_runs_on_other_validation_images_are_marked(write_run, reported):
     assert marked == ["other", "lost"]
     assert "\n† other validation images than rank 1, or unknown ones.\n" in text
     assert "comparable only if they were evaluated on the same validation images" in text
-    assert "\nnot readable: lost/version_0/split.csv (FileNotFoundError: No such file or directory)\n" in text
+    assert "\nunreadable: lost/version_0/split.csv (FileNotFoundError: No such file or directory)\n" in text
 
 
 def test_images_without_hashes_are_compared_by_path(write_run, reported):
@@ -350,17 +350,15 @@ def test_runs_without_a_complete_epoch_are_named_below_the_table(write_run, repo
     write_run("unevaluated", [{"epoch": 0, "loss/train": 0.3}])
     text = reported()
     assert order(text) == ["whole/version_0"]
-    assert re.findall("^not complete: (.*)", text, re.M) == [
-        f"{n}/version_0" for n in ("begun", "empty", "unevaluated")
-    ]
-    assert "not readable" not in text
+    assert re.findall("^incomplete: (.*)", text, re.M) == [f"{n}/version_0" for n in ("begun", "empty", "unevaluated")]
+    assert "unreadable" not in text
 
 
 def test_without_a_complete_run_there_is_no_table(write_run, reported, tmp_path):
     write_run("empty", [])
     file = tmp_path / "report.md"
-    assert reported("--output", file).splitlines() == ["not complete: empty/version_0", f"{file} written"]
-    assert file.read_text() == "- not complete: empty/version_0\n"
+    assert reported("--output", file).splitlines() == ["incomplete: empty/version_0", f"{file} written"]
+    assert file.read_text() == "- incomplete: empty/version_0\n"
 
 
 @pytest.mark.parametrize(
@@ -391,8 +389,8 @@ def test_a_run_with_a_damaged_file_is_left_out_with_the_reason(write_run, report
         file.write_bytes(content)
     text = reported()
     assert order(text) == ["whole/version_0"]
-    (line,) = re.findall("^not readable: .*", text, re.M)
-    assert line.startswith(f"not readable: broken/version_0/{damaged} (")
+    (line,) = re.findall("^unreadable: .*", text, re.M)
+    assert line.startswith(f"unreadable: broken/version_0/{damaged} (")
     assert reason in line
     assert len(line) < 250
 
@@ -422,7 +420,7 @@ def test_a_damaged_checkpoint_leaves_the_parameters_empty(write_run, reported, d
     CHECKPOINT_DAMAGE[damage](file)
     text = reported()
     assert cells(text, "broken/version_0")[:3] == ["1", "1", "0.5000"]
-    assert len(re.findall(r"^not readable: broken/version_0/best\.ckpt \(", text, re.M)) == 1
+    assert len(re.findall(r"^unreadable: broken/version_0/best\.ckpt \(", text, re.M)) == 1
 
 
 def test_the_last_checkpoint_gives_the_parameters_if_the_best_is_damaged(write_run, reported):
@@ -432,7 +430,7 @@ def test_the_last_checkpoint_gives_the_parameters_if_the_best_is_damaged(write_r
     (folder / "best.ckpt").touch()
     text = reported()
     assert cells(text, "moved/version_0")[0] == "77"
-    assert "not readable: moved/version_0/best.ckpt" in text
+    assert "unreadable: moved/version_0/best.ckpt" in text
 
 
 @pytest.mark.parametrize(
@@ -442,7 +440,7 @@ def test_a_damaged_split_is_named(write_run, reported, content):
     (write_run("broken") / "split.csv").write_bytes(content)
     text = reported()
     assert order(text) == ["broken/version_0"]
-    assert "not readable: broken/version_0/split.csv (ValueError: no validation images)" in text
+    assert "unreadable: broken/version_0/split.csv (ValueError: no validation images)" in text
 
 
 def test_reports_of_analyze_are_not_runs(write_run, reported, tmp_path):
@@ -495,7 +493,7 @@ def test_no_folder_and_no_runs_are_refused(capsys, tmp_path, monkeypatch):
     assert "error: folder='checkpoints' is not a folder. " in refusal(capsys)
     (tmp_path / "checkpoints" / "lenet" / "version_0").mkdir(parents=True)
     for error in (refusal(capsys), refusal(capsys, "--folder", "checkpoints")):
-        assert "error: folder='checkpoints' holds no runs. " in error
+        assert "error: folder='checkpoints' has no runs. " in error
         assert "python -m animals_pl fit --config configs/quickstart.yaml" in error
 
 

@@ -207,7 +207,7 @@ def test_used_output_is_refused_and_unchanged(images, tmp_path, capsys, what):
 def test_checkpoint_and_model_together_are_refused(images, tmp_path, capsys):
     args = ["--output", tmp_path / "report", "--ckpt_path", "best.ckpt", "--model", "model.onnx"]
     assert analyze(images, *args) == 2
-    assert "ckpt_path and model exclude each other" in last_line(capsys)
+    assert "ckpt_path and model are mutually exclusive" in last_line(capsys)
     assert not any(tmp_path.iterdir())
 
 

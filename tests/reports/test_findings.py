@@ -233,17 +233,16 @@ def test_without_duplicates_the_table_is_empty(rows):
 
 def test_identical_files_with_conflicting_labels_are_excluded_but_not_their_near_duplicates():
     rows = [member(0, "cane", "same"), member(0, "gatto", "same"), member(0, "cane"), member(1), member(1)]
-    found = findings.find(manifest(*rows), Path(), {}, None)
+    found = findings.Findings(Path(), manifest(*rows))
     assert found.exclude.to_dict("records") == [
         {"path": path, "reason": "identical files with the labels cane and gatto"} for path in ("000.jpg", "001.jpg")
     ]
-    assert found.exact_duplicates["path"].tolist() == ["000.jpg", "001.jpg"]
-    assert found.groups["kind"].tolist() == ["near", "near"]
+    assert (found.exact_groups, found.near_groups) == (1, 2)
 
 
 def test_suspected_labels_are_excluded_with_the_reason():
     row = {"path": "001.jpg", "label": "cane", "suggested": "gatto", "self_confidence": 0.1, "probability": 0.9}
-    found = findings.find(manifest({}, {}), Path(), {}, LabelErrors(pd.DataFrame([row])))
+    found = findings.Findings(Path(), manifest({}, {}), label_errors=LabelErrors(pd.DataFrame([row])))
     assert found.exclude.to_dict("records") == [
         {"path": "001.jpg", "reason": "label cane, looks like gatto (0.90 against 0.10)"}
     ]

@@ -70,7 +70,7 @@ def test_classes_that_cannot_be_checked_are_named():
     found = find_label_errors(pd.DataFrame({"path": paths, "label": labels, "duplicate_group": groups}), features)
     assert found.table[["path", "label", "suggested"]].to_numpy().tolist() == [["1.jpg", "dog", "cat"]]
     assert found.unchecked == [
-        "class 'alone' has a single image; label errors need at least 2 per class.",
+        "class 'alone' has a single image; label errors are searched only in classes of at least 2 images.",
         "class 'frames': all 6 images are duplicates of each other, labels not checked.",
     ]
 
@@ -82,7 +82,7 @@ def test_unchecked_classes_are_printed_and_on_the_page(make_tree, tmp_path, caps
     )
     capsys.readouterr()
     assert main(["analyze", str(root), "--output", str(tmp_path / "out"), "--ckpt_path", str(checkpoint)]) == 0
-    reason = "class 'gatto' has a single image; label errors need at least 2 per class."
+    reason = "class 'gatto' has a single image; label errors are searched only in classes of at least 2 images."
     assert reason in capsys.readouterr().out
     assert "class &#39;gatto&#39; has a single image" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 

@@ -21,14 +21,10 @@ _STEPS = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 60, 1e-5)
 
 
 def same_picture(first: Path, second: Path) -> bool:
-    """Whether two files are duplicates, even if one is cropped, resized, brighter or flipped.
+    """Whether two files that can be decoded are duplicates, even if one is cropped, resized, brighter or flipped.
 
     The thumbnails are aligned by the affine map with the highest correlation (Evangelidis and Psarakis 2008,
     ``cv2.findTransformECC``). Their colours then have to correlate where they overlap.
-
-    Args:
-        first: A file that can be decoded.
-        second: Another one.
     """
     fixed, moving = _square(first), _square(second)
     return any(_correlation(fixed, view) >= MIN_CORRELATION for view in (moving, np.ascontiguousarray(moving[:, ::-1])))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -112,12 +113,7 @@ def _colour_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def components(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Connected component (N,) int64 of each node of a graph.
-
-    Args:
-        count: Number of nodes N.
-        pairs: Edges as node indices (P, 2).
-    """
+    """Connected component (N,) int64 of each node of a graph with ``count`` nodes and edges ``pairs`` (P, 2)."""
     ones = np.ones(len(pairs), dtype=bool)
     graph = coo_array((ones, (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
@@ -158,21 +154,15 @@ def duplicate_groups(
         chain[members] = chain.max() + _compact_parts(len(members), inside)
     group_of_picture = -1 - np.arange(len(first))  # without a hash: a group of its own
     group_of_picture[picture_of[hashed]] = chain
-    groups = group_of_picture[picture_of]
-    _, leader, number, size = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
-    shared = size[number] > 1
+    groups = pd.Series(group_of_picture[picture_of])
+    shared = groups.duplicated(keep=False)
     result = np.full(len(groups), -1, dtype=np.int64)
-    result[shared] = np.unique(leader[number[shared]], return_inverse=True)[1]  # in order of first members
+    result[shared] = pd.factorize(groups[shared])[0]  # in order of first members
     return result
 
 
 def _compact_parts(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Part numbers (count,), from 1, such that every two pictures of a part are near.
-
-    Args:
-        count: Number of pictures.
-        pairs: Near pairs and their differing bits (P, 3).
-    """
+    """Part numbers (count,), from 1, such that every two pictures of a part are near (``pairs`` as in near_pairs)."""
     distances = np.full((count, count), float(HASH_SIDE * HASH_SIDE))
     np.fill_diagonal(distances, 0)
     i, j, differing = pairs.T

@@ -1,4 +1,4 @@
-"""Facts about an image file: hashes, size, statistics, and its problem if it is broken.
+"""Facts about an image file: hashes, size, statistics, and its problem if it cannot be decoded completely.
 
 Worker processes import this module, so it needs numpy, Pillow and SciPy only.
 """
@@ -56,7 +56,7 @@ class ImageFacts(NamedTuple):
         brightness: Mean grey level of the thumbnail, in 0…255.
         contrast: Standard deviation of the thumbnail's grey levels, in 0…127.5.
         detail: Mean absolute difference of vertically adjacent grey levels of the thumbnail, in 0…255.
-        problem: Why the file cannot be used. Empty if it can.
+        problem: Why the file cannot be decoded completely. Empty if it can.
     """
 
     sha256: str = ""
@@ -78,7 +78,7 @@ def inspect(file: str | Path) -> ImageFacts:
     """Read a file once and return the facts about it.
 
     The whole file is decoded (a JPEG at a reduced size, which still reads every byte), so truncated files are found.
-    Nothing is raised: errors are in ``problem``.
+    Never raises; errors are reported in ``problem``.
     """
     try:
         status = Path(file).stat()
@@ -97,7 +97,7 @@ def inspect(file: str | Path) -> ImageFacts:
                 share = f"{zeros / len(content):.0%}".replace("%", " %")
                 return facts._replace(problem=f"truncated: the last {share} of the file are zeros")
             thumbnail = upright_square(picture, THUMBNAIL)
-    except Exception as error:  # decoders raise anything on damaged files
+    except Exception as error:  # decoders may raise any exception
         return facts._replace(problem=_problem(error))
     return _with_thumbnail(facts, thumbnail)
 
@@ -112,7 +112,6 @@ def _problem(error: Exception) -> str:
 
 
 def _with_thumbnail(facts: ImageFacts, thumbnail: Image.Image) -> ImageFacts:
-    """Add the hashes and statistics of the thumbnail."""
     grey = np.asarray(thumbnail.convert("L"), dtype=np.float32)
     contrast = float(grey.std())
     if contrast >= MIN_CONTRAST:
@@ -130,9 +129,6 @@ def jpeg_zeros(content: bytes) -> int:
 
     libjpeg decodes such zeros as image data and Pillow hides its warning. Zeros after the end marker (of the first
     image, for MPO) are harmless padding and count as 0.
-
-    Args:
-        content: Content of a JPEG file.
     """
     zeros = len(content) - len(content.rstrip(b"\0"))
     if not zeros:
@@ -161,12 +157,9 @@ def perceptual_hash(thumbnail: Image.Image) -> str:
 
 
 def structure(grey: np.ndarray) -> np.ndarray:
-    """Signs of the lowest 16 × 16 cosine coefficients, row by row, packed into bytes: (32,) uint8.
+    """Signs (32,) uint8 of the lowest 16 × 16 cosine coefficients of grey levels (32, 32), row by row, as packed bits.
 
     pHash (Zauner 2010) with 256 bits and the threshold 0 instead of the median. Flipping an image horizontally
     changes the sign of every odd column, so the hash of the flipped image follows from that of the image.
-
-    Args:
-        grey: Grey levels (32, 32) float32.
     """
     return np.packbits(_DCT_ROWS @ grey @ _DCT_ROWS.T > 0)

@@ -22,7 +22,7 @@ from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import duplicate_groups
 from animals_pl.data.inspection.image_facts import ImageFacts, inspect
 from animals_pl.data.tables import write_table
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, one_line
 from animals_pl.files import cache_dir, track
 
 COLUMNS = ("path", "label", *ImageFacts._fields, "duplicate_group")
@@ -66,9 +66,6 @@ def scan(catalog: Catalog) -> Scan:
     """Inspect the images of a catalog that are new or changed since the last scan of the folder.
 
     Results are cached in the cache folder. Nothing is written next to the images.
-
-    Args:
-        catalog: The images.
     """
     cache = _cache_file(catalog.root)
     before = _read_cache(cache)
@@ -98,14 +95,7 @@ def scan(catalog: Catalog) -> Scan:
 
 
 def inspect_all(files: Sequence[Path]) -> list[ImageFacts]:
-    """Inspect files on all cores, with a progress bar.
-
-    Args:
-        files: The files.
-
-    Returns:
-        One :class:`ImageFacts` per file, in the same order.
-    """
+    """Facts about files, in the same order. Reads them on all cores, with a progress bar."""
     return list(track(_inspections(files), "reading images", len(files)))
 
 
@@ -156,27 +146,27 @@ def _read(file: Path) -> pd.DataFrame:
 
 
 def write_manifest(manifest: pd.DataFrame, root: Path, file: Path) -> None:
-    """Write a manifest as CSV, with paths relative to the file's own folder.
-
-    Args:
-        manifest: Table from a scan of ``root``.
-        root: The folder that its paths are relative to.
-        file: The CSV file to write.
-    """
+    """Write the manifest of a scan of ``root`` as CSV, with paths relative to the file's own folder."""
     to_root = Path(os.path.relpath(root.absolute(), file.parent.resolve()))
     write_table(manifest.assign(path=[(to_root / path).as_posix() for path in manifest["path"]]), file)
 
 
+def is_manifest(file: Path) -> bool:
+    """Whether a file is a manifest, perhaps of another version: its first columns are those of every version."""
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        return stream.readline().startswith(",".join(COLUMNS[:2]))
+
+
 def groups_by(column: str, images: pd.DataFrame) -> pd.DataFrame:
-    """One row for each value of a column that two or more images share.
+    """Groups of images that share a value of a column.
 
     Args:
         column: Name of the column, such as ``duplicate_group``.
         images: A manifest.
 
     Returns:
-        Table with the columns ``first`` (path), ``size`` (number of images), ``sha256`` and ``labels`` (number of
-        different ones), indexed by the value.
+        One row per value of two or more images: ``first`` (path), ``size`` (number of images), ``sha256`` and
+        ``labels`` (number of different ones).
     """
     groups = images.groupby(column).agg(
         first=("path", "first"), size=("path", "size"), sha256=("sha256", "nunique"), labels=("label", "nunique")
@@ -200,10 +190,9 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
     try:
         table = _read(source).sort_values("path")
     except (OSError, ValueError, KeyError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(
-            f"{argument}={str(source)!r} is not a manifest ({reason}). Pass the manifest.csv of prepare, or a folder."
-        ) from error
+        old = isinstance(error, KeyError) and is_manifest(source)
+        fault = "was written by another version" if old else f"is not a manifest ({one_line(error)})"
+        raise UsageError(f"{argument}={str(source)!r} {fault}. Run prepare again, or pass a folder.") from error
     if table.empty:
         raise UsageError(f"{argument}={str(source)!r} lists no images. Pass another manifest, or a folder.")
     gone = [path for path in table["path"] if not (source.parent / path).exists()]

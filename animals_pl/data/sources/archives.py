@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from animals_pl.data.catalog import IMAGE_SUFFIXES, find_images, find_root
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, one_line
 from animals_pl.files import track
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -61,19 +61,15 @@ def is_archive(file: Path) -> bool:
 
 
 def unpack(archive: Path, root: Path) -> Unpacked:
-    """Unpack the images of an archive to ``root/<class>/…``, without the folders around the class folders.
+    """Unpack the images of a zip or tar archive to ``root/<class>/…``, without the folders around the class folders.
 
     Images that exist with the same size are kept, so an interrupted run can be repeated. No file is overwritten.
-
-    Args:
-        archive: A ``.zip``, ``.tar`` or ``.tar.gz`` file.
-        root: Folder for the class folders.
 
     Raises:
         UsageError: The archive is damaged, unsafe or has no images, or a different file exists at an image's path.
     """
     is_zip = archive.name.lower().endswith(".zip")
-    with _refusing_errors(archive), zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
+    with _errors_as_refusal(archive), zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
         entries = _zip_entries(opened) if isinstance(opened, zipfile.ZipFile) else _tar_entries(opened)
         files = [entry for entry in track(_checked(archive, entries), "checking the archive") if not entry.is_folder]
         images = [entry for entry in files if _is_image(PurePosixPath(entry.name))]
@@ -138,17 +134,16 @@ def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
 
 
 @contextmanager
-def _refusing_errors(archive: Path) -> Iterator[None]:
+def _errors_as_refusal(archive: Path) -> Iterator[None]:
     """Re-raise errors as a one-line UsageError that names the archive."""
     try:
         yield
     except UsageError:
         raise
-    except Exception as error:  # readers raise anything on damaged archives
+    except Exception as error:  # readers may raise any exception
         if isinstance(error, OSError) and error.errno is not None:  # the system's, such as a full disk
             raise
-        reason = " ".join(str(error).split())
-        raise _refusal(archive, f"it cannot be read ({type(error).__name__}: {reason})") from error
+        raise _refusal(archive, f"it cannot be read ({type(error).__name__}: {one_line(error)})") from error
 
 
 def _refusal(archive: Path, reason: str) -> UsageError:
@@ -164,7 +159,6 @@ def _is_image(path: PurePosixPath) -> bool:
 
 
 def _exists(target: Path, size: int) -> bool:
-    """Whether an image is already unpacked."""
     try:
         found = target.lstat().st_size
     except FileNotFoundError:

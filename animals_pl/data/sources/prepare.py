@@ -1,4 +1,4 @@
-"""Put a dataset in place, inspect its images and report on them."""
+"""The verb ``prepare``: draw, download, unpack or link a dataset, and inspect it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from animals_pl.data.catalog import (
     scan_folder,
 )
 from animals_pl.data.inspection.duplicates import LARGE
-from animals_pl.data.inspection.manifest import COLUMNS, groups_by, scan, write_manifest
+from animals_pl.data.inspection.manifest import groups_by, is_manifest, scan, write_manifest
 from animals_pl.data.sources.archives import is_archive, unpack
 from animals_pl.data.sources.practice.practice_set import (
     MIN_PER_CLASS,
@@ -30,7 +30,7 @@ from animals_pl.data.sources.practice.practice_set import (
     draw_practice_set,
     practice_counts,
 )
-from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.errors import UsageError, did_you_mean, one_line
 
 ANIMALS10_ROOT = "datasets/animals10"
 """Default output. The configurations expect the images in its folder ``raw-img``."""
@@ -42,7 +42,7 @@ MAX_LISTED = 10
 
 
 def prepare(source: str = "practice", output: str | None = None, count: int = 1000, seed: int = 0) -> None:
-    """Put a folder-per-class dataset in place, inspect it and write its manifest.
+    """Draw, download, unpack or link a dataset, inspect it and write its manifest.
 
     Existing images are kept, so an interrupted run can be repeated; a second run only inspects again.
 
@@ -60,7 +60,10 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     folder = Path(output or (PRACTICE_ROOT if source == "practice" else ANIMALS10_ROOT))
     manifest = folder / "manifest.csv"
     try:
-        _check_overwrite(manifest)
+        if manifest.exists() and not is_manifest(manifest):
+            raise UsageError(
+                f"output: {str(manifest)!r} exists but is not a manifest. Rename it or pass another --output."
+            )
         catalog = scan_folder(_provide(source, folder, count, seed), argument="source")
         found = scan(catalog)
         write_manifest(found.manifest, catalog.root, manifest)
@@ -79,18 +82,7 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     _print_next(root, "quickstart" if source == "practice" else "mobilenetv3_small_frozen")
 
 
-def _check_overwrite(manifest: Path) -> None:
-    """Check that an existing file is a manifest, which may be overwritten."""
-    if manifest.exists():
-        with manifest.open(encoding="utf-8", errors="replace") as file:
-            if not file.readline().startswith(",".join(COLUMNS[:2])):
-                raise UsageError(
-                    f"output: {str(manifest)!r} exists but is not a manifest. Rename it or pass another --output."
-                )
-
-
 def _provide(source: str, output: Path, count: int, seed: int) -> Path:
-    """Draw, download, unpack or link the images, and return their folder."""
     if source == "practice":
         return _draw(output, count, seed)
     if source == "kaggle":
@@ -101,7 +93,7 @@ def _provide(source: str, output: Path, count: int, seed: int) -> Path:
         return _link(Path(source), output)
     raise UsageError(
         f"source={source!r} does not exist; {did_you_mean(source, ['practice', 'kaggle'])}"
-        "pass practice, kaggle, an archive (.zip, .tar, .tar.gz) or a folder with one folder of images per class"
+        "pass practice, kaggle, an archive (.zip, .tar, .tar.gz) or a folder with one folder of images per class."
     )
 
 
@@ -141,8 +133,7 @@ def _download() -> Path:
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
     except Exception as error:  # of kagglehub, requests, zipfile or the system
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"source=kaggle cannot be downloaded ({reason}). Try again, {remedy}.") from error
+        raise UsageError(f"source=kaggle cannot be downloaded ({one_line(error)}). Try again, {remedy}.") from error
 
 
 def _unpack(archive: Path, root: Path) -> Path:
@@ -188,7 +179,6 @@ def _printable(text: str) -> str:
 
 
 def _print_faults(manifest: pd.DataFrame) -> None:
-    """Print broken images and duplicates."""
     broken = manifest[manifest["problem"] != ""]
     print(f"broken            {_number(len(broken), 'image')}")
     for path, problem in broken[["path", "problem"]].head(MAX_LISTED).itertuples(index=False):
@@ -225,7 +215,7 @@ def _known_counts(class_names: Iterable[str]) -> dict[str, int]:
 
 
 def _print_classes(counts: dict[str, int], known: dict[str, int]) -> None:
-    """Print images per class. If ``known`` is given, compare with Animals-10 and warn of differences."""
+    """Print images per class; if ``known`` is given, compare with Animals-10 and warn of differences."""
     table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="bold")
     table.add_column("class")
     for column in ("images", "in Animals-10", "difference")[: 3 if known else 1]:
@@ -250,7 +240,6 @@ def _warn(what: str, class_names: list[str]) -> None:
 
 
 def _print_next(root: Path, configuration: str) -> None:
-    """Print the commands to run next."""
     place = shlex.quote(str(root))
     is_default = root in (Path(PRACTICE_ROOT), Path(ANIMALS10_ROOT) / RAW)  # as in the configurations
     option = "" if is_default else f" --data.root {place}"

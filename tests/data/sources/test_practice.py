@@ -128,11 +128,6 @@ def test_every_class_is_drawn_in_rgb(name: str) -> None:
     assert draw_animal(name, np.random.default_rng(0)).mode == "RGB"
 
 
-def test_unknown_class_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"class_name='drago'.*Choose one of cane"):
-        draw_animal("drago", np.random.default_rng(0))
-
-
 def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     root = tmp_path / "images"
     root.mkdir()

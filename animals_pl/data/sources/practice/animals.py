@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,7 +34,6 @@ def _eye(pen: Pen, x: float, y: float, size: float = 5.5) -> None:
 
 
 def _shadow(pen: Pen, x: float, width: float) -> None:
-    """Draw the animal's shadow on the ground."""
     pen.oval(x, 88, width, 9, SHADE)
     pen.ink(outlined=False)
 
@@ -315,24 +313,16 @@ def _squirrel(pen: Pen, coat: Coat, rng: Rng) -> None:
     paw.ink()
 
 
-@dataclass(frozen=True)
-class Sketch:
-    """How to draw a class: the drawing function and the maximum rotation in radians."""
-
-    draw: Callable[[Pen, Coat, Rng], None]
-    turn: float = 0.14
-
-
-SKETCHES = {
-    "cane": Sketch(_dog),
-    "cavallo": Sketch(_horse),
-    "elefante": Sketch(_elephant),
-    "farfalla": Sketch(_butterfly, turn=0.4),
-    "gallina": Sketch(_chicken),
-    "gatto": Sketch(_cat),
-    "mucca": Sketch(_cow),
-    "pecora": Sketch(_sheep),
-    "ragno": Sketch(_spider, turn=0.4),
-    "scoiattolo": Sketch(_squirrel),
+SKETCHES: dict[str, tuple[Callable[[Pen, Coat, Rng], None], float]] = {
+    "cane": (_dog, 0.14),
+    "cavallo": (_horse, 0.14),
+    "elefante": (_elephant, 0.14),
+    "farfalla": (_butterfly, 0.4),
+    "gallina": (_chicken, 0.14),
+    "gatto": (_cat, 0.14),
+    "mucca": (_cow, 0.14),
+    "pecora": (_sheep, 0.14),
+    "ragno": (_spider, 0.4),
+    "scoiattolo": (_squirrel, 0.14),
 }
-"""Sketch of every Animals-10 class."""
+"""Function that draws a class, and its maximum rotation in radians, for every Animals-10 class."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from animals_pl.data.catalog import ANIMALS10, ANIMALS10_COUNTS
+from animals_pl.data.catalog import ANIMALS10_COUNTS
 from animals_pl.data.sources.practice.animals import SKETCHES
 from animals_pl.data.sources.practice.pen import ACCENTS, FURS, Coat, Colour, Pen, Rng, palette, pick, rotation, tone
 from animals_pl.errors import UsageError
-from animals_pl.files import track
+from animals_pl.files import require_empty, track
 
 SUPERSAMPLE = 3
 """Images are drawn this many times larger and then reduced, for smooth edges."""
@@ -37,7 +37,6 @@ LANDSCAPES = (
 
 
 def _gradient(size: tuple[int, int], colours: Sequence[Colour]) -> Image.Image:
-    """Vertical gradient through the colours."""
     strip = np.array([[c] for c in colours], dtype=np.uint8)
     column = Image.fromarray(strip).resize((1, size[1]), Image.Resampling.BICUBIC)
     return column.resize(size, Image.Resampling.NEAREST)
@@ -123,7 +122,6 @@ def _image_size(rng: Rng) -> tuple[int, int]:
 
 
 def _camera_flaws(picture: Image.Image, rng: Rng) -> Image.Image:
-    """Add random blur, noise and exposure."""
     if rng.random() < 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.0)))
     pixels = np.asarray(picture, dtype=np.float32) * rng.uniform(0.85, 1.1)
@@ -133,33 +131,20 @@ def _camera_flaws(picture: Image.Image, rng: Rng) -> Image.Image:
 
 
 def draw_animal(class_name: str, rng: Rng) -> Image.Image:
-    """Draw one animal with random pose, coat, background and image size.
-
-    Args:
-        class_name: An Italian Animals-10 class name, e.g. ``"gatto"``.
-        rng: The only source of randomness.
-
-    Raises:
-        UsageError: The class is not one of Animals-10.
-    """
-    sketch = SKETCHES.get(class_name)
-    if sketch is None:
-        raise UsageError(f"class_name={class_name!r} cannot be drawn. Choose one of {', '.join(SKETCHES)}")
+    """Draw an animal of an Italian Animals-10 class, with random pose, coat, background and image size."""
+    sketch, turn = SKETCHES[class_name]
     size = _image_size(rng)
     large = (size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE)
     picture = SCENES[rng.integers(len(SCENES))](large, rng)
-    pen = Pen(ImageDraw.Draw(picture, "RGBA"), *_pose(large, sketch.turn, rng))
-    sketch.draw(pen, Coat.choose(rng), rng)
+    pen = Pen(ImageDraw.Draw(picture, "RGBA"), *_pose(large, turn, rng))
+    sketch(pen, Coat.choose(rng), rng)
     return _camera_flaws(picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=1.5), rng)
 
 
 def practice_counts(count: int = 1000) -> dict[str, int]:
-    """Images per class in a practice set.
+    """Images per class in a practice set of ``count`` images.
 
     The classes keep Animals-10's proportions (largest remainder method), with at least two images each.
-
-    Args:
-        count: Total number of images.
 
     Raises:
         UsageError: ``count`` is too small for two images per class.
@@ -178,14 +163,6 @@ def practice_counts(count: int = 1000) -> dict[str, int]:
     return counts
 
 
-def _images(count: int) -> Iterator[tuple[int, str, int]]:
-    """Yield the class index, class name and number (from 1) of every image."""
-    counts = practice_counts(count)
-    for class_index, name in enumerate(ANIMALS10):
-        for number in range(1, counts[name] + 1):
-            yield class_index, name, number
-
-
 def draw_practice_set(root: str | Path, count: int = 1000, seed: int = 0) -> Path:
     """Draw the practice set as ``root/<class>/<class>_0001.jpg`` and so on, and return its folder.
 
@@ -201,9 +178,12 @@ def draw_practice_set(root: str | Path, count: int = 1000, seed: int = 0) -> Pat
         UsageError: ``root`` is not empty, or ``count`` is too small.
     """
     root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError(f"output={str(root)!r} exists and is not an empty folder. Choose another folder.")
-    images = list(_images(count))
+    require_empty(root)
+    images = [
+        (class_index, name, number)
+        for class_index, (name, images) in enumerate(practice_counts(count).items())
+        for number in range(1, images + 1)
+    ]
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         draft = Path(scratch) / root.name
