@@ -126,7 +126,7 @@ class TransferNet(nn.Module):
             pretrained = self._pretrained(weights)
             state = pretrained.state_dict()
             self.backbone.load_state_dict({key: state[key] for key in self.backbone.state_dict()})
-        except Exception as error:  # timm, safetensors, torch and the hub raise different types
+        except Exception as error:  # timm and the hub may raise any exception
             raise UsageError(
                 f"model.weights={weights!r} could not be loaded into {self.name!r} ({_summary(error)}). Pass a file "
                 "that fits, connect to the network for the first download, or set null for random weights."

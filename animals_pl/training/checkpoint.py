@@ -26,7 +26,7 @@ def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, A
         raise UsageError(f"ckpt_path={str(ckpt_path)!r} is not a file. {remedy}")
     try:
         checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # pickle, zip and torch each raise their own
+    except Exception as error:  # torch.load may raise any exception
         raise UsageError(
             f"ckpt_path={str(ckpt_path)!r} is not a checkpoint ({type(error).__name__}). {remedy}"
         ) from error

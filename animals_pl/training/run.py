@@ -17,7 +17,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
 from animals_pl import __version__
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, one_line
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
@@ -86,7 +86,7 @@ class Run:
         except (UsageError, MisconfigurationException) as error:
             if self._ckpt_path is None:
                 _remove_empty_run(self.folder)
-            raise UsageError(" ".join(str(error).split())) from error
+            raise UsageError(one_line(error)) from error
         return self
 
     @property
@@ -251,7 +251,7 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
         with quiet():
             return L.Trainer(**kwargs, callbacks=callbacks)
     except (ValueError, MisconfigurationException) as error:
-        raise UsageError(" ".join(str(error).split())) from error
+        raise UsageError(one_line(error)) from error
 
 
 def evaluate(
