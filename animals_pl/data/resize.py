@@ -1,6 +1,6 @@
 """The one function that resizes images for evaluation: validation, test, prediction and deployment.
 
-Needs numpy and Pillow only.
+Needs numpy and Pillow only. Mean and standard deviation belong to the net: ``models/transfer.py``.
 """
 
 from __future__ import annotations

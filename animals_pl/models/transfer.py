@@ -1,4 +1,4 @@
-"""Transfer learning: a timm backbone with a new head."""
+"""Transfer learning: a timm backbone with a new head, and its mean and std. Resizing: ``data/resize.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classification losses, one value per image."""
+"""Classification losses, one value per image. Ranges of their parameters: ``hparams.py``."""
 
 from __future__ import annotations
 

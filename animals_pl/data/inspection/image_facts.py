@@ -41,7 +41,7 @@ _JPEG_END = 0xD9
 
 
 class ImageFacts(NamedTuple):
-    """Facts about one file.
+    """Facts about one file. A new field becomes a column of the manifest; then bump ``_FORMAT`` in ``manifest.py``.
 
     Attributes:
         sha256: Content hash, hexadecimal. Empty if the file cannot be read.
