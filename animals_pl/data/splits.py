@@ -48,7 +48,7 @@ class Split:
 
 
 def _shuffle(paths: Iterable[str], seed: int) -> list[str]:
-    """Sort by hash: the same order on every machine, and a new file does not move the others."""
+    """Sort by hash: the same order on every machine, which a new file does not change for the others."""
     return sorted(paths, key=lambda path: hashlib.sha256(f"{seed}:{path}".encode(errors="surrogateescape")).digest())
 
 

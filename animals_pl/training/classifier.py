@@ -64,7 +64,7 @@ class AnimalClassifier(L.LightningModule):
         backbone_lr_mult: Multiplier on lr for the backbone (last block; see layer_decay), > 0. timm models only.
         layer_decay: Multiplier on the learning rate from each block to the one before it, in (0, 1]. timm models only.
         weight_decay: Weight decay, >= 0. Not applied to biases and norms.
-        optimizer_eps: Epsilon of the optimizer. Default: the optimizer's own (Keras' Adam uses 1e-7).
+        optimizer_eps: Epsilon of the optimizer. Default: the optimizer's own (Keras's Adam uses 1e-7).
         schedule: Learning rate over the epochs: ``constant``, ``cosine``, ``step``, ``poly`` or ``tanh``.
         warmup_epochs: Epochs in which the learning rate rises to lr, >= 0.
         class_names: Class names in label order. Set by the data; stored in the checkpoint.
