@@ -50,24 +50,10 @@ def light(size: int) -> list[A.BasicTransform]:
     return [_random_crop(size, smallest=0.5), A.HorizontalFlip(p=0.5)]
 
 
-def strong(size: int) -> list[A.BasicTransform]:
-    """Small crops, flips, rotation, colour, blur and erased patches, for long training from scratch."""
-    return [
-        _random_crop(size, smallest=0.25),
-        A.HorizontalFlip(p=0.5),
-        A.Rotate(limit=15, border_mode=cv2.BORDER_REFLECT, p=0.5),
-        A.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05, p=0.8),
-        A.ToGray(p=0.05),
-        A.GaussianBlur(blur_limit=(3, 5), p=0.1),
-        A.CoarseDropout(num_holes_range=(1, 2), hole_height_range=(0.1, 0.25), hole_width_range=(0.1, 0.25), p=0.3),
-    ]
-
-
 POLICIES: dict[str, Callable[[int], list[A.BasicTransform]]] = {
     "reference": reference,
     "reference_no_flip": reference_no_flip,
     "light": light,
-    "strong": strong,
 }
 
 

@@ -37,7 +37,7 @@ class AnimalsDataModule(L.LightningDataModule):
         batch_size: Images per batch and device.
         sampling: ``shuffle`` (each image once per epoch), ``weighted`` (with replacement, all classes equally
             likely) or ``weighted_sqrt`` (with replacement, classes in proportion to the square root of their count).
-        augment: ``none``, ``reference``, ``reference_no_flip``, ``light``, ``strong``, or a YAML or JSON file saved
+        augment: ``none``, ``reference``, ``reference_no_flip``, ``light``, or a YAML or JSON file saved
             by albumentations.
         val_fraction: Fraction of the images for validation, in (0, 1).
         test_fraction: Fraction of the images for test, in [0, 1).

@@ -40,7 +40,7 @@ def refusal(policy, *images):
 
 
 def test_the_documented_policies_are_there():
-    assert list(POLICIES) == ["reference", "reference_no_flip", "light", "strong"]
+    assert list(POLICIES) == ["reference", "reference_no_flip", "light"]
 
 
 @pytest.mark.parametrize("policy", EVERY)
@@ -169,7 +169,7 @@ def is_mirrored(image, result):
 
 
 @pytest.mark.parametrize(
-    ("policy", "share"), [("reference", 0.5), ("reference_no_flip", 0), ("light", 0.5), ("strong", 0.5), ("none", 0)]
+    ("policy", "share"), [("reference", 0.5), ("reference_no_flip", 0), ("light", 0.5), ("none", 0)]
 )
 def test_half_of_the_images_are_mirrored_where_the_policy_flips(policy, share):
     augmentation, image, draws = Augmentation(policy, Resize()), gradient(), 200
@@ -178,9 +178,8 @@ def test_half_of_the_images_are_mirrored_where_the_policy_flips(policy, share):
     assert abs(mirrored - share * draws) <= 4 * np.sqrt(draws * share * (1 - share))
 
 
-@pytest.mark.parametrize(("policy", "smallest"), [("light", 0.5), ("strong", 0.25)])
-def test_crops_show_at_least_the_documented_part(policy, smallest):
-    (cut,) = (step for step in POLICIES[policy](64) if isinstance(step, A.RandomResizedCrop))
+def test_crops_of_light_show_at_least_half():
+    (cut,) = (step for step in POLICIES["light"](64) if isinstance(step, A.RandomResizedCrop))
     image, areas = gradient(256, 256), []
     for seed in range(100):
         cut.set_random_seed(seed)
@@ -188,7 +187,7 @@ def test_crops_show_at_least_the_documented_part(policy, smallest):
         # 64 pixels span 63 steps of the gradient: red tells the width that is shown, green the height.
         width, height = (np.ptp(result[..., channel]) / 255 * 64 / 63 for channel in (0, 1))
         areas.append(width * height)
-    assert smallest - 0.02 < min(areas) < smallest + 0.05
+    assert 0.48 < min(areas) < 0.55
     assert max(areas) > 0.9
 
 
@@ -248,7 +247,7 @@ def test_pipeline_that_leaves_no_rgb_bytes_is_refused(saved, steps):
 
 @pytest.mark.parametrize(
     ("name", "nearest"),
-    [("refrence", "reference"), ("reference-no-flip", "reference_no_flip"), ("lite", "light"), ("stong", "strong")],
+    [("refrence", "reference"), ("reference-no-flip", "reference_no_flip"), ("lite", "light")],
 )
 def test_misspelt_policy_is_refused_with_the_nearest_name(name, nearest):
     message = refusal(name)

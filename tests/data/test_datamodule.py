@@ -134,7 +134,7 @@ def test_augmented_training_images_keep_their_labels(tiny_tree):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_validation_gives_the_images_in_order(tiny_tree, workers):
-    data = make(tiny_tree, "fit", num_workers=workers, augment="strong")
+    data = make(tiny_tree, "fit", num_workers=workers, augment="light")
     data.size_schedule = lambda epoch: 24
     assert samples(data.val_dataloader()) == expected(data, "val")
 
