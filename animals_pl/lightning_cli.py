@@ -6,13 +6,13 @@ The only private name of Lightning used in this project is ``LightningCLI._parse
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -97,7 +97,8 @@ class AnimalsCLI(LightningCLI):
         if split.is_file():  # it contains the result of grouping and exclusion
             settings["data"] |= {"split": str(split), "group_by": None, "exclude": None}
         # Passed first, so that the user's configuration files and options override it.
-        self.config = self._parse(parser, [verb, f"--config={yaml.safe_dump(settings)}", *options])
+        # As JSON, because YAML reads a class called 1e3 as a number.
+        self.config = self._parse(parser, [verb, f"--config={json.dumps(settings)}", *options])
         config = self.config[verb]
         if split.is_file() and config.data.split is None:
             config.data.split = str(split)

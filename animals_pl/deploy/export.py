@@ -82,13 +82,15 @@ def export(
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
 
     Raises:
-        UsageError: The checkpoint or the folder cannot be used, or the file differs from torch.
+        UsageError: The checkpoint, the output or the folder cannot be used, or the file differs from torch.
 
     Example:
         ``export("checkpoints/mine/version_0/best.ckpt", "model.onnx").path``
     """
     model = load_model(ckpt_path)
     target = Path(output)
+    if target.resolve() == Path(ckpt_path).resolve():
+        raise UsageError(f"output={str(output)!r} is the checkpoint itself. Choose another output.")
     images, source = _verification_images(image_folder, model)
     tta = tta or model.tta
     net = ExportedNet(model.net, tta).eval()

@@ -56,6 +56,11 @@ def reproduce(
         if name not in REFERENCE:
             hint = did_you_mean(name, REFERENCE)
             raise UsageError(f"names={name!r} is not an experiment. {hint}Choose from {', '.join(REFERENCE)}.")
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"epochs={epochs} is too small; choose 1 or more.")
+    for argument, given in (("root", root), ("weights", weights)):
+        if given is not None and not Path(given).is_dir():
+            raise UsageError(f"{argument}={given!r} is not a folder. Pass another --{argument}.")
     folder = Path(weights) if weights else None
     outcomes = {}
     for name in names or REFERENCE:

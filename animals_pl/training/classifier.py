@@ -126,14 +126,21 @@ class AnimalClassifier(L.LightningModule):
             info: Facts about the data. Class names and size become hyper-parameters of a new model.
 
         Raises:
-            UsageError: The class names differ from those of the model.
+            UsageError: There are fewer than 2 classes, or classes or size differ from those of the model.
         """
+        if len(info.class_names) < 2:
+            raise UsageError(f"the data has only the class {info.class_names[0]!r}; a classifier needs at least 2.")
         if self.hparams["class_names"] is None:
             self.hparams["class_names"], self.hparams["input_size"] = list(info.class_names), info.size
         elif list(info.class_names) != self.hparams["class_names"]:
             raise UsageError(
                 f"the data has the classes {', '.join(info.class_names)}, but the model was trained on "
                 f"{', '.join(self.hparams['class_names'])}. Use data with the model's classes, or a new model."
+            )
+        elif info.size != self.hparams["input_size"]:
+            raise UsageError(
+                f"data.size={info.size}, but the model was made for {self.hparams['input_size']} px. "
+                f"Set data.size={self.hparams['input_size']}, or use a new model."
             )
         self.data_info = info
 

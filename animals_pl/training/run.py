@@ -11,12 +11,11 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-import yaml
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
-from animals_pl import __version__
+from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, one_line
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
@@ -25,11 +24,11 @@ from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
 from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.progress_bar import EpochBar
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
-from animals_pl.training.callbacks.run_files import RunFiles
+from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
 from animals_pl.training.callbacks.run_summary import RunSummary
 from animals_pl.training.callbacks.tensorboard import RunTensorBoard, TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
-from animals_pl.training.checkpoint import load_checkpoint, model_settings
+from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.malloc import set_malloc_thresholds
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
@@ -70,7 +69,7 @@ class Run:
         self.model = model
         self.data = data
         self.trainer = trainer
-        self.folder = folder
+        self.folder = folder and folder.resolve()
         self._ckpt_path = ckpt_path
 
     def fit(self) -> Run:
@@ -107,6 +106,8 @@ class Run:
     @cached_property
     def best(self) -> TrainedModel:
         """The model of the best epoch."""
+        if not self.best_path.exists():
+            raise UsageError(f"{str(self.best_path)!r} does not exist: no epoch was validated, or checkpoints are off.")
         return load_model(self.best_path)
 
     def validate(self, data: L.LightningDataModule | None = None) -> dict[str, float]:
@@ -131,7 +132,7 @@ def fit(
     monitor: Monitor = "loss/val",
     save_top_k: int = 1,
     ckpt_path: str | Path | None = None,
-    callbacks: Sequence[L.Callback] = (),
+    callbacks: Sequence[L.Callback] | L.Callback | None = (),
     cache_features: bool = True,
     compile: bool = False,
     tune: Tune | None = None,
@@ -186,7 +187,7 @@ def prepare_run(
     monitor: Monitor,
     save_top_k: int,
     ckpt_path: str | Path | None,
-    callbacks: Sequence[L.Callback],
+    callbacks: Sequence[L.Callback] | L.Callback | None,
     cache_features: bool,
     compile: bool,
     tune: Tune | None,
@@ -199,7 +200,8 @@ def prepare_run(
     By default it is made from the hyper-parameters.
     """
     kwargs = {**TRAINER_DEFAULTS, **trainer_kwargs}
-    _check_options(save_top_k, tune, ckpt_path, kwargs)
+    callbacks = [callbacks] if isinstance(callbacks, L.Callback) else list(callbacks or ())
+    _check_options(name, save_top_k, tune, ckpt_path, kwargs)
     if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
         kwargs["precision"] = "bf16-mixed"
     if ckpt_path is not None:
@@ -207,7 +209,7 @@ def prepare_run(
     console = get_console()  # that of the progress bar, so that lines are printed above it
     options = {"name": name, "monitor": monitor, "save_top_k": save_top_k}
     options |= {"cache_features": cache_features, "compile": compile}
-    dump_config = dump_config or partial(_dump_hparams, model, data, options, trainer_kwargs)
+    dump_config = dump_config or partial(dump_hparams, model, data, options, trainer_kwargs)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunSummary(data, console)]
     if compile:
         mine.append(Compilation())
@@ -289,7 +291,11 @@ def _remove_empty_run(folder: Path | None) -> None:
             folder.parent.rmdir()
 
 
-def _check_options(save_top_k: int, tune: Tune | None, ckpt_path: str | Path | None, kwargs: dict[str, Any]) -> None:
+def _check_options(
+    name: str, save_top_k: int, tune: Tune | None, ckpt_path: str | Path | None, kwargs: dict[str, Any]
+) -> None:
+    if not name or name in {".", ".."} or {"/", "\\", "\0"} & set(name):
+        raise UsageError(f"name={name!r} is not the name of a folder. Use letters, digits, '-' and '_'.")
     if save_top_k < 1:
         raise UsageError(f"save_top_k={save_top_k} is out of range; choose a value >= 1")
     if save_top_k > 1 and kwargs.get("enable_checkpointing") is False:
@@ -299,14 +305,22 @@ def _check_options(save_top_k: int, tune: Tune | None, ckpt_path: str | Path | N
 
 
 def _adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, ckpt_path: Path) -> None:
-    """Check that the model is the checkpoint's, and let the data use the run's split."""
-    for key, trained in model_settings(load_checkpoint(ckpt_path, mmap=True)).items():
+    """Check that model and data are the checkpoint's; take over its classes, its size and the run's split."""
+    checkpoint = load_checkpoint(ckpt_path, mmap=True)
+    for key, trained in data_settings(checkpoint).items():
+        if key in PREPROCESSING and data.hparams.get(key, trained) != trained:
+            raise UsageError(
+                f"data.{key}={data.hparams[key]!r} contradicts the checkpoint, which was trained with {trained!r}. "
+                "Remove the option."
+            )
+    for key, trained in model_settings(checkpoint).items():
         given = model.hparams[key]
         if given != trained and not (given is None and key in ("class_names", "input_size")):
             raise UsageError(
                 f"model.{key}={given!r} contradicts the checkpoint, which was trained with {trained!r}. "
                 "Remove the option."
             )
+        model.hparams[key] = trained
     split = ckpt_path.parent / "split.csv"
     if split.is_file() and "split" in data.hparams and data.hparams["split"] is None:
         data.hparams["split"] = str(split)
@@ -319,24 +333,3 @@ def _loggers(folder: Path, given: Any) -> Any:
     more = given if isinstance(given, list) else [given]
     board = RunTensorBoard(folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False)
     return [board, *(logger for logger in more if not isinstance(logger, bool | None))]
-
-
-def _dump_hparams(
-    model: AnimalClassifier,
-    data: L.LightningDataModule,
-    options: dict[str, Any],
-    trainer_kwargs: dict[str, Any],
-    tuned: dict[str, float],
-) -> str:
-    """Configuration of a run that was started from Python, as YAML; callbacks and other objects are left out."""
-    plain = (bool, int, float, str, list, type(None))
-    config: dict[str, Any] = {
-        **options,
-        "data": {key: value for key, value in data.hparams_initial.items() if not key.startswith("_")},
-        "model": {key: value for key, value in model.hparams_initial.items() if not key.startswith("_")},
-        "trainer": {key: value for key, value in trainer_kwargs.items() if isinstance(value, plain)},
-    }
-    for key, value in tuned.items():
-        section, _, name = key.partition(".")
-        config[section][name] = value
-    return f"# animals_pl {__version__}\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -64,7 +64,12 @@ class TrainedModel:
     data_hparams: dict[str, Any]
 
     def predict(
-        self, paths: Sequence[str | Path], *, top_k: int = 3, batch_size: int = 64, num_workers: int | None = None
+        self,
+        paths: Sequence[str | Path] | str | Path,
+        *,
+        top_k: int = 3,
+        batch_size: int = 64,
+        num_workers: int | None = None,
     ) -> list[Prediction]:
         """Predict image files and folders of images.
 
@@ -78,9 +83,12 @@ class TrainedModel:
             One prediction per file, in the order given. Files that cannot be decoded have no label.
 
         Raises:
-            UsageError: A path does not exist, or no image can be decoded.
+            UsageError: A path does not exist, no image can be decoded, or top_k is below 1.
         """
-        found = find_prediction_images([Path(path) for path in paths])
+        if top_k < 1:
+            raise UsageError(f"top_k={top_k} is out of range; choose a value >= 1")
+        given = [paths] if isinstance(paths, str | Path) else paths
+        found = find_prediction_images([Path(path) for path in given])
         catalog = found.catalog(self.class_names)
         probabilities = iter(self.probabilities(catalog, batch_size, num_workers))
         readable = set(catalog.paths)

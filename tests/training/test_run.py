@@ -255,3 +255,50 @@ def test_a_progress_bar_of_the_user_replaces_ours(tiny_tree, tmp_path):
         callbacks=[bar],
     )
     assert run.trainer.progress_bar_callback is bar
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/abs"])
+def test_a_name_that_is_no_folder_name_is_refused(tiny_tree, tmp_path, name):
+    with pytest.raises(UsageError, match="is not the name of a folder"):
+        fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), name=name, default_root_dir=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_is_trained_at_one_size(tiny_tree):
+    model = AnimalClassifier(net="shallownet")
+    model.set_data(DataInfo(class_names=("dog", "cat"), class_counts=(6, 6), size=16))
+    with pytest.raises(UsageError, match=r"data\.size=24, but the model was made for 16 px"):
+        model.set_data(DataInfo(class_names=("dog", "cat"), class_counts=(6, 6), size=24))
+
+
+def test_one_class_is_refused(make_tree, tmp_path):
+    data = small_data(make_tree("one", {"cane": 6}))
+    with pytest.raises(UsageError, match="only the class 'cane'"):
+        fit(AnimalClassifier(net="shallownet"), data, default_root_dir=str(tmp_path / "runs"), max_epochs=1)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
+def test_resuming_with_other_data_is_refused(make_tree, tmp_path):
+    options = {"default_root_dir": str(tmp_path / "runs"), "accelerator": "cpu"}
+    tree = make_tree("first", {"cane": 6, "gatto": 6})
+    run = fit(AnimalClassifier(net="shallownet"), small_data(tree), max_epochs=1, **options)
+    again = {"ckpt_path": run.last_path, "max_epochs": 2, **options}
+    with pytest.raises(UsageError, match=r"data\.size=24 contradicts the checkpoint"):
+        fit(AnimalClassifier(net="shallownet"), small_data(tree, size=24), **again)
+    with pytest.raises(UsageError):
+        fit(AnimalClassifier(net="shallownet"), small_data(make_tree("second", {"mucca": 6, "ragno": 6})), **again)
+
+
+def test_predict_takes_one_path_and_refuses_no_classes(script, tiny_tree):
+    image = next(tiny_tree.rglob("*.jpg"))
+    (prediction,) = script.run.best.predict(image, num_workers=0)
+    assert prediction.path == str(image)
+    with pytest.raises(UsageError, match="top_k=0"):
+        script.run.best.predict([image], top_k=0)
+
+
+def test_a_class_that_yaml_takes_for_a_number_stays_a_name(make_tree, tmp_path, capsys):
+    tree = make_tree("tree", {"1e3": 6, "null": 6})
+    run = fit(AnimalClassifier(net="shallownet"), small_data(tree), max_epochs=1, default_root_dir=str(tmp_path))
+    assert main(["validate", "--ckpt_path", str(run.best_path)]) == 0
+    assert "1e3" in capsys.readouterr().out

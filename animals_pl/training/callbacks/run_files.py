@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
+import yaml
 
+from animals_pl import __version__
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.files import atomic_write
+from animals_pl.training.classifier import AnimalClassifier
 
 
 class RunFiles(L.Callback):
@@ -51,3 +55,24 @@ class RunFiles(L.Callback):
     def _write_config(self) -> None:
         with atomic_write(self.folder / "config.yaml") as partial:
             partial.write_text(self.dump_config(self.tuned), encoding="utf-8")
+
+
+def dump_hparams(
+    model: AnimalClassifier,
+    data: L.LightningDataModule,
+    options: dict[str, Any],
+    trainer_kwargs: dict[str, Any],
+    tuned: dict[str, float],
+) -> str:
+    """Configuration of a run that was started from Python, as YAML; callbacks and other objects are left out."""
+    plain = (bool, int, float, str, list, type(None))
+    config: dict[str, Any] = {
+        **options,
+        "data": {key: value for key, value in data.hparams_initial.items() if not key.startswith("_")},
+        "model": {key: value for key, value in model.hparams_initial.items() if not key.startswith("_")},
+        "trainer": {key: value for key, value in trainer_kwargs.items() if isinstance(value, plain)},
+    }
+    for key, value in tuned.items():
+        section, _, name = key.partition(".")
+        config[section][name] = value
+    return f"# animals_pl {__version__}\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
