@@ -27,7 +27,7 @@ from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.run_summary import print_left_out
 from animals_pl.training.callbacks.tuning import Tune
-from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
+from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.quiet import quiet
 from animals_pl.training.run import TRAINER_DEFAULTS, Monitor, Run, make_trainer, prepare_run
@@ -226,10 +226,7 @@ def _add_run_options(parser: LightningArgumentParser) -> None:
 def _keep_from_checkpoint(config: Namespace, key: str, trained: Any) -> None:
     if config[key] is None:  # null in the configuration
         config[key] = trained
-    if config[key] != trained:
-        raise UsageError(
-            f"{key}={config[key]!r} contradicts the checkpoint, which was trained with {trained!r}. Remove the option."
-        )
+    require_same(key, config[key], trained)
 
 
 def _dump_config(parser: LightningArgumentParser, config: Namespace, tuned: dict[str, float]) -> str:

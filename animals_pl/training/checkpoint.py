@@ -50,5 +50,13 @@ def data_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     return _arguments(checkpoint.get("datamodule_hyper_parameters", {}))
 
 
+def require_same(key: str, given: Any, trained: Any) -> None:
+    """Raise a :class:`UsageError` if a setting such as ``data.size`` differs from the checkpoint's."""
+    if given != trained:
+        raise UsageError(
+            f"{key}={given!r} contradicts the checkpoint, which was trained with {trained!r}. Remove the option."
+        )
+
+
 def _arguments(hparams: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in hparams.items() if not key.startswith("_")}  # Lightning adds private ones

@@ -28,7 +28,7 @@ from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
 from animals_pl.training.callbacks.run_summary import RunSummary
 from animals_pl.training.callbacks.tensorboard import RunTensorBoard, TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
-from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
+from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.malloc import set_malloc_thresholds
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
@@ -308,18 +308,12 @@ def _adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, ckpt
     """Check that model and data are the checkpoint's; take over its classes, its size and the run's split."""
     checkpoint = load_checkpoint(ckpt_path, mmap=True)
     for key, trained in data_settings(checkpoint).items():
-        if key in PREPROCESSING and data.hparams.get(key, trained) != trained:
-            raise UsageError(
-                f"data.{key}={data.hparams[key]!r} contradicts the checkpoint, which was trained with {trained!r}. "
-                "Remove the option."
-            )
+        if key in PREPROCESSING:
+            require_same(f"data.{key}", data.hparams.get(key, trained), trained)
     for key, trained in model_settings(checkpoint).items():
         given = model.hparams[key]
-        if given != trained and not (given is None and key in ("class_names", "input_size")):
-            raise UsageError(
-                f"model.{key}={given!r} contradicts the checkpoint, which was trained with {trained!r}. "
-                "Remove the option."
-            )
+        if not (given is None and key in ("class_names", "input_size")):
+            require_same(f"model.{key}", given, trained)
         model.hparams[key] = trained
     split = ckpt_path.parent / "split.csv"
     if split.is_file() and "split" in data.hparams and data.hparams["split"] is None:

@@ -120,7 +120,10 @@ class TrainedModel:
 
 def load_classifier(ckpt_path: str | Path) -> AnimalClassifier:
     """Restore the LightningModule of a checkpoint, to evaluate it with a Trainer or to train it further."""
-    checkpoint = load_checkpoint(ckpt_path)
+    return _restore(load_checkpoint(ckpt_path))
+
+
+def _restore(checkpoint: dict[str, Any]) -> AnimalClassifier:
     model = AnimalClassifier(**model_settings(checkpoint))
     model.configure_model()
     model.load_state_dict(checkpoint["state_dict"])
@@ -151,7 +154,7 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None) -> Traine
                 "resized. Pass load_model(…, resize=Resize(…))."
             )
         resize = Resize.from_settings(data)
-    model = load_classifier(ckpt_path)
+    model = _restore(checkpoint)
     hparams = dict(model.hparams)
     return TrainedModel(
         model.net.eval(), hparams["class_names"], resize, hparams["input_size"], hparams["tta"], hparams, data

@@ -107,7 +107,7 @@ def test_the_best_trial_becomes_a_study(searched, tiny_tree):
 def test_an_interrupted_search_continues(arguments, fake_training, tmp_path, capsys):
     def interrupt(options: dict[str, str]) -> bool:
         if len(fake_training.fits) == 3:
-            raise SystemExit(1)  # what Lightning makes of Ctrl-C
+            raise SystemExit(1)  # Lightning raises this on Ctrl-C
         return True
 
     fake_training.is_right = interrupt

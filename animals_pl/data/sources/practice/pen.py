@@ -104,7 +104,7 @@ class Pen:
         return pen
 
     def mirrored(self) -> tuple[Pen, Pen]:
-        """This pen and its mirror image, for paired parts."""
+        """This pen and one that draws mirrored, for paired parts."""
         return self.at(0, 0, across=-1), self
 
     def blob(self, path: Path2D, colour: Colour, smooth: bool = True) -> None:
