@@ -46,7 +46,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         for line in lines + inline:
             if "-m animals_pl " in line and "…" not in line:
                 args = shlex.split(line.partition("-m animals_pl ")[2], comments=True)
-                yield page.name, [PLACEHOLDERS.get(arg, arg) for arg in args]
+                yield page.name, args
     for file in (PROJECT / "configs").rglob("*.yaml"):
         for line in re.findall(r"python -m animals_pl (.*)", file.read_text(encoding="utf-8")):
             yield file.name, shlex.split(re.sub(r"\[.*\]", "", line))
@@ -82,7 +82,7 @@ def parsers() -> dict[str, tuple[ArgumentParser, ArgumentParser]]:
 
 
 def parse(args: list[str], parsers: dict[str, tuple[ArgumentParser, ArgumentParser]]) -> None:
-    name, options = args[0], args[1:]
+    name, *options = [PLACEHOLDERS.get(arg, arg) for arg in args]
     verb = VERBS[name]
     if verb.function == LIGHTNING:
         parsers[name][0].parse_args([name, *normalise(options, verb.positional, FLAGS)])
