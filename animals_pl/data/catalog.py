@@ -11,32 +11,23 @@ import numpy as np
 
 from animals_pl.errors import UsageError
 
-ANIMALS10 = {
-    "cane": "dog",
-    "cavallo": "horse",
-    "elefante": "elephant",
-    "farfalla": "butterfly",
-    "gallina": "chicken",
-    "gatto": "cat",
-    "mucca": "cow",
-    "pecora": "sheep",
-    "ragno": "spider",
-    "scoiattolo": "squirrel",
-}
+_ANIMALS10 = [
+    ("cane", "dog", 4863),
+    ("cavallo", "horse", 2623),
+    ("elefante", "elephant", 1446),
+    ("farfalla", "butterfly", 2112),
+    ("gallina", "chicken", 3098),
+    ("gatto", "cat", 1668),
+    ("mucca", "cow", 1866),
+    ("pecora", "sheep", 1820),
+    ("ragno", "spider", 4821),
+    ("scoiattolo", "squirrel", 1862),
+]
+
+ANIMALS10 = {italian: english for italian, english, _ in _ANIMALS10}
 """Animals-10's Italian folder names, in class order, and their English names."""
 
-ANIMALS10_COUNTS = {
-    "cane": 4863,
-    "cavallo": 2623,
-    "elefante": 1446,
-    "farfalla": 2112,
-    "gallina": 3098,
-    "gatto": 1668,
-    "mucca": 1866,
-    "pecora": 1820,
-    "ragno": 4821,
-    "scoiattolo": 1862,
-}
+ANIMALS10_COUNTS = {italian: count for italian, _, count in _ANIMALS10}
 """Images per class in the full dataset (26,179 in total)."""
 
 RAW = "raw-img"
@@ -61,7 +52,7 @@ class Catalog:
     """The images below one folder.
 
     Attributes:
-        root: The folder that was scanned.
+        root: The folder.
         class_names: Label order; ``labels`` index into it.
         paths: POSIX paths relative to ``root``.
         labels: int64 array (N,), one class index per path.
@@ -131,16 +122,7 @@ def find_root(folder: Path) -> Path:
     return folder
 
 
-def class_folders(root: Path, argument: str = "data.root") -> list[Path]:
-    """Class folders of a dataset, sorted by name.
-
-    Args:
-        root: The dataset's folder.
-        argument: Name of the option that ``root`` came from, for messages.
-
-    Raises:
-        UsageError: ``root`` is missing, is a file, or contains no folder.
-    """
+def _class_folders(root: Path, argument: str) -> list[Path]:
     remedy = f"Run 'python -m animals_pl prepare --source practice' or pass --{argument} DIR."
     if not root.is_dir():
         raise UsageError(f"{argument}={str(root)!r} is not a folder. {remedy}")
@@ -152,11 +134,6 @@ def class_folders(root: Path, argument: str = "data.root") -> list[Path]:
 
 def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argument: str = "data.root") -> list[int]:
     """Class index of every folder, matched by its name (Italian or English).
-
-    Args:
-        folder_names: Names of the class folders.
-        class_names: Class names in label order.
-        argument: Name of the option that the folder came from, for messages.
 
     Raises:
         UsageError: A folder matches no class, or two folders match the same class.
@@ -190,7 +167,7 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
         UsageError: The folder cannot be used, a class folder is empty, or a class is unknown.
     """
     root = find_root(Path(root))
-    folders = class_folders(root, argument)
+    folders = _class_folders(root, argument)
     if class_names is None:
         class_names = [folder.name for folder in folders]
     indices = match_classes([folder.name for folder in folders], class_names, argument)

@@ -22,9 +22,6 @@ def class_weights(option: ClassWeights, counts: np.ndarray, beta: float = 0.999)
         counts: Training images per class (C,).
         beta: For ``effective``, in [0, 1). 0 gives equal weights; near 1, weights approach the inverse counts.
 
-    Returns:
-        float64 array (C,).
-
     Raises:
         UsageError: A class has no training images, so its weight would be infinite.
     """
@@ -40,15 +37,12 @@ def class_weights(option: ClassWeights, counts: np.ndarray, beta: float = 0.999)
 
 
 def require_images(argument: str, remedy: str, counts: np.ndarray) -> None:
-    """Check that every class has training images.
+    """Raise a UsageError if a class has no training images.
 
     Args:
-        argument: The option that needs them, for the message.
+        argument: The option that needs them.
         remedy: The option and value to use instead.
         counts: Training images per class (C,).
-
-    Raises:
-        UsageError: A class has none.
     """
     if not counts.all():
         raise UsageError(

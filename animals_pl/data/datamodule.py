@@ -79,12 +79,8 @@ class AnimalsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for key, value, least in (
-            ("size", size, 8),
-            ("batch_size", batch_size, 1),
-            ("seed", seed, 0),
-            ("num_workers", num_workers, 0),
-        ):
+        for key, least in {"size": 8, "batch_size": 1, "seed": 0, "num_workers": 0}.items():
+            value = self.hparams[key]
             if value is not None and value < least:
                 raise UsageError(f"data.{key}={value} is too small. Choose {least} or more.")
         self.root = Path(root)
@@ -119,7 +115,7 @@ class AnimalsDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Load and split the images that a stage needs, and hand :attr:`info` to the model.
 
-        Labels follow the model's class names if it has any (a checkpoint), otherwise the sorted folders.
+        Labels follow the class names of the model (a checkpoint), otherwise the sorted folders.
 
         Raises:
             UsageError: A folder, the split or the test images are missing or do not fit the model.
@@ -146,21 +142,10 @@ class AnimalsDataModule(L.LightningDataModule):
             module.set_data(self.info)
 
     def _load_and_split(self, class_names: list[str] | None) -> None:
-        hparams = self.hparams
-        loaded = load_dataset(
-            self.root,
-            class_names=class_names,
-            exclude=hparams["exclude"],
-            group_duplicates=hparams["group_duplicates"],
-            group_by=hparams["group_by"],
-        )
-        self.split = split_dataset(
-            loaded,
-            split_file=hparams["split"],
-            val_fraction=hparams["val_fraction"],
-            test_fraction=hparams["test_fraction"],
-            seed=hparams["seed"],
-        )
+        given = {key: self.hparams[key] for key in ("exclude", "group_duplicates", "group_by")}
+        loaded = load_dataset(self.root, class_names=class_names, **given)
+        given = {key: self.hparams[key] for key in ("split", "val_fraction", "test_fraction", "seed")}
+        self.split = split_dataset(loaded, **given)
         self.catalog, self.broken, self.excluded = loaded.catalog, loaded.broken, loaded.excluded
         self.class_names = loaded.catalog.class_names
         self.catalogs |= {split: loaded.usable.select(getattr(self.split, split)) for split in SPLITS}
@@ -202,24 +187,21 @@ class AnimalsDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Loader of validation batches."""
-        return self.evaluation_loader("val")
+        return self.loader("val")
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Loader of test batches."""
-        return self.evaluation_loader("test")
+        return self.loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Loader of the images to predict, labelled -1."""
-        return self.evaluation_loader("predict")
+        return self.loader("predict")
 
-    def evaluation_loader(self, split: str) -> DataLoader[Any]:
-        """Loader of a split in order and without augmentation; across processes, each image appears once."""
-        rank, world_size = self._rank_and_world_size()
-        # DistributedSampler would pad, which counts some images twice.
-        return self.loader(split, range(rank, len(self.catalogs[split].paths), world_size))
-
-    def loader(self, split: str, keys: Sequence[SampleKey | int]) -> DataLoader[Any]:
-        """Loader of the given samples of a split, in that order."""
+    def loader(self, split: str, keys: Sequence[SampleKey | int] | None = None) -> DataLoader[Any]:
+        """Loader of the given samples of a split; by default of this process's share, without augmentation."""
+        if keys is None:  # DistributedSampler would pad, which counts some images twice
+            rank, world_size = self._rank_and_world_size()
+            keys = range(rank, len(self.catalogs[split].paths), world_size)
         options = self._loader_options(split)
         return DataLoader(self.datasets[split], batch_size=self.hparams["batch_size"], sampler=keys, **options)
 

@@ -18,16 +18,18 @@ def group_by(rule: str, catalog: Catalog) -> np.ndarray:
     """Group numbers (N,) from file names or from a table; -1 for images that the rule does not match.
 
     Args:
-        rule: ``TABLE.csv:COLUMN`` (a table with a column ``path`` and, for example, one of camera locations), or a
-            regular expression that is searched in each path. Images with the same match (with the same captured
-            groups, if the expression has any) form a group.
+        rule: ``TABLE.csv:COLUMN`` (a table with a column ``path``), or a regular expression that is searched in each
+            path. Images with the same match (the same captured groups, if there are any) form a group.
         catalog: The images.
 
     Raises:
         UsageError: The rule is invalid or matches no image.
     """
     table, _, column = rule.rpartition(":")
-    value_of = _values_in_table(Path(table), column) if table.endswith(".csv") else _matches(rule, catalog.paths)
+    if table.endswith(".csv"):
+        value_of = {row["path"]: row[column] for row in read_rows(Path(table), "data.group_by", "path", column)}
+    else:
+        value_of = _matches(rule, catalog.paths)
     values = np.array([value_of.get(path, "") for path in catalog.paths])
     if not values.any():
         raise UsageError(
@@ -66,7 +68,3 @@ def _matches(pattern: str, paths: Sequence[str]) -> dict[str, str]:
 def _value(match: re.Match[str]) -> str:
     """The captured groups, or the whole match if there are none."""
     return "\x1f".join(part or "" for part in match.groups()) if any(match.groups()) else match.group()
-
-
-def _values_in_table(table: Path, column: str) -> dict[str, str]:
-    return {row["path"]: row[column] for row in read_rows(table, "data.group_by", "path", column)}

@@ -71,21 +71,9 @@ def load_dataset(
 
 
 def split_dataset(
-    loaded: LoadedDataset,
-    *,
-    split_file: str | Path | None = None,
-    val_fraction: float = 0.3,
-    test_fraction: float = 0.0,
-    seed: int = 42,
+    loaded: LoadedDataset, *, split: str | None, val_fraction: float, test_fraction: float, seed: int
 ) -> Split:
-    """Split the usable images, or read their split from a file.
-
-    Args:
-        loaded: The dataset.
-        split_file: A ``split.csv``; the other arguments are then ignored.
-        val_fraction: Fraction of the images for validation, in (0, 1).
-        test_fraction: Fraction of the images for test, in [0, 1).
-        seed: Seed of the split.
+    """Split the usable images (see :func:`stratified_split`), or read their split from the file ``split``.
 
     Raises:
         UsageError: A class has no usable images, a fraction is out of range, or the file does not fit the images.
@@ -95,8 +83,8 @@ def split_dataset(
             f"{str(loaded.catalog.root)!r}: class {loaded.catalog.class_names[label]!r} has no usable images "
             "(all broken or excluded). Fix the files or remove the folder."
         )
-    if split_file:
-        return load_split(split_file, loaded.usable, loaded.broken.keys() | loaded.excluded)
+    if split:
+        return load_split(split, loaded.usable, loaded.broken.keys() | loaded.excluded)
     return stratified_split(loaded.usable, val_fraction, test_fraction, seed)
 
 

@@ -35,10 +35,7 @@ class PredictionImages:
 
 
 def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
-    """Expand files and folders to image files and inspect each.
-
-    Args:
-        given: Image files (with any suffix) and folders of images.
+    """Expand image files (with any suffix) and folders of images to files, and inspect each.
 
     Raises:
         UsageError: A path does not exist, there are no images, or none can be decoded.

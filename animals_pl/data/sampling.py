@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pandas as pd
 from torch.utils.data import Sampler
 
 Sampling = Literal["shuffle", "weighted", "weighted_sqrt"]
@@ -48,13 +50,7 @@ def weighted(labels: np.ndarray, seed: int, epoch: int, power: float = 1.0) -> n
 
 def repeats(indices: np.ndarray) -> np.ndarray:
     """For every position (N,), the number of earlier positions with the same index."""
-    order = np.argsort(indices, kind="stable")
-    ordered = indices[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    lengths = np.diff(np.r_[starts, len(indices)])
-    result = np.empty(len(indices), dtype=np.int64)
-    result[order] = np.arange(len(indices)) - np.repeat(starts, lengths)
-    return result
+    return pd.Series(indices).groupby(indices).cumcount().to_numpy()
 
 
 def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[tuple[int, int]]:
@@ -72,6 +68,7 @@ def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[tuple
     return list(zip(starts, [*starts[1:], count], strict=True))
 
 
+@dataclass(eq=False, repr=False)
 class KeyBatchSampler(Sampler[list[SampleKey]]):
     """Batches of :class:`SampleKey` for one rank, starting at the current position of the training.
 
@@ -87,25 +84,18 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
         world_size: Number of processes.
     """
 
-    def __init__(
-        self,
-        labels: np.ndarray,
-        batch_size: int,
-        sampling: Sampling,
-        seed: int,
-        size_at: Callable[[int], int],
-        position: Callable[[], tuple[int, int]],
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.labels = labels
-        self.sampling = sampling
-        self.seed = seed
-        self.size_at = size_at
-        self.position = position
-        self.rank = rank
-        self.world_size = world_size
-        self.bounds = batch_bounds(len(labels), batch_size, world_size)
+    labels: np.ndarray
+    batch_size: int
+    sampling: Sampling
+    seed: int
+    size_at: Callable[[int], int]
+    position: Callable[[], tuple[int, int]]
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        """Compute the batches."""
+        self.bounds = batch_bounds(len(self.labels), self.batch_size, self.world_size)
 
     def __len__(self) -> int:
         """Number of batches of a full epoch, regardless of the position."""
@@ -114,7 +104,10 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         """Yield this rank's share of the remaining global batches of the epoch."""
         epoch, done = self.position()
-        order = self._order(epoch)
+        if self.sampling == "shuffle":
+            order = shuffled(len(self.labels), self.seed, epoch)
+        else:
+            order = weighted(self.labels, self.seed, epoch, power=1.0 if self.sampling == "weighted" else 0.5)
         size = self.size_at(epoch)
         earlier = repeats(order)
         for start, end in self.bounds[done:]:
@@ -123,8 +116,3 @@ class KeyBatchSampler(Sampler[list[SampleKey]]):
                 SampleKey(index, epoch, repeat, size)
                 for index, repeat in zip(order[mine].tolist(), earlier[mine].tolist(), strict=True)
             ]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if self.sampling == "shuffle":
-            return shuffled(len(self.labels), self.seed, epoch)
-        return weighted(self.labels, self.seed, epoch, power=1.0 if self.sampling == "weighted" else 0.5)

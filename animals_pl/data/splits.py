@@ -30,11 +30,9 @@ class Split:
     test: list[str] = field(default_factory=list)
 
     def save(self, file: Path, catalog: Catalog) -> None:
-        """Write the split as CSV with the columns ``path,label,split,sha256,group``, atomically.
+        """Write a CSV file with the columns ``path,label,split,sha256,group``.
 
-        Args:
-            file: The file to write.
-            catalog: All images. Those in no split are marked as left out.
+        Images of ``catalog`` that are in no split are marked as left out.
         """
         split_of = {path: split for split in SPLITS for path in getattr(self, split)}
         columns = {
@@ -127,10 +125,7 @@ def _largest_first(groups: list[list[str]], seed: int) -> list[list[str]]:
 def _choose_split(sizes: np.ndarray, missing: np.ndarray, quotas: np.ndarray) -> int:
     """Index of the split for a group: the emptiest that can take all of it, otherwise the one it exceeds least.
 
-    Args:
-        sizes: Images of each class in the group (C,).
-        missing: Images that each split still needs (C, S).
-        quotas: Images that each split should have (C, S).
+    The arrays count images: in the group (C,), those that each split still needs, and those it should have (C, S).
     """
     involved = sizes > 0
     left = (missing[involved] - sizes[involved, None]).min(axis=0)

@@ -24,7 +24,7 @@ def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
 
     Args:
         file: The file.
-        argument: Name of the option that ``file`` came from, for messages.
+        argument: Name of the option that ``file`` came from.
         columns: Required columns.
 
     Raises:

@@ -1,9 +1,9 @@
-"""Parts shared by the nets: normalisation, Keras initialisation, the from-scratch base, test-time augmentation."""
+"""Parts shared by the nets: normalisation, Keras initialisation, test-time augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +12,8 @@ TTA = Literal["none", "hflip"]
 """Test-time augmentation. ``hflip`` averages the logits of an image and its horizontal flip."""
 
 
-class BatchNormOptions(TypedDict):
-    """Keyword arguments of torch's BatchNorm layers."""
-
-    eps: float
-    momentum: float
-
-
-KERAS_BATCHNORM = BatchNormOptions(eps=1e-3, momentum=0.01)
-"""Keras's BatchNorm defaults. Keras's momentum 0.99 is torch's 0.01."""
-
-
 class Normalize(nn.Module):
-    """Normalise pixels: ``(x / 255 - mean) / std``.
-
-    Args:
-        mean: Mean per channel, for pixels in 0…1.
-        std: Standard deviation per channel, for pixels in 0…1.
-    """
+    """Normalise pixels: ``(x / 255 - mean) / std``, with the mean and standard deviation per channel in 0…1."""
 
     mean: Tensor
     std: Tensor
@@ -54,37 +38,6 @@ def keras_init(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-class SequentialNet(nn.Module):
-    """Base of the from-scratch nets: normalise → features → flatten → head, for one image size.
-
-    Args:
-        features: (B, 3, S, S) → (B, K, H, W).
-        head: (B, K·H·W) → (B, C) logits.
-    """
-
-    fixed_size = True
-    """The flattened feature map ties the net to one image size."""
-
-    def __init__(self, features: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.normalize = Normalize()
-        self.features = features
-        self.head = head
-        self.apply(keras_init)
-
-    def forward_features(self, images: Tensor) -> Tensor:
-        """Return the features (B, F) of (B, 3, S, S) pixels in 0…255."""
-        return self.features(self.normalize(images)).flatten(1)
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        """Return the logits (B, C) of features (B, F)."""
-        return self.head(features)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logits (B, C) of (B, 3, S, S) pixels in 0…255, uint8 or float."""
-        return self.forward_head(self.forward_features(images))
 
 
 def forward_tta(net: nn.Module, images: Tensor, tta: TTA) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,8 @@ from animals_pl.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-FROM_SCRATCH = {
-    "shallownet": "animals_pl.models.shallownet:ShallowNet",
-    "lenet": "animals_pl.models.lenet:LeNet",
-    "minivggnet": "animals_pl.models.minivggnet:MiniVGGNet",
-}
-"""Nets trained from scratch: name → module:class. Every other name is a timm model."""
+FROM_SCRATCH = {"shallownet": "ShallowNet", "lenet": "LeNet", "minivggnet": "MiniVGGNet"}
+"""Nets trained from scratch: name → class in ``from_scratch.py``. Every other name is a timm model."""
 
 
 def build_net(name: str, num_classes: int, input_size: int, **options: Any) -> nn.Module:
@@ -26,12 +21,12 @@ def build_net(name: str, num_classes: int, input_size: int, **options: Any) -> n
         name: A key of :data:`FROM_SCRATCH`, or any timm model name.
         num_classes: Number of logits C.
         input_size: Side S of the images, in pixels.
-        **options: Arguments of :class:`~animals_pl.models.transfer.TransferNet`. From-scratch nets only accept the
-            default values.
+        **options: Arguments of :class:`~animals_pl.models.transfer.TransferNet`; for other nets, default values only.
 
     Raises:
         UsageError: The name is unknown, the size does not suit the net, or an option does not apply to it.
     """
+    from animals_pl.models import from_scratch
     from animals_pl.models.transfer import TransferNet
 
     if name not in FROM_SCRATCH:
@@ -44,8 +39,7 @@ def build_net(name: str, num_classes: int, input_size: int, **options: Any) -> n
                 f"model.{key}={value!r} only applies to timm models, not to model.net={name!r}. "
                 f"Remove it, or set model.net to a timm model."
             )
-    module, _, class_name = FROM_SCRATCH[name].partition(":")
-    net_class = getattr(importlib.import_module(module), class_name)
+    net_class = getattr(from_scratch, FROM_SCRATCH[name])
     if input_size < net_class.smallest_size:
         raise UsageError(
             f"data.size={input_size} is too small for model.net={name!r}. Choose {net_class.smallest_size} or more."

@@ -28,8 +28,7 @@ SYNSETS: dict[str, range | list[int]] = {
 def imagenet_indices(name: str) -> list[int]:
     """Return the ImageNet-1k class indices of an animal; empty if ImageNet does not have it.
 
-    Args:
-        name: English name: a key of :data:`SYNSETS`, or one of ImageNet's own names ("zebra", "red_panda").
+    ``name`` is English: a key of :data:`SYNSETS`, or one of ImageNet's own names ("zebra", "red_panda").
     """
     if name.lower() in SYNSETS:
         return list(SYNSETS[name.lower()])

@@ -23,9 +23,7 @@ HeadInit = Literal["imagenet", "random"]
 
 
 class TransferNet(nn.Module):
-    """timm backbone → features (B, F) → head → logits (B, C).
-
-    All weights are random. :meth:`load_weights` loads pretrained ones.
+    """timm backbone → features (B, F) → head → logits (B, C), with random weights (see :meth:`load_weights`).
 
     Args:
         name: A timm model, with or without a weights tag (``mobilenetv3_large_100.ra_in1k``).
@@ -33,11 +31,10 @@ class TransferNet(nn.Module):
         input_size: Side S of the images, in pixels.
         head: ``linear`` (dropout → dense) or ``dense`` (dense 128 → ReLU → dropout → dense).
         features: What the head sees. ``pre_logits``: the input of timm's own classifier. ``pooled``: the mean over
-            the last feature map. The two differ where a ``conv_head`` after that map widens it (MobileNetV3: 576 or
-            960 pooled features, 1024 or 1280 before the logits); with ``pooled`` those layers are removed.
+            the last feature map. They differ where a ``conv_head``, which ``pooled`` removes, widens that map
+            (MobileNetV3: 576 or 960 pooled features, 1024 or 1280 before the logits).
         freeze: Keep the backbone fixed, including its BatchNorm statistics.
-        freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed. Statistics of small batches are
-            worse than pretrained ones.
+        freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed.
         dropout: Dropout rate before the last layer, in [0, 1).
 
     Raises:
@@ -66,14 +63,14 @@ class TransferNet(nn.Module):
         self.fixed_size = bool(config.fixed_input_size)
         self.normalize = Normalize(config.mean, config.std)
         try:
-            self.backbone, self.pooled = self._build_backbone(features)
+            self._build_backbone(pooled=features == "pooled")
             num_features = self._count_features()
         except (RuntimeError, AssertionError, ValueError) as error:
             raise UsageError(
                 f"data.size={input_size} does not suit model.net={name!r} ({_summary(error)}). "
                 "Choose a larger size, or the size of the pretrained net."
             ) from error
-        self.linear_head = head == "linear"
+        self.head_fits_classifier = head == "linear" and not self.pooled
         self.head = _build_head(head, num_features, num_classes, dropout)
         self.backbone.requires_grad_(not freeze)
         self.train()
@@ -81,19 +78,14 @@ class TransferNet(nn.Module):
     def _size_option(self) -> dict[str, Any]:
         return {"img_size": self.input_size} if self.fixed_size else {}
 
-    def _build_backbone(self, features: Features) -> tuple[nn.Module, bool]:
-        """Backbone without classifier, and whether its last feature map is averaged here."""
+    def _build_backbone(self, pooled: bool) -> None:
         backbone: Any = timm.create_model(self.name, num_classes=0, **self._size_option())
         # EfficientNets have a conv_head too, but inside forward_features, and it does not change the width.
-        pooled = (
-            features == "pooled"
-            and hasattr(backbone, "conv_head")
-            and backbone.head_hidden_size != backbone.num_features
-        )
-        if pooled:  # not on the way to the pooled features
+        widens = hasattr(backbone, "conv_head") and backbone.head_hidden_size != backbone.num_features
+        self.backbone, self.pooled = backbone, pooled and widens
+        if self.pooled:
             backbone.conv_head = nn.Identity()
             backbone.norm_head = nn.Identity()
-        return backbone, pooled
 
     @torch.no_grad()
     def _count_features(self) -> int:
@@ -116,8 +108,12 @@ class TransferNet(nn.Module):
             UsageError: The weights are missing or do not fit, the download failed, or ``head_init="imagenet"`` was
                 given and is not possible.
         """
-        if head_init == "imagenet":
-            self._require_classifier_input()
+        if head_init == "imagenet" and not self.head_fits_classifier:
+            key, value, other = ("features", "pooled", "pre_logits") if self.pooled else ("head", "dense", "linear")
+            raise UsageError(
+                f"model.head_init='imagenet' has no effect with model.{key}={value!r} and model.net={self.name!r}. "
+                f"Remove it (null), or set model.{key}={other}."
+            )
         if weights != "imagenet" and not Path(weights).is_file():
             raise UsageError(
                 f"model.weights={weights!r} is not a file. Pass a .safetensors or .pth file, 'imagenet', or null."
@@ -139,16 +135,6 @@ class TransferNet(nn.Module):
                     "ImageNet-1k, or none of the classes is in ImageNet. Remove it (null), or use other weights."
                 )
 
-    def _require_classifier_input(self) -> None:
-        """Raise a UsageError if the head does not see what timm's classifier sees."""
-        setting = "model.features='pooled'" if self.pooled else "model.head='dense'"
-        remedy = "model.features=pre_logits" if self.pooled else "model.head=linear"
-        if self.pooled or not self.linear_head:
-            raise UsageError(
-                f"model.head_init='imagenet' has no effect with {setting} and model.net={self.name!r}. "
-                f"Remove it (null), or set {remedy}."
-            )
-
     def _pretrained(self, weights: str) -> Any:
         """Pretrained timm net, with its classifier if the weights have one."""
         options = self._size_option()
@@ -169,10 +155,10 @@ class TransferNet(nn.Module):
 
     @torch.no_grad()
     def _init_head(self, classifier: Any, class_names: Sequence[str]) -> bool:
-        """Copy rows of ImageNet's classifier to a linear head; return whether there was any to copy."""
+        """Copy rows of ImageNet's classifier to the head; return whether there was any to copy."""
         last: Any = self.head[-1]
         fits = isinstance(classifier, nn.Linear) and classifier.weight.shape == (IMAGENET_CLASSES, last.in_features)
-        if self.pooled or not self.linear_head or not fits:
+        if not self.head_fits_classifier or not fits:
             return False
         indices = {row: imagenet_indices(name) for row, name in enumerate(class_names)}
         for row, found in indices.items():
@@ -192,11 +178,7 @@ class TransferNet(nn.Module):
         return self
 
     def unfreeze(self, fraction: float) -> None:
-        """Make the last blocks of the backbone trainable and freeze the others.
-
-        Args:
-            fraction: Fraction of the blocks that become trainable, in [0, 1].
-        """
+        """Make the last blocks of the backbone, a ``fraction`` in [0, 1], trainable and freeze the others."""
         block_of = group_parameters(self.backbone, self.backbone.group_matcher(coarse=False), reverse=True)
         first = round((1 - fraction) * (1 + max(block_of.values())), 6)  # fractions such as 1/3 are inexact
         for name, parameter in self.backbone.named_parameters():
@@ -215,8 +197,7 @@ class TransferNet(nn.Module):
     def for_inference(self, images: Tensor) -> TransferNet:
         """Return a copy with a faster ``forward_features``; its output is the same to float32 accuracy.
 
-        Args:
-            images: (B, 3, S, S) sample pixels in 0…255, see :func:`~animals_pl.models.fusion.fuse_conv_bn`.
+        ``images`` (B, 3, S, S) are sample pixels in 0…255, see :func:`~animals_pl.models.fusion.fuse_conv_bn`.
         """
         return fuse_conv_bn(self, lambda net: net.forward_features(images))
 
