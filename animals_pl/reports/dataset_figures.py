@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -22,6 +23,9 @@ MAX_CLASSES = 30
 
 SHEET_COLUMNS = 10
 """Images per class on the contact sheet."""
+
+MANY_POINTS = 5000
+"""Number of points from which the interactive plot uses WebGL."""
 
 CELL, GAP = 120, 10
 """Side of an image's cell on the contact sheet, and the minimum space between two images, in pixels."""
@@ -76,6 +80,43 @@ def sizes(usable: pd.DataFrame) -> Figure:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def size_plot(usable: pd.DataFrame) -> str:
+    """Return a scatter plot of the sizes of readable images as HTML with id ``size-plot``, including plotly.js."""
+    scatter = go.Scattergl if len(usable) > MANY_POINTS else go.Scatter
+    figure = go.Figure()
+    for name, rows in usable.groupby("label"):
+        figure.add_trace(
+            scatter(
+                x=rows["width"],
+                y=rows["height"],
+                customdata=rows["path"],
+                name=display_name(name),
+                mode="markers",
+                marker={"size": (4 * elongation(rows)).clip(4, 16), "opacity": 0.6, "line": {"width": 0}},
+                hovertemplate="%{customdata}<br>%{x} × %{y} px",
+            )
+        )
+    limits = zoom_limits(usable)
+    zooms = [
+        {"label": label, "method": "relayout", "args": [{f"{axis}axis.range": [0, 1.04 * limit] for axis in "xy"}]}
+        for label, limit in limits.items()
+    ]
+    axis = {"range": [0, 1.04 * limits["all"]], "showgrid": True}
+    figure.update_layout(
+        template="simple_white",
+        height=620,
+        dragmode="lasso",
+        margin={"l": 60, "r": 10, "t": 40, "b": 50},
+        xaxis={"title": "width (px)", **axis},
+        yaxis={"title": "height (px)", **axis},
+        updatemenus=[{"type": "buttons", "direction": "right", "buttons": zooms, "x": 0, "y": 1.1, "xanchor": "left"}],
+        legend={"title": "click to hide a class"},
+    )
+    tools = ["lasso2d", "select2d", "zoom2d", "pan2d", "resetScale2d", "toImage"]
+    config = {"displaylogo": False, "responsive": True, "displayModeBar": True, "modeBarButtons": [tools]}
+    return figure.to_html(full_html=False, include_plotlyjs=True, div_id="size-plot", config=config)
 
 
 def histograms(labels: pd.Series, values: pd.Series, unit: str, bins: np.ndarray) -> Figure:
