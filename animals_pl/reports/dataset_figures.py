@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from animals_pl.data.catalog import display_name
@@ -150,17 +151,10 @@ def _histogram(axes: Axes, values: pd.Series, bins: np.ndarray) -> None:
     axes.hist(values, bins=bins.tolist(), color=BLUE)
     axes.axvline(values.median(), color=ORANGE)
     axes.set(xscale="log", yticks=[])
-    ticks = _ticks(bins[0], bins[-1])
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if bins[-1] / bins[0] < 50 else (1,)))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a range, for a logarithmic axis."""
-    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 50 else (1,)
-    return [tick for decade in decades for step in steps if low <= (tick := float(f"{decade * step:g}")) <= high]
 
 
 def _log_bins(values: pd.Series) -> np.ndarray:

@@ -8,9 +8,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
@@ -99,17 +100,13 @@ def scan(catalog: Catalog) -> Scan:
 
 def inspect_all(files: Sequence[Path]) -> list[ImageFacts]:
     """Facts about files, in the same order. Reads them on all cores, with a progress bar."""
-    return list(track(_inspections(files), "reading images", len(files)))
-
-
-def _inspections(files: Sequence[Path]) -> Iterator[ImageFacts]:
+    progress = partial(track, description="reading images", total=len(files))
     if len(files) < _MIN_FILES_FOR_PROCESSES:
-        yield from map(inspect, files)
-        return
+        return list(progress(map(inspect, files)))
     # Fork as torch does: fast, and works in scripts without a __main__ guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     with ProcessPoolExecutor(mp_context=context) as pool:
-        yield from pool.map(inspect, files, chunksize=32)
+        return list(progress(pool.map(inspect, files, chunksize=32)))
 
 
 def _changed(file: Path, row: ImageFacts) -> bool:

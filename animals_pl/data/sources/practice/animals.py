@@ -7,21 +7,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from animals_pl.data.sources.practice.pen import (
-    BEAK,
-    HORN,
-    INK,
-    PINK,
-    RED,
-    SHADE,
-    WHITE,
-    Coat,
-    Colour,
-    Pen,
-    Rng,
-    knots,
-    tone,
-)
+from animals_pl.data.sources.practice.pen import INK, Coat, Colour, Pen, Rng, knots, tone
+
+WHITE: Colour = (252, 250, 244)
+PINK: Colour = (236, 164, 160)
+RED: Colour = (208, 62, 58)
+HORN: Colour = (240, 226, 190)
+BEAK: Colour = (240, 168, 56)
+SHADE: Colour = (30, 30, 40, 70)
 
 
 def _eye(pen: Pen, x: float, y: float, size: float = 5.5) -> None:

@@ -27,12 +27,6 @@ def palette(codes: str) -> tuple[Colour, ...]:
 FURS = palette("#4e484c #706868 #969498 #8898a8 #eee8de #e2ceaa #ceaa7a #de964c #c0683e #a0704c #7a523c #e8be60")
 ACCENTS = palette("#ce3c3a #f08830 #f6cc4c #589e5c #428cc4 #7a60b2 #e880a0")
 INK: Colour = (46, 36, 38)
-WHITE: Colour = (252, 250, 244)
-PINK: Colour = (236, 164, 160)
-RED: Colour = (208, 62, 58)
-HORN: Colour = (240, 226, 190)
-BEAK: Colour = (240, 168, 56)
-SHADE: Colour = (30, 30, 40, 70)
 
 
 def tone(colour: Colour, amount: float) -> Colour:
