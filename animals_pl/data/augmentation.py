@@ -30,11 +30,6 @@ def _zoom_and_translate() -> A.Affine:
     )
 
 
-def _random_crop(size: int, smallest: float) -> A.RandomResizedCrop:
-    """Random crop of at least ``smallest`` of the area, resized to a square (Szegedy et al. 2015)."""
-    return A.RandomResizedCrop((size, size), scale=(smallest, 1.0), area_for_downscale="image")
-
-
 def reference(_: int) -> list[A.BasicTransform]:
     """Augmentation of the reference (see ``experiments/reference.py``) for its large net: flip, zoom, translation."""
     return [A.HorizontalFlip(p=0.5), _zoom_and_translate()]
@@ -46,14 +41,13 @@ def reference_no_flip(_: int) -> list[A.BasicTransform]:
 
 
 def light(size: int) -> list[A.BasicTransform]:
-    """Crops of at least half of the area, and flips."""
-    return [_random_crop(size, smallest=0.5), A.HorizontalFlip(p=0.5)]
+    """Crops of at least half of the area (Szegedy et al. 2015), and flips."""
+    crop = A.RandomResizedCrop((size, size), scale=(0.5, 1.0), area_for_downscale="image")
+    return [crop, A.HorizontalFlip(p=0.5)]
 
 
 POLICIES: dict[str, Callable[[int], list[A.BasicTransform]]] = {
-    "reference": reference,
-    "reference_no_flip": reference_no_flip,
-    "light": light,
+    policy.__name__: policy for policy in (reference, reference_no_flip, light)
 }
 
 
@@ -75,8 +69,11 @@ class Augmentation:
         self.file = Path(policy) if Path(policy).suffix in {".yaml", ".yml", ".json"} else None
         if self.file is not None:
             self.loaded = _load(self.file)
-        elif policy not in ("none", *POLICIES):
-            raise UsageError(_unknown(policy))
+        elif policy not in (known := ["none", *POLICIES]):
+            raise UsageError(
+                f"data.augment={policy!r} is unknown; {did_you_mean(policy, known)}choose one of {', '.join(known)}, "
+                "or a .yaml or .json file saved by albumentations."
+            )
 
     def __call__(self, image: np.ndarray, size: int, seed: np.random.SeedSequence) -> np.ndarray:
         """Augment an image (H, W, 3) uint8 to (size, size, 3) uint8. The seed determines the result."""
@@ -89,9 +86,7 @@ class Augmentation:
                     f"data.augment={self.policy!r} turns images into {image.dtype} arrays of shape {image.shape}. "
                     "Remove steps such as Normalize and ToTensorV2; the net normalises."
                 )
-        if image.shape[:2] == (size, size):
-            return image
-        return self.resize(image, size)
+        return image if image.shape[:2] == (size, size) else self.resize(image, size)
 
     def pipeline(self, size: int) -> A.Compose:
         """The policy's pipeline for one size. A pipeline from a file is used for every size."""
@@ -100,14 +95,6 @@ class Augmentation:
         if size not in self.pipelines:
             self.pipelines[size] = A.Compose(POLICIES[self.policy](size))
         return self.pipelines[size]
-
-
-def _unknown(policy: str) -> str:
-    known = ["none", *POLICIES]
-    return (
-        f"data.augment={policy!r} is unknown; {did_you_mean(policy, known)}choose one of {', '.join(known)}, "
-        "or a .yaml or .json file saved by albumentations."
-    )
 
 
 def _load(file: Path) -> A.Compose:

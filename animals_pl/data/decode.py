@@ -47,9 +47,9 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
 
 
 def use_image(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    """Open the bytes of an image file and return ``use(picture)``, which is called at most twice.
+    """Open the bytes of an image file and return ``use(picture)``.
 
-    Of a truncated file, the part that can be decoded is used, as in browsers.
+    ``use`` is called a second time if decoding fails, with the part of a truncated file that can be decoded.
     """
     try:
         with open_image(content) as picture:
@@ -77,8 +77,6 @@ _UPRIGHT = {
 }
 """EXIF orientation → transposition that makes the image upright."""
 
-_QUARTER_TURNS = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
-
 
 def orientation_of(picture: Image.Image) -> int:
     """EXIF orientation of an opened image, 1 (upright) to 8."""
@@ -93,15 +91,8 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """Width and height of an opened image in pixels, after EXIF rotation."""
-    width, height = picture.size
-    return (height, width) if _turn(picture) in _QUARTER_TURNS else (width, height)
-
-
-def upright(picture: Image.Image, size: int | None = None) -> Image.Image:
-    """Opened image as RGB, after EXIF rotation. ``size`` as in :func:`decode`."""
-    turn = _turn(picture)
-    rgb = to_rgb(picture) if size is None else _reduced(picture, size)
-    return rgb if turn is None else rgb.transpose(turn)
+    quarter_turn = picture.format != "TIFF" and orientation_of(picture) >= 5
+    return picture.size[::-1] if quarter_turn else picture.size
 
 
 MARGIN = 2
@@ -112,16 +103,17 @@ MobileNetV3-Small features change and its accuracy does not. With a margin of 1,
 """
 
 
-def _reduced(picture: Image.Image, size: int) -> Image.Image:
-    """Opened image as RGB, not rotated. A JPEG is decoded at the scale for squares of ``size`` pixels."""
+def upright(picture: Image.Image, size: int | None = None) -> Image.Image:
+    """Opened image as RGB, after EXIF rotation. ``size`` as in :func:`decode`."""
+    turn = _turn(picture)
     # Pillow chooses the smallest of 1, 1/2, 1/4 and 1/8 at which neither side is shorter than this.
-    drafted = picture.draft(None, (MARGIN * size, MARGIN * size))
+    drafted = picture.draft(None, (MARGIN * size, MARGIN * size)) if size else None
     rgb = to_rgb(picture)
-    if drafted is None or drafted[1][2:] == rgb.size:
-        return rgb
-    # The image ends within the last row or column. Uncorrected, it would be shifted towards the corner by up to
-    # half a pixel of the square, as large an error as all others together.
-    return rgb.resize(rgb.size, Image.Resampling.BICUBIC, drafted[1])
+    if drafted and drafted[1][2:] != rgb.size:
+        # The image ends within the last row or column. Uncorrected, it would be shifted towards the corner by up to
+        # half a pixel of the square, as large an error as all others together.
+        rgb = rgb.resize(rgb.size, Image.Resampling.BICUBIC, drafted[1])
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def upright_square(picture: Image.Image, side: int) -> Image.Image:
@@ -169,12 +161,11 @@ def decodes(source: str | Path | bytes) -> bool:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB: 16-bit grey is scaled, transparency composited over white."""
+    """Image of any mode as RGB: 16-bit grey is scaled, transparency composited over white."""
     if picture.mode.startswith("I"):  # 16 or 32-bit grey, which convert() would clip at 255
         grey = np.asarray(picture, dtype=np.float64)
         return Image.fromarray((grey / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, picture).convert("RGB")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
     return picture.convert("RGB")

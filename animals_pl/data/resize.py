@@ -20,21 +20,13 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 PREPROCESSING = ("size", "resize", "interpolation", "crop_pct")
 """Settings of the datamodule that must be the same in training and evaluation."""
 
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 
 @dataclass(frozen=True)
 class Resize:
     """Resize images of any shape to squares.
 
     Attributes:
-        rule: ``stretch`` resizes the whole image to the square. ``crop`` keeps the aspect ratio and takes a center
-            crop.
+        rule: ``stretch`` resizes the whole image, ``crop`` a center crop.
         interpolation: Pillow's filter (antialiased when shrinking).
         crop_pct: Fraction of the shorter side kept by the center crop, in (0, 1]. 0.875 is the same as resizing the
             shorter side to ``size / 0.875`` before cropping.
@@ -71,14 +63,10 @@ class Resize:
     def __call__(self, image: np.ndarray, size: int) -> np.ndarray:
         """Resize an (H, W, 3) uint8 image to (size, size, 3) uint8."""
         picture = Image.fromarray(image)
-        return np.asarray(picture.resize((size, size), _RESAMPLING[self.interpolation], self._box(picture)))
-
-    def _box(self, picture: Image.Image) -> tuple[float, float, float, float]:
-        """Region (left, top, right, bottom), in pixels, that becomes the square."""
-        width, height = picture.size
-        if self.rule == "stretch":
-            return (0.0, 0.0, float(width), float(height))
-        # Resampling only the center square equals resizing the shorter side and then cropping, in one pass.
-        side = min(width, height) * self.crop_pct
-        left, top = (width - side) / 2, (height - side) / 2
-        return (left, top, left + side, top + side)
+        box = None
+        if self.rule == "crop":
+            # Resampling only the center square equals resizing the shorter side and then cropping, in one pass.
+            side = min(picture.size) * self.crop_pct
+            left, top = (picture.width - side) / 2, (picture.height - side) / 2
+            box = (left, top, left + side, top + side)
+        return np.asarray(picture.resize((size, size), Image.Resampling[self.interpolation.upper()], box))

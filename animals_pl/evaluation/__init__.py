@@ -1,1 +1,1 @@
-"""Evaluation: metrics, figures and label errors from arrays. Pure functions."""
+"""Evaluation: metrics and figures from arrays. Pure functions."""

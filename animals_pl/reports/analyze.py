@@ -19,7 +19,7 @@ from animals_pl.files import atomic_write, require_empty
 from animals_pl.reports.dataset_figures import all_figures
 from animals_pl.reports.dataset_report import DatasetReport
 from animals_pl.reports.findings import Findings, readable, size_table, suggest_sizes
-from animals_pl.reports.thumbnails import png_uri
+from animals_pl.reports.thumbnails import data_uri
 from animals_pl.training.run_folder import new_run_folder
 
 SIZES = 50
@@ -117,7 +117,7 @@ def _write_figures(figures: dict[str, Figure], folder: Path) -> dict[str, str]:
     writer = EventFileWriter(str(folder))
     writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=images)))
     writer.close()
-    return {name: png_uri(file) for name, file in files.items()}
+    return {name: data_uri("png", file.read_bytes()) for name, file in files.items()}
 
 
 def _write_tables(found: Findings, folder: Path) -> list[str]:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from animals_pl.data.catalog import display_name
@@ -22,6 +24,9 @@ MAX_CLASSES = 30
 
 SHEET_COLUMNS = 10
 """Images per class on the contact sheet."""
+
+MANY_POINTS = 5000
+"""Number of points from which the interactive plot uses WebGL."""
 
 CELL, GAP = 120, 10
 """Side of an image's cell on the contact sheet, and the minimum space between two images, in pixels."""
@@ -78,6 +83,43 @@ def sizes(usable: pd.DataFrame) -> Figure:
     return figure
 
 
+def size_plot(usable: pd.DataFrame) -> str:
+    """Return a scatter plot of the sizes of readable images as HTML with id ``size-plot``, including plotly.js."""
+    scatter = go.Scattergl if len(usable) > MANY_POINTS else go.Scatter
+    figure = go.Figure()
+    for name, rows in usable.groupby("label"):
+        figure.add_trace(
+            scatter(
+                x=rows["width"],
+                y=rows["height"],
+                customdata=rows["path"],
+                name=display_name(name),
+                mode="markers",
+                marker={"size": (4 * elongation(rows)).clip(4, 16), "opacity": 0.6, "line": {"width": 0}},
+                hovertemplate="%{customdata}<br>%{x} × %{y} px",
+            )
+        )
+    limits = zoom_limits(usable)
+    zooms = [
+        {"label": label, "method": "relayout", "args": [{f"{axis}axis.range": [0, 1.04 * limit] for axis in "xy"}]}
+        for label, limit in limits.items()
+    ]
+    axis = {"range": [0, 1.04 * limits["all"]], "showgrid": True}
+    figure.update_layout(
+        template="simple_white",
+        height=620,
+        dragmode="lasso",
+        margin={"l": 60, "r": 10, "t": 40, "b": 50},
+        xaxis={"title": "width (px)", **axis},
+        yaxis={"title": "height (px)", **axis},
+        updatemenus=[{"type": "buttons", "direction": "right", "buttons": zooms, "x": 0, "y": 1.1, "xanchor": "left"}],
+        legend={"title": "click to hide a class"},
+    )
+    tools = ["lasso2d", "select2d", "zoom2d", "pan2d", "resetScale2d", "toImage"]
+    config = {"displaylogo": False, "responsive": True, "displayModeBar": True, "modeBarButtons": [tools]}
+    return figure.to_html(full_html=False, include_plotlyjs=True, div_id="size-plot", config=config)
+
+
 def histograms(labels: pd.Series, values: pd.Series, unit: str, bins: np.ndarray) -> Figure:
     """One histogram per class on a shared logarithmic axis. A line marks the median.
 
@@ -109,17 +151,10 @@ def _histogram(axes: Axes, values: pd.Series, bins: np.ndarray) -> None:
     axes.hist(values, bins=bins.tolist(), color=BLUE)
     axes.axvline(values.median(), color=ORANGE)
     axes.set(xscale="log", yticks=[])
-    ticks = _ticks(bins[0], bins[-1])
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if bins[-1] / bins[0] < 50 else (1,)))
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """Round numbers in a range, for a logarithmic axis."""
-    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 50 else (1,)
-    return [tick for decade in decades for step in steps if low <= (tick := float(f"{decade * step:g}")) <= high]
 
 
 def _log_bins(values: pd.Series) -> np.ndarray:

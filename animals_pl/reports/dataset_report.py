@@ -15,10 +15,9 @@ import pandas as pd
 import animals_pl
 from animals_pl.data.catalog import display_name
 from animals_pl.files import atomic_write
-from animals_pl.reports.dataset_figures import spread
+from animals_pl.reports.dataset_figures import size_plot, spread
 from animals_pl.reports.findings import Findings, readable, size_table, suggest_sizes
-from animals_pl.reports.size_plot import size_plot
-from animals_pl.reports.thumbnails import placeholder_uri, thumbnail_uri
+from animals_pl.reports.thumbnails import thumbnail_uri
 
 SAMPLES, GROUPS, GROUP_IMAGES, SUSPECTS, BROKEN = 16, 60, 24, 200, 200
 """Maximum number of images of a class, duplicate groups, images of a group, suspects and broken files on the page."""
@@ -60,7 +59,7 @@ class DatasetReport:
             files=files,
             logdir=self.folder,
             base=self.base,
-            placeholder=placeholder_uri(),
+            placeholder=thumbnail_uri(None),
             version=animals_pl.__version__,
         )
         with atomic_write(file) as partial:

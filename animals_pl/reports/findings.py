@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,20 +37,18 @@ def class_table(manifest: pd.DataFrame) -> pd.DataFrame:
     ``balanced`` and ``reference`` are the values of ``model.class_weights``. ``balanced`` is also how often
     ``data.sampling=weighted`` draws each image of the class per epoch, on average.
     """
-    usable = readable(manifest)
-    counts = usable["label"].value_counts().sort_index()
-    number = counts.to_numpy()
-    sides = usable.groupby("label")[["width", "height"]].median()
+    classes = readable(manifest).groupby("label")
+    number = classes.size().to_numpy()
     return pd.DataFrame(
         {
-            "class": [display_name(name) for name in counts.index],
+            "class": [display_name(name) for name in classes.groups],
             "images": number,
             "share": number / number.sum(),
             "balanced": class_weights("balanced", number),
             "reference": class_weights("reference", number),
-            "median width": sides["width"].to_numpy().astype(int),
-            "median height": sides["height"].to_numpy().astype(int),
-            "megabytes": usable.groupby("label")["bytes"].sum().to_numpy() / 1e6,
+            "median width": classes["width"].median().to_numpy().astype(int),
+            "median height": classes["height"].median().to_numpy().astype(int),
+            "megabytes": classes["bytes"].sum().to_numpy() / 1e6,
         }
     )
 
@@ -156,41 +152,31 @@ def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
     return [int(size) for size in sizes], reason
 
 
-@dataclass(frozen=True)
 class Findings:
     """What is in a dataset, as tables.
 
-    Attributes:
+    Args:
         root: Folder that the manifest's paths are relative to.
         manifest: One row per image; at least one is readable.
         split_of: See :func:`duplicate_table`.
         label_errors: Suspected label errors; ``None``: not searched.
+
+    Attributes:
+        classes, outliers, broken, duplicates: See :func:`class_table` and so on.
     """
 
-    root: Path
-    manifest: pd.DataFrame
-    split_of: dict[str, str] = field(default_factory=dict)
-    label_errors: LabelErrors | None = None
-
-    @cached_property
-    def classes(self) -> pd.DataFrame:
-        """See :func:`class_table`."""
-        return class_table(self.manifest)
-
-    @cached_property
-    def outliers(self) -> pd.DataFrame:
-        """See :func:`outlier_table`."""
-        return outlier_table(self.manifest)
-
-    @cached_property
-    def broken(self) -> pd.DataFrame:
-        """See :func:`broken_table`."""
-        return broken_table(self.manifest)
-
-    @cached_property
-    def duplicates(self) -> pd.DataFrame:
-        """See :func:`duplicate_table`."""
-        return duplicate_table(self.manifest, self.split_of)
+    def __init__(
+        self,
+        root: Path,
+        manifest: pd.DataFrame,
+        split_of: dict[str, str] | None = None,
+        label_errors: LabelErrors | None = None,
+    ) -> None:
+        self.root, self.manifest, self.label_errors = root, manifest, label_errors
+        self.classes = class_table(manifest)
+        self.outliers = outlier_table(manifest)
+        self.broken = broken_table(manifest)
+        self.duplicates = duplicate_table(manifest, split_of)
 
     @property
     def imbalance(self) -> float:

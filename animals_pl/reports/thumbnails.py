@@ -32,19 +32,16 @@ def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
         return _placeholder(side)
 
 
-def thumbnail_uri(file: Path) -> str:
-    """Return a thumbnail as a data URI."""
-    return _jpeg_uri(thumbnail(file))
+def thumbnail_uri(file: Path | None) -> str:
+    """Return a thumbnail as a data URI; ``None`` gives the placeholder of a missing image."""
+    buffer = io.BytesIO()
+    (thumbnail(file) if file else _placeholder(SIDE)).save(buffer, "JPEG", quality=70)
+    return data_uri("jpeg", buffer.getvalue())
 
 
-def placeholder_uri() -> str:
-    """Return the placeholder of a missing image as a data URI."""
-    return _jpeg_uri(_placeholder(SIDE))
-
-
-def png_uri(file: Path) -> str:
-    """Return a PNG file as a data URI."""
-    return _data_uri("png", file.read_bytes())
+def data_uri(kind: str, content: bytes) -> str:
+    """Return an encoded image as a data URI. ``kind`` is ``png`` or ``jpeg``."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _placeholder(side: int) -> Image.Image:
@@ -53,13 +50,3 @@ def _placeholder(side: int) -> Image.Image:
     draw.line((0, 0, *image.size), fill="#bbbbbb", width=2)
     draw.line((0, image.height, image.width, 0), fill="#bbbbbb", width=2)
     return image
-
-
-def _jpeg_uri(image: Image.Image) -> str:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=70)
-    return _data_uri("jpeg", buffer.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

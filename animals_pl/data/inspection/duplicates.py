@@ -32,12 +32,7 @@ _CHUNK = 512
 
 
 class _Hashes(NamedTuple):
-    """Unpacked perceptual hashes.
-
-    Attributes:
-        structure: Bits as -1 or 1 (N, 256) float32.
-        colours: Mean colours (N, 4, 4, 3) float32, in 0…255.
-    """
+    """Perceptual hashes: structure bits as -1 or 1 (N, 256), and mean colours (N, 4, 4, 3) in 0…255, float32."""
 
     structure: np.ndarray
     colours: np.ndarray

@@ -47,8 +47,7 @@ class ImageFacts(NamedTuple):
         sha256: Content hash, hexadecimal. Empty if the file cannot be read.
         perceptual_hash: See :func:`perceptual_hash`. Empty if the image is broken or uniform.
         centre_hash: Perceptual hash of the central 90 % of each side.
-        width: In pixels, after EXIF rotation.
-        height: In pixels, after EXIF rotation.
+        width, height: In pixels, after EXIF rotation.
         mode: Pillow's mode, such as ``RGB`` or ``L``.
         bytes: File size.
         modified: Modification time in nanoseconds.
@@ -99,19 +98,6 @@ def inspect(file: str | Path) -> ImageFacts:
             thumbnail = upright_square(picture, THUMBNAIL)
     except Exception as error:  # decoders may raise any exception
         return facts._replace(problem=_problem(error))
-    return _with_thumbnail(facts, thumbnail)
-
-
-def _problem(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return UNKNOWN_FORMAT
-    if isinstance(error, Image.DecompressionBombError):
-        return f"decompression bomb: {error}"
-    kind = "truncated" if "truncated" in str(error).lower() else "damaged"
-    return f"{kind}: {str(error) or type(error).__name__}"
-
-
-def _with_thumbnail(facts: ImageFacts, thumbnail: Image.Image) -> ImageFacts:
     grey = np.asarray(thumbnail.convert("L"), dtype=np.float32)
     contrast = float(grey.std())
     if contrast >= MIN_CONTRAST:
@@ -122,6 +108,15 @@ def _with_thumbnail(facts: ImageFacts, thumbnail: Image.Image) -> ImageFacts:
         contrast=round(contrast, 2),
         detail=round(float(np.abs(grey[1:] - grey[:-1]).mean()), 2),
     )
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return UNKNOWN_FORMAT
+    if isinstance(error, Image.DecompressionBombError):
+        return f"decompression bomb: {error}"
+    kind = "truncated" if "truncated" in str(error).lower() else "damaged"
+    return f"{kind}: {str(error) or type(error).__name__}"
 
 
 def jpeg_zeros(content: bytes) -> int:

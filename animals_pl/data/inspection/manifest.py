@@ -8,9 +8,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
@@ -27,7 +28,7 @@ from animals_pl.files import cache_dir, track
 
 COLUMNS = ("path", "label", *ImageFacts._fields, "duplicate_group")
 """``path``, ``label`` (a class name), the fields of :class:`ImageFacts`, and the number of the image's group of
-duplicates, or -1. To add a column, add a field to ImageFacts and bump the format version below."""
+duplicates, or -1."""
 
 _FACTS = get_type_hints(ImageFacts)
 _TYPES = {"path": object, "label": object, **_FACTS, "duplicate_group": int}
@@ -68,7 +69,10 @@ def scan(catalog: Catalog) -> Scan:
     Results are cached in the cache folder. Nothing is written next to the images.
     """
     cache = _cache_file(catalog.root)
-    before = _read_cache(cache)
+    try:
+        before = _read(cache)
+    except _READ_ERRORS:  # no earlier scan, or its file is damaged
+        before = pd.DataFrame(columns=list(COLUMNS))
     facts = before[list(ImageFacts._fields)].itertuples(index=False, name=None)
     known = dict(zip(before["path"], map(ImageFacts._make, facts), strict=True))
     rows = [known.get(path) for path in catalog.paths]
@@ -96,17 +100,13 @@ def scan(catalog: Catalog) -> Scan:
 
 def inspect_all(files: Sequence[Path]) -> list[ImageFacts]:
     """Facts about files, in the same order. Reads them on all cores, with a progress bar."""
-    return list(track(_inspections(files), "reading images", len(files)))
-
-
-def _inspections(files: Sequence[Path]) -> Iterator[ImageFacts]:
+    progress = partial(track, description="reading images", total=len(files))
     if len(files) < _MIN_FILES_FOR_PROCESSES:
-        yield from map(inspect, files)
-        return
+        return list(progress(map(inspect, files)))
     # Fork as torch does: fast, and works in scripts without a __main__ guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     with ProcessPoolExecutor(mp_context=context) as pool:
-        yield from pool.map(inspect, files, chunksize=32)
+        return list(progress(pool.map(inspect, files, chunksize=32)))
 
 
 def _changed(file: Path, row: ImageFacts) -> bool:
@@ -133,12 +133,7 @@ def _write_cache(table: pd.DataFrame, cache: Path) -> None:
         )
 
 
-def _read_cache(file: Path) -> pd.DataFrame:
-    """Table of the last scan, or an empty one if there is none or its file is damaged."""
-    try:
-        return _read(file)
-    except (OSError, ValueError, KeyError, OverflowError):
-        return pd.DataFrame(columns=list(COLUMNS))
+_READ_ERRORS = (OSError, ValueError, KeyError, OverflowError)
 
 
 def _read(file: Path) -> pd.DataFrame:
@@ -158,11 +153,7 @@ def is_manifest(file: Path) -> bool:
 
 
 def groups_by(column: str, images: pd.DataFrame) -> pd.DataFrame:
-    """Groups of images that share a value of a column.
-
-    Args:
-        column: Name of the column, such as ``duplicate_group``.
-        images: A manifest.
+    """Groups of images of a manifest that share a value of a column, such as ``duplicate_group``.
 
     Returns:
         One row per value of two or more images: ``first`` (path), ``size`` (number of images), ``sha256`` and
@@ -189,7 +180,7 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
         return scan_folder(source, argument=argument)
     try:
         table = _read(source).sort_values("path")
-    except (OSError, ValueError, KeyError, OverflowError) as error:
+    except _READ_ERRORS as error:
         old = isinstance(error, KeyError) and is_manifest(source)
         fault = "was written by another version" if old else f"is not a manifest ({one_line(error)})"
         raise UsageError(f"{argument}={str(source)!r} {fault}. Run prepare again, or pass a folder.") from error
@@ -202,13 +193,9 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
             "Run prepare again, or pass the folder."
         )
     class_names, labels = np.unique(table["label"].to_numpy(dtype=str), return_inverse=True)
-    prefix = _common_prefix(table)
+    # Without what is before the class folder in every path, paths equal those of a scan.
+    prefixes = {path.partition(f"{label}/")[0] for path, label in zip(table["path"], table["label"], strict=True)}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
     paths = [path.removeprefix(prefix) for path in table["path"]]
     root = Path(os.path.normpath(source.parent.resolve() / prefix))
     return Catalog(root, class_names.tolist(), paths, labels.astype(np.int64))
-
-
-def _common_prefix(table: pd.DataFrame) -> str:
-    """Part of every path before the class folder. Without it, paths equal those of a scan."""
-    prefixes = {path.partition(f"{label}/")[0] for path, label in zip(table["path"], table["label"], strict=True)}
-    return prefixes.pop() if len(prefixes) == 1 else ""

@@ -32,13 +32,7 @@ _UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
 
 
 class Unpacked(NamedTuple):
-    """Result of unpacking.
-
-    Attributes:
-        images: Images in the archive.
-        written: Images that did not exist before.
-        left_out: Other files in the archive.
-    """
+    """Number of images in an archive, of those that did not exist before, and of other files in the archive."""
 
     images: int
     written: int

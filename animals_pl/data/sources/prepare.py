@@ -24,12 +24,8 @@ from animals_pl.data.catalog import (
 from animals_pl.data.inspection.duplicates import LARGE
 from animals_pl.data.inspection.manifest import groups_by, is_manifest, scan, write_manifest
 from animals_pl.data.sources.archives import is_archive, unpack
-from animals_pl.data.sources.practice.practice_set import (
-    MIN_PER_CLASS,
-    PRACTICE_ROOT,
-    draw_practice_set,
-    practice_counts,
-)
+from animals_pl.data.sources.practice import practice_set
+from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
 from animals_pl.errors import UsageError, did_you_mean, one_line
 
 ANIMALS10_ROOT = "datasets/animals10"
@@ -108,12 +104,12 @@ def _draw(folder: Path, count: int, seed: int) -> Path:
 
 def _is_drawn(folder: Path, count: int, seed: int) -> bool:
     """Whether a folder contains this practice set: the same class counts, and the first images of the same size."""
-    counts = practice_counts(count)
+    counts = practice_set.practice_counts(count)
     try:
         if scan_folder(folder).counts() != counts:
             return False
         with tempfile.TemporaryDirectory() as scratch:
-            first = draw_practice_set(Path(scratch) / "set", MIN_PER_CLASS * len(counts), seed)
+            first = draw_practice_set(Path(scratch) / "set", practice_set.MIN_PER_CLASS * len(counts), seed)
             return all(_size(folder / image.relative_to(first)) == _size(image) for image in find_images(first))
     except (UsageError, OSError):
         return False

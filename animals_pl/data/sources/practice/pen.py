@@ -27,12 +27,6 @@ def palette(codes: str) -> tuple[Colour, ...]:
 FURS = palette("#4e484c #706868 #969498 #8898a8 #eee8de #e2ceaa #ceaa7a #de964c #c0683e #a0704c #7a523c #e8be60")
 ACCENTS = palette("#ce3c3a #f08830 #f6cc4c #589e5c #428cc4 #7a60b2 #e880a0")
 INK: Colour = (46, 36, 38)
-WHITE: Colour = (252, 250, 244)
-PINK: Colour = (236, 164, 160)
-RED: Colour = (208, 62, 58)
-HORN: Colour = (240, 226, 190)
-BEAK: Colour = (240, 168, 56)
-SHADE: Colour = (30, 30, 40, 70)
 
 
 def tone(colour: Colour, amount: float) -> Colour:
@@ -83,8 +77,8 @@ def _curve(joints: np.ndarray, closed: bool, steps: int = 6) -> np.ndarray:
 class Pen:
     """Draws in the frame of an animal that looks to the right: x and y from -100 to 100, y down, feet near 88.
 
-    Shapes are collected until ``ink`` draws them with a common outline: parts inked together form one body, parts
-    inked later appear in front of it.
+    Methods that add a shape return the pen. Shapes are collected until ``ink`` draws them with a common outline: parts
+    inked together form one body, parts inked later appear in front of it.
     """
 
     def __init__(self, draw: ImageDraw.ImageDraw, matrix: np.ndarray, origin: np.ndarray) -> None:
@@ -107,20 +101,22 @@ class Pen:
         """This pen and one that draws mirrored, for paired parts."""
         return self.at(0, 0, across=-1), self
 
-    def blob(self, path: Path2D, colour: Colour, smooth: bool = True) -> None:
+    def blob(self, path: Path2D, colour: Colour, smooth: bool = True) -> Pen:
         """Add a filled shape with a smooth or polygonal outline."""
         corners = knots(path)
-        self._add(_curve(corners, closed=True) if smooth else corners, None, colour)
+        return self._add(_curve(corners, closed=True) if smooth else corners, None, colour)
 
-    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, turn: float = 0.0) -> None:
+    def oval(self, x: float, y: float, rx: float, ry: float, colour: Colour, turn: float = 0.0) -> Pen:
         """Add an ellipse, rotated clockwise by ``turn`` radians."""
         angle = np.linspace(0, 2 * math.pi, 24, endpoint=False)
-        self._add(np.stack([rx * np.cos(angle), ry * np.sin(angle)], 1) @ rotation(turn).T + (x, y), None, colour)
+        return self._add(
+            np.stack([rx * np.cos(angle), ry * np.sin(angle)], 1) @ rotation(turn).T + (x, y), None, colour
+        )
 
-    def tube(self, path: Path2D, colour: Colour) -> None:
+    def tube(self, path: Path2D, colour: Colour) -> Pen:
         """Add a bent limb with round ends through joints ``"x,y,radius"``."""
         joints = _curve(knots(path), closed=False)
-        self._add(joints[:, :2], np.maximum(joints[:, 2], 0.4), colour)
+        return self._add(joints[:, :2], np.maximum(joints[:, 2], 0.4), colour)
 
     def ink(self, outlined: bool = True) -> None:
         """Draw the collected shapes: first their common outline, then their colours."""
@@ -136,9 +132,10 @@ class Pen:
                 self._stroke(points, radii, colour)
         self._shapes.clear()
 
-    def _add(self, points: np.ndarray, radii: np.ndarray | None, colour: Colour) -> None:
+    def _add(self, points: np.ndarray, radii: np.ndarray | None, colour: Colour) -> Pen:
         placed = points @ self._matrix.T + self._origin
         self._shapes.append((placed, None if radii is None else radii * self._unit, colour))
+        return self
 
     def _stroke(self, points: np.ndarray, radii: np.ndarray, colour: Colour) -> None:
         widths = np.maximum(1, np.round(2 * radii)).astype(int).tolist()

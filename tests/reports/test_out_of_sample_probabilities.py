@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from animals_pl.evaluation import label_errors
-from animals_pl.evaluation.label_errors import out_of_sample_probabilities, suspects
+from animals_pl.reports import label_errors
+from animals_pl.reports.label_errors import out_of_sample_probabilities, suspects
 
 SINGLE = 1000 + np.arange(90)
 
