@@ -24,9 +24,8 @@ from animals_pl.arguments import boolean_options, normalise
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error
-from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
-from animals_pl.training.callbacks.run_summary import print_left_out
+from animals_pl.training.callbacks.summaries import EvaluationSummary, print_left_out
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.quiet import quiet

@@ -21,12 +21,11 @@ from animals_pl.errors import UsageError, one_line
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
-from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
 from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.progress_bar import EpochBar
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
-from animals_pl.training.callbacks.run_summary import RunSummary
+from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
 from animals_pl.training.callbacks.tensorboard import RunTensorBoard, TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
@@ -221,7 +220,7 @@ def prepare_run(
     folder = None
     if not kwargs.get("fast_dev_run"):
         parent = Path(kwargs["default_root_dir"]) / options.name
-        folder = Path(ckpt_path).resolve().parent if ckpt_path else new_run_folder(parent).resolve()
+        folder = Path(ckpt_path).resolve().parent if ckpt_path else new_run_folder(parent)
         dump_config = dump_config or partial(dump_hparams, model, data, asdict(options), trainer_kwargs)
         searches = [*finders, options.tune] if options.tune else finders
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
@@ -233,11 +232,12 @@ def prepare_run(
             mine += [best, RunCheckpoint(folder, "last")]
         kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}
     try:
-        return Run(model, data, make_trainer([*given, *mine], **kwargs), folder, ckpt_path)
+        trainer = make_trainer([*given, *mine], **kwargs)
     except UsageError:
         if ckpt_path is None:
             _remove_empty_run(folder)
         raise
+    return Run(model, data, trainer, folder and folder.resolve(), ckpt_path)
 
 
 def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
