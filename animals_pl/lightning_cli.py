@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,15 @@ from animals_pl.arguments import boolean_options, normalise
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error
-from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
-from animals_pl.training.callbacks.run_summary import print_left_out
-from animals_pl.training.callbacks.tuning import Tune
+from animals_pl.training.callbacks.summaries import EvaluationSummary, print_left_out
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.quiet import quiet
-from animals_pl.training.run import TRAINER_DEFAULTS, Monitor, Run, make_trainer, prepare_run
+from animals_pl.training.run import TRAINER_DEFAULTS, Run, RunOptions, make_trainer, prepare_run
 
 OVERRIDABLE = ("tta",)
 """Model settings that may differ from the checkpoint's in validate, test and predict."""
-
-RUN_OPTIONS = ("name", "monitor", "save_top_k", "cache_features", "compile", "tune")
-"""Options of ``fit`` that are handed to :func:`~animals_pl.training.run.prepare_run`."""
 
 
 class AnimalsCLI(LightningCLI):
@@ -77,7 +73,7 @@ class AnimalsCLI(LightningCLI):
         """Add the options of the verb."""
         self._verb_parser = parser
         if self._verb == "fit":
-            _add_run_options(parser)
+            parser.add_class_arguments(RunOptions, as_group=False, instantiate=False)
         elif self._verb == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument("--top_k", type=PositiveInt, default=3, help="Number of classes per image.")
@@ -130,7 +126,7 @@ class AnimalsCLI(LightningCLI):
             self.run = prepare_run(
                 self.model,
                 self.datamodule,
-                **{key: config[key] for key in RUN_OPTIONS},
+                RunOptions(**{field.name: config[field.name] for field in fields(RunOptions)}),
                 ckpt_path=config.ckpt_path,
                 callbacks=callbacks,
                 dump_config=partial(_dump_config, self._verb_parser, self.config[verb]),
@@ -191,36 +187,6 @@ def run(args: Sequence[str], callbacks: Sequence[L.Callback] = (), positional: s
     """
     with quiet():
         return AnimalsCLI([args[0], *normalise(args[1:], positional, FLAGS)], callbacks)
-
-
-def _add_run_options(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--name", type=str, default="run", help="Runs are written to checkpoints/NAME/version_N.")
-    parser.add_argument("--monitor", type=Monitor, default="loss/val", help="Metric that selects the best epoch.")
-    parser.add_argument(
-        "--save_top_k",
-        type=PositiveInt,
-        default=1,
-        help="Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.",
-    )
-    parser.add_argument(
-        "--tune",
-        type=Tune | None,
-        default=None,
-        help="Before training, search for a good model.lr (lr), or for the largest data.batch_size that fits into GPU "
-        "memory (batch_size), and use it.",
-    )
-    parser.add_argument(
-        "--cache_features",
-        type=bool,
-        default=True,
-        help="Compute the features of a frozen backbone once, if that does not change the result.",
-    )
-    parser.add_argument(
-        "--compile",
-        type=bool,
-        default=False,
-        help="Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.",
-    )
 
 
 def _keep_from_checkpoint(config: Namespace, key: str, trained: Any) -> None:

@@ -14,15 +14,14 @@ from typing import Any, NamedTuple
 
 import docstring_parser
 
-from animals_pl import AnimalClassifier, AnimalsDataModule, fit
+from animals_pl import AnimalClassifier, AnimalsDataModule
 from animals_pl.cli import LIGHTNING, VERBS
+from animals_pl.training.run import RunOptions
 
 REFERENCE = Path(__file__).with_name("reference.md")
 BEGIN, END = "<!-- options: begin -->", "<!-- options: end -->"
 
 TRAINING = ("fit", "validate", "test", "predict")
-NOT_OPTIONS = {"model", "data", "callbacks", "trainer_kwargs", "ckpt_path"}
-"""Parameters of ``fit`` that are other options on the command line."""
 
 
 class Option(NamedTuple):
@@ -42,8 +41,8 @@ def options() -> Iterator[Option]:
         required = "`null`" if verb == "fit" else "required"
         meaning = "Checkpoint to resume from; the run continues in its folder." if verb == "fit" else "The checkpoint."
         yield Option("ckpt_path", verb, required, meaning)
-    for function_options in (_options(fit, "fit"), _predict_options()):
-        yield from (option for option in function_options if option.name not in NOT_OPTIONS)
+    yield from _options(RunOptions, "fit")
+    yield from _predict_options()
     for verb in TRAINING:
         yield from _options(AnimalsDataModule, verb, "data.")
         yield from _options(AnimalClassifier, verb, "model.")

@@ -12,11 +12,7 @@ from animals_pl.errors import UsageError
 
 
 def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of this project on the CPU.
-
-    Args:
-        ckpt_path: The best.ckpt or last.ckpt of a run.
-        mmap: Map the tensors instead of reading them; for reading shapes and settings only.
+    """Read a checkpoint of this project on the CPU. ``mmap`` maps the tensors, for reading settings only.
 
     Raises:
         UsageError: The file is missing, is not a checkpoint of this project, or was written by an older version.

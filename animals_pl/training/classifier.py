@@ -165,23 +165,17 @@ class AnimalClassifier(L.LightningModule):
         net = build_net(hparams["net"], num_classes, hparams["input_size"], **options)
         # channels_last: 1.5x faster training on 2 cores; required for full tensor core throughput.
         self.net = net.to(memory_format=torch.channels_last)
-        self.train_metrics = SplitMetrics(num_classes)
-        self.val_metrics = SplitMetrics(num_classes)
-        self.test_metrics = SplitMetrics(num_classes)
+        self.train_metrics, self.val_metrics, self.test_metrics = (SplitMetrics(num_classes) for _ in range(3))
         if hparams["weights"] and self._starts_training():
             self._load_weights(hparams["weights"])
 
     def _starts_training(self) -> bool:
         """Whether a new training begins, as opposed to a resumed one or an evaluation."""
-        if not self._is_attached():
-            return False
-        return self.trainer.state.fn == "fit" and self.trainer.ckpt_path is None
-
-    def _is_attached(self) -> bool:
         try:
-            return self.trainer is not None
-        except RuntimeError:  # raised if no trainer is attached
+            trainer = self.trainer
+        except RuntimeError:  # no trainer is attached
             return False
+        return trainer.state.fn == "fit" and trainer.ckpt_path is None
 
     def setup(self, stage: str) -> None:
         """Build the net and, before training, the loss.
@@ -225,11 +219,7 @@ class AnimalClassifier(L.LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (B, C) of a batch; updates the split's metrics.
 
-        Args:
-            batch: Inputs (see :meth:`_logits`) and labels (B,).
-            metrics: The split's metrics.
-            loss: Logits (B, C) and targets → losses (B,).
-            targets: Probabilities (B, C) in place of the labels, for blended images.
+        ``targets`` are probabilities (B, C) in place of the labels, for blended images.
         """
         inputs, labels = batch
         logits = self._logits(inputs)

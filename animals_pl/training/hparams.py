@@ -11,19 +11,16 @@ from timm.optim import list_optimizers
 from animals_pl.data.sampling import Sampling
 from animals_pl.errors import UsageError, did_you_mean
 
+_AT_LEAST_0 = (">= 0", lambda value: value >= 0)
+_BELOW_1 = ("[0, 1)", lambda value: 0 <= value < 1)
+
 RANGES = {
-    "dropout": ("[0, 1)", lambda value: 0 <= value < 1),
-    "focal_gamma": (">= 0", lambda value: value >= 0),
-    "logit_tau": (">= 0", lambda value: value >= 0),
-    "effective_beta": ("[0, 1)", lambda value: 0 <= value < 1),
-    "label_smoothing": ("[0, 1)", lambda value: 0 <= value < 1),
-    "mixup": (">= 0", lambda value: value >= 0),
-    "cutmix": (">= 0", lambda value: value >= 0),
-    "lr": (">= 0", lambda value: value >= 0),
+    **dict.fromkeys(("dropout", "effective_beta", "label_smoothing"), _BELOW_1),
+    **dict.fromkeys(
+        ("focal_gamma", "logit_tau", "mixup", "cutmix", "lr", "weight_decay", "warmup_epochs"), _AT_LEAST_0
+    ),
     "backbone_lr_mult": ("> 0", lambda value: value > 0),
     "layer_decay": ("(0, 1]", lambda value: 0 < value <= 1),
-    "weight_decay": (">= 0", lambda value: value >= 0),
-    "warmup_epochs": (">= 0", lambda value: value >= 0),
 }
 """Key → description of its range, and a predicate."""
 

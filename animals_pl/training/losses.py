@@ -27,9 +27,9 @@ class ClassificationLoss(nn.Module):
     Args:
         counts: (C,) training images per class.
         loss: ``cross_entropy``, ``focal`` or ``logit_adjusted``.
-        weights: (C,) class weights, see :func:`~animals_pl.data.class_weights.class_weights`. ``None``: 1.
-        gamma: γ of the focal loss, >= 0.
-        tau: τ of the logit adjustment, >= 0.
+        weights: (C,) class weights. ``None``: 1.
+        gamma: γ, >= 0.
+        tau: τ, >= 0.
         label_smoothing: Fraction of every target, in [0, 1), that is spread over all classes (Szegedy et al. 2016).
 
     Raises:

@@ -18,12 +18,9 @@ def monitor_mode(monitor: str) -> str:
 
 
 def best_epoch(rows: Iterable[Row], monitor: str, mode: str | None = None) -> Row:
-    """First row with the best value of a metric; empty if no row has it. As in Lightning, NaN is the worst value.
+    """First row with the best value of a metric such as ``loss/val``; empty if no row has it.
 
-    Args:
-        rows: One row per epoch.
-        monitor: The metric, such as ``loss/val``.
-        mode: ``min`` or ``max``. Default: see :func:`monitor_mode`.
+    As in Lightning, NaN is the worst value. ``mode`` is ``min`` or ``max``; default: see :func:`monitor_mode`.
     """
     sign = 1 if (mode or monitor_mode(monitor)) == "min" else -1
 

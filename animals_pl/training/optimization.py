@@ -17,14 +17,7 @@ Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 
 
 def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> OptimizerLRScheduler:
-    """Optimizer of a net for the hyper-parameters of the classifier, with a schedule that steps by epoch.
-
-    Args:
-        net: The net.
-        hparams: ``optimizer``, ``lr``, ``backbone_lr_mult``, ``layer_decay``, ``weight_decay``, ``optimizer_eps``,
-            ``schedule`` and ``warmup_epochs``.
-        epochs: Length of the schedule.
-    """
+    """Optimizer of a net for the hyper-parameters of the classifier, with a schedule over a number of epochs."""
     eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
     rates = {key: hparams[key] for key in ("lr", "weight_decay", "backbone_lr_mult", "layer_decay")}
     optimizer = create_optimizer_v2(parameter_groups(net, **rates), hparams["optimizer"], lr=hparams["lr"], **eps)
@@ -33,13 +26,8 @@ def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> 
         return optimizer
     # timm has no constant schedule with warm-up; a step schedule with decay_rate=1 is equivalent.
     options: dict[str, Any] = {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        num_epochs=epochs,
-        warmup_epochs=warmup_epochs,
-        decay_epochs=max(1, epochs // 3),
-        **options,
-    )
+    options |= {"num_epochs": epochs, "warmup_epochs": warmup_epochs, "decay_epochs": max(1, epochs // 3)}
+    scheduler, _ = create_scheduler_v2(optimizer, **options)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 
 
@@ -51,13 +39,6 @@ def parameter_groups(
     The head of a timm model learns at ``lr``, the last block of its backbone at ``lr * backbone_lr_mult``, and each
     earlier block at ``layer_decay`` times the rate of the next one (Bao et al. 2021, "BEiT"). From-scratch nets learn
     at ``lr``. Parameters without gradients are left out.
-
-    Args:
-        net: The net.
-        lr: Learning rate of the head.
-        weight_decay: Weight decay.
-        backbone_lr_mult: Multiplier on ``lr`` for the last block of the backbone, > 0.
-        layer_decay: Multiplier from each block to the one before it, in (0, 1].
 
     Raises:
         UsageError: A multiplier is given for a net without a backbone.

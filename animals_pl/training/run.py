@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +21,11 @@ from animals_pl.errors import UsageError, one_line
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
-from animals_pl.training.callbacks.evaluation_summary import EvaluationSummary
 from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.progress_bar import EpochBar
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
-from animals_pl.training.callbacks.run_summary import RunSummary
+from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
 from animals_pl.training.callbacks.tensorboard import RunTensorBoard, TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
@@ -48,6 +48,38 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 """Arguments of ``lightning.Trainer`` that differ from its own defaults."""
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of :func:`fit`, also on the command line.
+
+    Attributes:
+        name: Runs are written to checkpoints/NAME/version_N.
+        monitor: Metric that selects the best epoch.
+        save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
+        tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
+            GPU memory (``batch_size``), and use it.
+        cache_features: Compute the features of a frozen backbone once, if that does not change the result.
+        compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
+
+    Raises:
+        UsageError: ``name`` is not the name of a folder, or ``save_top_k`` is below 1.
+    """
+
+    name: str = "run"
+    monitor: Monitor = "loss/val"
+    save_top_k: int = 1
+    tune: Tune | None = None
+    cache_features: bool = True
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.name or self.name in {".", ".."} or {"/", "\\", "\0"} & set(self.name):
+            raise UsageError(f"name={self.name!r} is not the name of a folder. Use letters, digits, '-' and '_'.")
+        if self.save_top_k < 1:
+            raise UsageError(f"save_top_k={self.save_top_k} is out of range; choose a value >= 1")
+
+
+@dataclass(eq=False)
 class Run:
     """A training run and what it leaves in its folder.
 
@@ -56,21 +88,14 @@ class Run:
         data: The datamodule.
         trainer: The trainer.
         folder: ``checkpoints/NAME/version_N``, or ``None`` with ``fast_dev_run``.
+        ckpt_path: The checkpoint that the run is resumed from.
     """
 
-    def __init__(
-        self,
-        model: AnimalClassifier,
-        data: L.LightningDataModule,
-        trainer: L.Trainer,
-        folder: Path | None,
-        ckpt_path: str | Path | None,
-    ) -> None:
-        self.model = model
-        self.data = data
-        self.trainer = trainer
-        self.folder = folder and folder.resolve()
-        self._ckpt_path = ckpt_path
+    model: AnimalClassifier
+    data: L.LightningDataModule
+    trainer: L.Trainer
+    folder: Path | None
+    ckpt_path: str | Path | None = None
 
     def fit(self) -> Run:
         """Train, and return the run.
@@ -81,9 +106,9 @@ class Run:
         """
         try:
             with quiet():
-                self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self._ckpt_path, weights_only=True)
+                self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self.ckpt_path, weights_only=True)
         except (UsageError, MisconfigurationException) as error:
-            if self._ckpt_path is None:
+            if self.ckpt_path is None:
                 _remove_empty_run(self.folder)
             raise UsageError(one_line(error)) from error
         return self
@@ -141,20 +166,14 @@ def fit(
     """Train a model with the same run folder, callbacks, feature cache and resuming as the command line.
 
     Initial weights are drawn from torch's global random state: call ``lightning.seed_everything(42)`` first to
-    reproduce a run of the command line.
+    reproduce a run of the command line. ``name``, ``monitor``, ``save_top_k``, ``cache_features``, ``compile`` and
+    ``tune`` are explained in :class:`RunOptions`.
 
     Args:
         model: The model.
         data: The data.
-        name: Runs are written to checkpoints/NAME/version_N.
-        monitor: Metric that selects the best epoch.
-        save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
         ckpt_path: Checkpoint to resume from; the run continues in its folder.
         callbacks: Additional callbacks.
-        cache_features: Compute the features of a frozen backbone once, if that does not change the result.
-        compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
-        tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
-            GPU memory (``batch_size``), and use it.
         **trainer_kwargs: Arguments of ``lightning.Trainer``, such as ``max_epochs``.
 
     Returns:
@@ -163,34 +182,17 @@ def fit(
     Raises:
         UsageError: An argument, file or folder is invalid.
     """
-    run = prepare_run(
-        model,
-        data,
-        name=name,
-        monitor=monitor,
-        save_top_k=save_top_k,
-        ckpt_path=ckpt_path,
-        callbacks=callbacks,
-        cache_features=cache_features,
-        compile=compile,
-        tune=tune,
-        **trainer_kwargs,
-    )
-    return run.fit()
+    options = RunOptions(name, monitor, save_top_k, tune, cache_features, compile)
+    return prepare_run(model, data, options, ckpt_path=ckpt_path, callbacks=callbacks, **trainer_kwargs).fit()
 
 
 def prepare_run(
     model: AnimalClassifier,
     data: L.LightningDataModule,
+    options: RunOptions,
     *,
-    name: str,
-    monitor: Monitor,
-    save_top_k: int,
-    ckpt_path: str | Path | None,
-    callbacks: Sequence[L.Callback] | L.Callback | None,
-    cache_features: bool,
-    compile: bool,
-    tune: Tune | None,
+    ckpt_path: str | Path | None = None,
+    callbacks: Sequence[L.Callback] | L.Callback | None = (),
     dump_config: Callable[[dict[str, float]], str] | None = None,
     **trainer_kwargs: Any,
 ) -> Run:
@@ -201,39 +203,41 @@ def prepare_run(
     """
     kwargs = {**TRAINER_DEFAULTS, **trainer_kwargs}
     callbacks = [callbacks] if isinstance(callbacks, L.Callback) else list(callbacks or ())
-    _check_options(name, save_top_k, tune, ckpt_path, kwargs)
+    saves = kwargs.get("enable_checkpointing") is not False
+    _check_combination(options, ckpt_path, saves)
     if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
         kwargs["precision"] = "bf16-mixed"
     if ckpt_path is not None:
         _adopt_checkpoint(model, data, Path(ckpt_path))
     console = get_console()  # that of the progress bar, so that lines are printed above it
-    options = {"name": name, "monitor": monitor, "save_top_k": save_top_k}
-    options |= {"cache_features": cache_features, "compile": compile}
-    dump_config = dump_config or partial(dump_hparams, model, data, options, trainer_kwargs)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunSummary(data, console)]
-    if compile:
+    if options.compile:
         mine.append(Compilation())
-    if cache_features and hasattr(data, "datasets"):
+    if options.cache_features and hasattr(data, "datasets"):
         mine.append(FeatureCache(console))
     finders = [callback for callback in callbacks if isinstance(callback, Finder)]
     given = [callback for callback in callbacks if not isinstance(callback, Finder)]
     folder = None
     if not kwargs.get("fast_dev_run"):
-        root = Path(kwargs["default_root_dir"])
-        folder = Path(ckpt_path).resolve().parent if ckpt_path else new_run_folder(root / name)
+        parent = Path(kwargs["default_root_dir"]) / options.name
+        folder = Path(ckpt_path).resolve().parent if ckpt_path else new_run_folder(parent)
+        dump_config = dump_config or partial(dump_hparams, model, data, asdict(options), trainer_kwargs)
+        searches = [*finders, options.tune] if options.tune else finders
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
         mine += [files, EpochTable(folder, console), TensorBoardImages(data)]
-        mine += [Tuner(what, console, files.record) for what in [*finders, *([tune] if tune else [])]]
-        if kwargs.get("enable_checkpointing") is not False:
-            best = RunCheckpoint(folder, "best", monitor, monitor_mode(monitor), save_top_k=save_top_k)
+        mine += [Tuner(what, console, files.record) for what in searches]
+        if saves:
+            mode = monitor_mode(options.monitor)
+            best = RunCheckpoint(folder, "best", options.monitor, mode, save_top_k=options.save_top_k)
             mine += [best, RunCheckpoint(folder, "last")]
         kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}
     try:
-        return Run(model, data, make_trainer([*given, *mine], **kwargs), folder, ckpt_path)
+        trainer = make_trainer([*given, *mine], **kwargs)
     except UsageError:
         if ckpt_path is None:
             _remove_empty_run(folder)
         raise
+    return Run(model, data, trainer, folder and folder.resolve(), ckpt_path)
 
 
 def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
@@ -291,17 +295,13 @@ def _remove_empty_run(folder: Path | None) -> None:
             folder.parent.rmdir()
 
 
-def _check_options(
-    name: str, save_top_k: int, tune: Tune | None, ckpt_path: str | Path | None, kwargs: dict[str, Any]
-) -> None:
-    if not name or name in {".", ".."} or {"/", "\\", "\0"} & set(name):
-        raise UsageError(f"name={name!r} is not the name of a folder. Use letters, digits, '-' and '_'.")
-    if save_top_k < 1:
-        raise UsageError(f"save_top_k={save_top_k} is out of range; choose a value >= 1")
-    if save_top_k > 1 and kwargs.get("enable_checkpointing") is False:
-        raise UsageError(f"save_top_k={save_top_k} has no effect with trainer.enable_checkpointing=false. Remove one.")
-    if tune and ckpt_path:
-        raise UsageError(f"tune={tune} is for new runs, but ckpt_path resumes one. Remove one of them.")
+def _check_combination(options: RunOptions, ckpt_path: str | Path | None, saves: bool) -> None:
+    if options.save_top_k > 1 and not saves:
+        raise UsageError(
+            f"save_top_k={options.save_top_k} has no effect with trainer.enable_checkpointing=false. Remove one."
+        )
+    if options.tune and ckpt_path:
+        raise UsageError(f"tune={options.tune} is for new runs, but ckpt_path resumes one. Remove one of them.")
 
 
 def _adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, ckpt_path: Path) -> None:

@@ -11,11 +11,7 @@ from animals_pl.evaluation.metrics import summarise
 
 
 class SplitMetrics(nn.Module):
-    """Metrics of one split over an epoch, synchronised across processes.
-
-    Args:
-        num_classes: Number of classes C.
-    """
+    """Metrics of one split over an epoch, synchronised across processes."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()

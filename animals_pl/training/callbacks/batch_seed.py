@@ -13,9 +13,6 @@ class BatchSeed(L.Callback):
     """Seeds torch before every training batch from (seed, rank, epoch, batch).
 
     A resumed run then draws the same dropout masks as an uninterrupted one, without random state in the checkpoint.
-
-    Args:
-        seed: The run's seed.
     """
 
     def __init__(self, seed: int) -> None:

@@ -15,28 +15,20 @@ from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics, write
 
 
 class EpochTable(L.Callback):
-    """Collects the metrics of each epoch from ``trainer.callback_metrics``.
+    """Collects the metrics of each epoch from ``trainer.callback_metrics``, for the run's folder and the console.
 
     Lightning's own CSV logger spreads an epoch over several half-empty rows and deletes the earlier epochs when a run
     is resumed.
-
-    Args:
-        folder: The run's folder, for ``metrics.csv`` and ``curves.png``.
-        console: Where to print the rows.
     """
 
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder = folder
+        self.file = folder / "metrics.csv"
         self.console = console
         self.rows = read_metrics(self.file)
         self._began = 0.0
         self._validated = False
         self._ended: tuple[int, float] | None = None  # epoch and seconds of an epoch without a row yet
-
-    @property
-    def file(self) -> Path:
-        """``metrics.csv`` in the run's folder."""
-        return self.folder / "metrics.csv"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock of an epoch that is resumed mid-epoch."""
@@ -58,12 +50,12 @@ class EpochTable(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the last row and draw the curves."""
         self._write_row(trainer)
-        self._draw(trainer)
+        if self.rows and trainer.is_global_zero:
+            curves(self.rows).savefig(self.folder / "curves.png", dpi=120)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the last finished epoch."""
-        self._write_row(trainer)
-        self._draw(trainer)
+        self.on_train_end(trainer, pl_module)
 
     def _write_row(self, trainer: L.Trainer) -> None:
         if self._ended is None:
@@ -80,10 +72,6 @@ class EpochTable(L.Callback):
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < epoch] + [row]
         write_metrics(self.file, self.rows)
         self._print(row, trainer.max_epochs)
-
-    def _draw(self, trainer: L.Trainer) -> None:
-        if self.rows and trainer.is_global_zero:
-            curves(self.rows).savefig(self.folder / "curves.png", dpi=120)
 
     def _print(self, row: Row, epochs: int | None) -> None:
         def value(key: str) -> str:

@@ -37,27 +37,22 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
     """Precomputed features, indexed by the same keys as the images.
 
     Args:
-        features: (N, F).
+        features: (N, F), or (N, 2, F) with those of the horizontally flipped images, for test-time augmentation.
         labels: N class indices.
-        flipped: (N, F) features of the horizontally flipped images, for test-time augmentation.
     """
 
-    def __init__(self, features: Tensor, labels: list[int], flipped: Tensor | None = None) -> None:
+    def __init__(self, features: Tensor, labels: list[int]) -> None:
         self.features = features
         self.labels = labels
-        self.flipped = flipped
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.labels)
 
     def __getitem__(self, key: SampleKey | int) -> tuple[Tensor, int]:
-        """Features (F,), or (2, F) with those of the flipped image, and the label."""
+        """Features (F,) or (2, F) of an image, and its label."""
         index = key.index if isinstance(key, SampleKey) else key
-        features = self.features[index]
-        if self.flipped is not None:
-            features = torch.stack([features, self.flipped[index]])
-        return features, self.labels[index]
+        return self.features[index], self.labels[index]
 
 
 class FeatureFile:
@@ -86,10 +81,9 @@ class FeatureFile:
         """Add features (N, F) under names of 32 bytes and write the file."""
         self.features = torch.cat([self.features, features]) if self.rows else features
         self.rows |= {name: len(self.features) - len(names) + position for position, name in enumerate(names)}
-        order = sorted(self.rows, key=self.rows.__getitem__)
         kept = {
-            "names": torch.frombuffer(bytearray(b"".join(order)), dtype=torch.uint8).reshape(-1, 32),
-            "features": self.take(order),
+            "names": torch.frombuffer(bytearray(b"".join(self.rows)), dtype=torch.uint8).reshape(-1, 32),
+            "features": self.take(list(self.rows)),
         }
         try:
             with atomic_write(self.file) as partial:
@@ -116,9 +110,6 @@ class FeatureCache(L.Callback):
 
     Features are stored in the cache folder, one file per backbone, weights and preprocessing, keyed by image content:
     another head, another split or a dataset with a few new images reuses them.
-
-    Args:
-        console: Where to print the time taken.
     """
 
     def __init__(self, console: Console) -> None:
@@ -131,7 +122,11 @@ class FeatureCache(L.Callback):
             return
         sizes = {data.size_schedule(epoch) for epoch in range(max(1, trainer.max_epochs or 1))}
         if data.hparams["augment"] == "none" and pl_module.mixup_cutmix is None and sizes == {data.size}:
-            _refuse_compilation(trainer)
+            if any(isinstance(callback, Compilation) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                raise UsageError(
+                    "compile=true has no effect: the frozen backbone runs once, to compute its features. "
+                    "Remove it, or set cache_features=false."
+                )
             self._replace("train", trainer, pl_module)
         self._replace("val", trainer, pl_module)
 
@@ -143,16 +138,15 @@ class FeatureCache(L.Callback):
         known = len(file.rows)
         names = [bytes.fromhex(sha256) for sha256 in data.catalogs[split].sha256]
         self._complete(file, split, names, trainer, module)
-        flipped_names = []
-        if split == "val" and module.hparams["tta"] == "hflip":
-            flipped_names = [hashlib.sha256(name + b"hflip").digest() for name in names]
-            self._complete(file, split, flipped_names, trainer, module, flip=True)
-        labels = data.catalogs[split].labels.tolist()
-        flipped = file.take(flipped_names) if flipped_names else None
-        data.datasets[split] = FeatureDataset(file.take(names), labels, flipped)
+        features = file.take(names)
+        if flips := split == "val" and module.hparams["tta"] == "hflip":
+            flipped = [hashlib.sha256(name + b"hflip").digest() for name in names]
+            self._complete(file, split, flipped, trainer, module, flip=True)
+            features = torch.stack([features, file.take(flipped)], dim=1)
+        data.datasets[split] = FeatureDataset(features, data.catalogs[split].labels.tolist())
         seconds = time.perf_counter() - began
         self.console.print(
-            f"{split}: {len(names) + len(flipped_names):,} feature vectors ({len(file.rows) - known:,} new, "
+            f"{split}: {len(names) * (1 + flips):,} feature vectors ({len(file.rows) - known:,} new, "
             f"{seconds:.1f} s), {file}",
             highlight=False,
             soft_wrap=True,
@@ -182,14 +176,6 @@ class FeatureCache(L.Callback):
                 file.add([names[index] for index in missing[: len(computed)]], computed)
 
 
-def _refuse_compilation(trainer: L.Trainer) -> None:
-    if any(isinstance(callback, Compilation) for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        raise UsageError(
-            "compile=true has no effect: the frozen backbone runs once, to compute its features. "
-            "Remove it, or set cache_features=false."
-        )
-
-
 def _file_name(trainer: L.Trainer, module: AnimalClassifier) -> str:
     """Cache key: hash of everything the features depend on except the images."""
     net, data = module.net, trainer.datamodule  # type: ignore[attr-defined]
@@ -205,12 +191,7 @@ def _file_name(trainer: L.Trainer, module: AnimalClassifier) -> str:
 
 @torch.no_grad()
 def _extract(loader: DataLoader[Any], trainer: L.Trainer, module: AnimalClassifier, flip: bool) -> Iterator[Tensor]:
-    """Yield the features (B, F) of each batch, or of its horizontal flips, with the fused backbone.
-
-    Images per second of MobileNetV3-Large at 224 px on two AMD cores: eager torch 27, with channels_last and raised
-    malloc thresholds 112, with fused BatchNorm 160. onnxruntime reaches 210 and torch.compile 190, but need 8 and 40 s
-    of preparation, which pay above some 6,000 and 50,000 images.
-    """
+    """Yield the features (B, F) of each batch, or of its horizontal flips, with the fused backbone."""
     net = None
     module.eval()
     for batch, _ in loader:

@@ -11,14 +11,7 @@ from torch import Tensor
 
 
 class TopKCheckpoint(ModelCheckpoint):
-    """Keeps the k best epochs as ``epoch=07.ckpt``, numbered as on the screen: the first epoch is 1.
-
-    Args:
-        folder: The run's folder.
-        monitor: Metric by which epochs are compared.
-        mode: ``min`` or ``max``.
-        save_top_k: Number of epochs to keep.
-    """
+    """Keeps the k best epochs as ``epoch=07.ckpt``, numbered as on the screen: the first epoch is 1."""
 
     def __init__(self, folder: Path, monitor: str, mode: str, save_top_k: int) -> None:
         super().__init__(
@@ -52,7 +45,7 @@ class RunCheckpoint(ModelCheckpoint):
         folder: The run's folder.
         name: File name without ``.ckpt``.
         monitor: Metric whose best epoch is kept. ``None`` keeps the latest epoch.
-        mode: ``min`` or ``max``.
+        mode: ``min`` or ``max``, whichever is better.
         save_top_k: With 2 or more, the k best epochs are also kept in files of their own.
     """
 
@@ -102,10 +95,8 @@ class RunCheckpoint(ModelCheckpoint):
 
 def best_checkpoint(trainer: L.Trainer) -> RunCheckpoint | None:
     """The callback that writes best.ckpt. ``trainer.checkpoint_callback`` may be one of the user's."""
-    for callback in trainer.checkpoint_callbacks:
-        if isinstance(callback, RunCheckpoint) and callback.monitor is not None:
-            return callback
-    return None
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint)]
+    return next((callback for callback in callbacks if callback.monitor is not None), None)
 
 
 def _moved_to(folder: Path, state_dict: dict[str, Any]) -> dict[str, Any]:

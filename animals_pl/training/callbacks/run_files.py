@@ -75,4 +75,5 @@ def dump_hparams(
     for key, value in tuned.items():
         section, _, name = key.partition(".")
         config[section][name] = value
+        config["tune"] = None
     return f"# animals_pl {__version__}\n" + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
 import numpy as np
@@ -48,38 +48,36 @@ class Tuner(L.Callback):
         Raises:
             UsageError: The run is too short for a search, or the device does not report when memory is exhausted.
         """
-        if self.what == "lr" or isinstance(self.what, LearningRateFinder):
-            rates = self.what if isinstance(self.what, LearningRateFinder) else _rate_finder(trainer)
-            self._search(rates, trainer, pl_module, "learning rate", pl_module.hparams, "lr")
-            trainer.strategy.setup_optimizers(trainer)
-        else:
-            sizes = self.what if isinstance(self.what, BatchSizeFinder) else _size_finder(trainer)
-            sizes.setup(trainer, pl_module, "fit")
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            self._search(sizes, trainer, pl_module, "batch size", data.hparams, "batch_size")
-
-    def _search(
-        self, finder: Finder, trainer: L.Trainer, module: L.LightningModule, title: str, hparams: Any, key: str
-    ) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        finder = self._finder(trainer)
+        rates = isinstance(finder, LearningRateFinder)
+        hparams, section, key = (pl_module.hparams, "model", "lr") if rates else (data.hparams, "data", "batch_size")
         before = hparams[key]
-        finder.on_fit_start(trainer, module)
+        if not rates:
+            finder.setup(trainer, pl_module, "fit")
+        finder.on_fit_start(trainer, pl_module)
         loop = trainer.fit_loop
-        loop.restarting = loop.epoch_loop.restarting = (
-            False  # the finder restores a checkpoint, which Lightning takes for a resumed run
-        )
-        found = hparams[key]
+        # The finder restores a checkpoint, which Lightning takes for a resumed run.
+        loop.restarting = loop.epoch_loop.restarting = False
         if isinstance(finder, LearningRateFinder):
-            found = hparams[key] = _suggestion(finder)
+            hparams[key] = _suggestion(finder)
         if trainer.is_global_zero:
-            self.console.print(f"{title} found: {found:g} (was {before:g})", highlight=False)
-            self.record("model.lr" if key == "lr" else "data.batch_size", found)
+            title = "learning rate" if rates else "batch size"
+            self.console.print(f"{title} found: {hparams[key]:g} (was {before:g})", highlight=False)
+            self.record(f"{section}.{key}", hparams[key])
+        if rates:
+            trainer.strategy.setup_optimizers(trainer)
+
+    def _finder(self, trainer: L.Trainer) -> Finder:
+        if isinstance(self.what, Finder):
+            return self.what
+        return _rate_finder(trainer) if self.what == "lr" else _size_finder(trainer)
 
 
 def _suggestion(finder: LearningRateFinder) -> float:
     """Rate at which the loss falls most steeply over the logarithm of the rate (Smith 2017).
 
-    Lightning's own suggestion uses the slope over the rate itself; with log-spaced rates, noise at small rates
-    dominates.
+    Lightning uses the slope over the rate itself, where noise at small rates dominates.
     """
     results = {} if finder.optimal_lr is None else finder.optimal_lr.results
     rates, losses = (np.array(results.get(key, []), dtype=float)[_SKIP_BEGIN:-_SKIP_END] for key in ("lr", "loss"))

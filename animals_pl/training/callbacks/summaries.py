@@ -1,4 +1,4 @@
-"""Console summary of a run, before and after training."""
+"""Console summaries of a run and of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from animals_pl.data.catalog import display_name
 from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.evaluation.metrics import recall_per_class
 from animals_pl.training.callbacks.epoch_table import best_row
 from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
@@ -23,9 +24,7 @@ MAX_LISTED = 10
 class RunSummary(L.Callback):
     """Prints data, split, net and device before training, the best epoch after it.
 
-    Args:
-        data: The run's datamodule. Other datamodules than AnimalsDataModule are not summarised.
-        console: Where to print.
+    Other datamodules than AnimalsDataModule are not summarised.
     """
 
     def __init__(self, data: L.LightningDataModule, console: Console) -> None:
@@ -39,9 +38,14 @@ class RunSummary(L.Callback):
         rows = _run_rows(trainer, pl_module)
         if isinstance(self.data, AnimalsDataModule):
             rows = _data_rows(self.data, trainer) | rows
-        self.console.print(_grid(rows))
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column()
+        grid.add_column(overflow="fold")
+        for row in rows.items():
+            grid.add_row(*row)
+        self.console.print(grid)
         if isinstance(self.data, AnimalsDataModule):
-            self.console.print(_class_table(self.data, pl_module))
+            self.console.print(_weights_table(self.data, pl_module))
             print_left_out(self.data, self.console)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -65,6 +69,34 @@ class RunSummary(L.Callback):
         )
 
 
+class EvaluationSummary(L.Callback):
+    """Prints recall and the most frequent confusion of each class, broken images and the metrics."""
+
+    def __init__(self, data: L.LightningDataModule, console: Console) -> None:
+        self.data = data
+        self.console = console
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the result of ``validate``."""
+        self._print(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the result of ``test``."""
+        self._print(trainer, pl_module, "test")
+
+    def _print(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
+        if not isinstance(module, AnimalClassifier):
+            return
+        matrix = (module.val_metrics if split == "val" else module.test_metrics).matrix()  # gathered from all processes
+        if not trainer.is_global_zero:
+            return
+        self.console.print(_recall_table(matrix, module.class_names or []))
+        if isinstance(self.data, AnimalsDataModule):
+            print_left_out(self.data, self.console)
+        for key, value in trainer.callback_metrics.items():
+            self.console.print(f"{key:<18} {float(value):.4f}", highlight=False)
+
+
 def print_left_out(data: AnimalsDataModule, console: Console) -> None:
     """List broken images with the reason, and count excluded ones."""
     if data.broken:
@@ -84,33 +116,19 @@ def _short_path(path: str) -> str:
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
 
-def _grid(rows: dict[str, str]) -> Table:
-    table = Table.grid(padding=(0, 2))
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in rows.items():
-        table.add_row(key, value)
-    return table
-
-
 def _data_rows(data: AnimalsDataModule, trainer: L.Trainer) -> dict[str, str]:
     counts = {split: len(catalog.paths) for split, catalog in data.catalogs.items()}
     sizes = dict.fromkeys(map(data.size_schedule, range(max(1, trainer.max_epochs or 1))))
     origin = f"from {data.hparams['split']}" if data.hparams["split"] else f"seed {data.hparams['seed']}"
+    shared = data.catalog.groups[data.catalog.groups >= 0]
+    groups = f"{len(np.unique(shared)):,} groups of {len(shared):,} images, each in one split"
     return {
         "data": f"{data.root}: {sum(counts.values()):,} images, {len(data.class_names)} classes",
         "split": "  ".join(f"{split} {count:,}" for split, count in counts.items() if count) + f"  ({origin})",
-        "groups": _groups(data.catalog.groups),
+        "groups": groups if len(shared) else "none",
         "images": f"{' → '.join(map(str, sizes))} px ({data.resize.rule}), batches of {data.hparams['batch_size']}, "
         f"sampling {data.hparams['sampling']}, augmentation {data.hparams['augment']}",
     }
-
-
-def _groups(groups: np.ndarray) -> str:
-    shared = groups[groups >= 0]
-    if not len(shared):
-        return "none"
-    return f"{len(np.unique(shared)):,} groups of {len(shared):,} images, each in one split"
 
 
 def _run_rows(trainer: L.Trainer, module: AnimalClassifier) -> dict[str, str]:
@@ -128,13 +146,31 @@ def _run_rows(trainer: L.Trainer, module: AnimalClassifier) -> dict[str, str]:
     }
 
 
-def _class_table(data: AnimalsDataModule, module: AnimalClassifier) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="bold")
-    splits = [split for split, catalog in data.catalogs.items() if catalog.paths]
-    for column in ("class", *splits, "class weight"):
-        table.add_column(column, justify="left" if column == "class" else "right")
-    counts = {split: data.catalogs[split].counts() for split in splits}
+def _weights_table(data: AnimalsDataModule, module: AnimalClassifier) -> Table:
+    counts = {split: catalog.counts() for split, catalog in data.catalogs.items() if catalog.paths}
+    table = _class_table(*counts, "class weight")
     weights = module.training_loss.weights.tolist()
     for name, weight in zip(data.class_names, weights, strict=True):
-        table.add_row(display_name(name), *(str(counts[split][name]) for split in splits), f"{weight:.3f}")
+        table.add_row(display_name(name), *(str(count[name]) for count in counts.values()), f"{weight:.3f}")
+    return table
+
+
+def _recall_table(matrix: np.ndarray, class_names: list[str]) -> Table:
+    table = _class_table("images", "recall")
+    table.add_column("most often predicted instead")
+    for label, recall in enumerate(recall_per_class(matrix)):
+        if not matrix[label].any():
+            continue
+        others = matrix[label].copy()
+        others[label] = 0
+        confused = f"{display_name(class_names[others.argmax()])} ({others.max()})" if others.any() else ""
+        table.add_row(display_name(class_names[label]), str(matrix[label].sum()), f"{recall:.4f}", confused)
+    return table
+
+
+def _class_table(*numbers: str) -> Table:
+    """Table with one row per class and columns of numbers."""
+    table = Table("class", box=None, padding=(0, 2), header_style="bold")
+    for column in numbers:
+        table.add_column(column, justify="right")
     return table
