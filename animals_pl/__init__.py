@@ -7,30 +7,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from animals_pl.data.datamodule import AnimalsDataModule
-    from animals_pl.data.info import DataInfo
-    from animals_pl.deploy.export import export
-    from animals_pl.training.callbacks import GradualUnfreezing, ProgressiveResizing
-    from animals_pl.training.classifier import AnimalClassifier
-    from animals_pl.training.run import Run, evaluate, fit
-    from animals_pl.training.trained import Prediction, TrainedModel, load_model
+    from animals_pl.data.datamodule import AnimalsDataModule as AnimalsDataModule
+    from animals_pl.data.info import DataInfo as DataInfo
+    from animals_pl.deploy.export import export as export
+    from animals_pl.training.callbacks import GradualUnfreezing as GradualUnfreezing
+    from animals_pl.training.callbacks import ProgressiveResizing as ProgressiveResizing
+    from animals_pl.training.classifier import AnimalClassifier as AnimalClassifier
+    from animals_pl.training.run import Run as Run
+    from animals_pl.training.run import evaluate as evaluate
+    from animals_pl.training.run import fit as fit
+    from animals_pl.training.trained import Prediction as Prediction
+    from animals_pl.training.trained import TrainedModel as TrainedModel
+    from animals_pl.training.trained import load_model as load_model
 
 __version__ = "0.2.0"
-
-__all__ = [
-    "AnimalClassifier",
-    "AnimalsDataModule",
-    "DataInfo",
-    "GradualUnfreezing",
-    "Prediction",
-    "ProgressiveResizing",
-    "Run",
-    "TrainedModel",
-    "evaluate",
-    "export",
-    "fit",
-    "load_model",
-]
 
 _MODULES = {
     "AnimalClassifier": "training.classifier",
@@ -46,6 +36,7 @@ _MODULES = {
     "fit": "training.run",
     "load_model": "training.trained",
 }
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:

@@ -28,8 +28,7 @@ def normalise(args: Sequence[str], positional: str = "", flags: Collection[str] 
 
     Args:
         args: The arguments after the verb.
-        positional: The option that positional arguments belong to; with a final ``*`` it is a list. Empty: none are
-            allowed.
+        positional: Option that receives positional arguments; a trailing ``*`` accepts several. Empty: none allowed.
         flags: Options that mean ``true`` without a value.
 
     Raises:
@@ -77,8 +76,7 @@ def call_function(function: Callable[..., object], verb: str, args: Sequence[str
     Args:
         function: Its signature gives the options, its docstring the help.
         verb: The verb, for the help.
-        args: The arguments after the verb.
-        positional: See :func:`normalise`.
+        args, positional: See :func:`normalise`.
 
     Raises:
         UsageError: An option is unknown, missing, or has a wrong value.

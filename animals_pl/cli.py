@@ -15,17 +15,13 @@ LIGHTNING = "animals_pl.lightning_cli:run"
 
 
 class Verb(NamedTuple):
-    """One verb.
-
-    Attributes:
-        help: What it does, in one line.
-        function: module:function, imported when the verb runs.
-        positional: Option that receives positional arguments; a trailing ``*`` accepts several.
-    """
+    """One verb."""
 
     help: str
     function: str
+    """module:function, imported when the verb runs."""
     positional: str = ""
+    """Option that receives positional arguments; a trailing ``*`` accepts several."""
 
 
 VERBS = {
@@ -58,26 +54,20 @@ VERBS = {
 def usage() -> str:
     """The help text: every verb with one line."""
     width = max(map(len, VERBS)) + 2
-    return "\n".join(
-        [
-            "usage: python -m animals_pl VERB [--help] [--config FILE] [options]",
-            "",
-            "Identify animals in images.",
-            "",
-            *(f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items()),
-            "",
-            "first steps:",
-            "  python -m animals_pl fit --config configs/quickstart.yaml",
-            "  python -m animals_pl VERB --help",
-        ]
-    )
+    verbs = "\n".join(f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items())
+    return f"""usage: python -m animals_pl VERB [--help] [--config FILE] [options]
+
+Identify animals in images.
+
+{verbs}
+
+first steps:
+  python -m animals_pl fit --config configs/quickstart.yaml
+  python -m animals_pl VERB --help"""
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one verb.
-
-    Args:
-        args: The command line without the program's name. Default: the process's own.
+    """Run one verb, by default that of the process's command line.
 
     Returns:
         The exit code: 0, or 2 for wrong use, which is explained on the last line of standard error.

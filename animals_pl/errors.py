@@ -27,22 +27,13 @@ RENAMED_IN_0_2 = {
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """``"did you mean 'nearest'? "`` for a misspelt name; empty if no known name is near.
-
-    Args:
-        name: The name given.
-        known: All names that exist.
-        cutoff: Minimum similarity, in 0…1.
-    """
+    """``"did you mean 'nearest'? "`` for a misspelt name; empty if no known name has that similarity (0…1)."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}? " if close else ""
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line; the error's type if it has no message.
-
-    If the error comes from a DataLoader worker, the worker's traceback before the message is removed.
-    """
+    """The message of an error in one line, without a DataLoader worker's traceback; its type if it has no message."""
     message = re.split(r"\n[\w.]*(?:Error|Exception): ", str(error))[-1]
     return " ".join(message.split()) or type(error).__name__
 
@@ -57,12 +48,7 @@ _MISSING = re.compile(r"the following arguments are required: (.+)")
 
 
 def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
-    """One line for a parser's error, with the nearest known key if one was misspelt.
-
-    Args:
-        error: The parser's exception.
-        known: Every key that the parser accepts, such as ``data.size``.
-    """
+    """One line for a parser's error, with the nearest of the known keys (``data.size``) if one was misspelt."""
     message = " ".join(str(error).split())
     found = _UNKNOWN_KEY.search(message)
     wrong = next(filter(None, found.groups())) if found else ""

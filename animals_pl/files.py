@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +21,6 @@ def atomic_write(file: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to ``file`` on success, remove it on failure.
 
     Readers see the old file or the new one, never a partial one. The folder is created if needed.
-
-    Args:
-        file: The file to write. An existing one is replaced.
 
     Example:
         >>> import tempfile
@@ -50,11 +46,7 @@ def cache_dir() -> Path:
 
 
 def require_empty(folder: Path) -> None:
-    """Check that an output folder is new or empty.
-
-    Raises:
-        UsageError: It is a file, or contains any.
-    """
+    """Raise UsageError unless an output folder is new or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"output={str(folder)!r} exists and is not an empty folder. Choose another folder.")
 
@@ -68,14 +60,6 @@ def wide_console(width: int = 130) -> Console:
 def track(
     items: Iterable[Item], description: str, total: int | None = None, console: Console | None = None
 ) -> Iterable[Item]:
-    """Iterate with a progress bar, which is shown on terminals only and removed at the end.
-
-    Args:
-        items: What to iterate over.
-        description: Text in front of the bar.
-        total: Number of items, if ``items`` has no length.
-        console: Where to draw. Default: standard error.
-    """
-    hidden = not (console.is_terminal if console else sys.stderr.isatty())
+    """Iterate with a progress bar (by default on standard error), shown on terminals only and removed at the end."""
     console = console or Console(stderr=True)
-    return rich_track(items, description, total, console=console, transient=True, disable=hidden)
+    return rich_track(items, description, total, console=console, transient=True, disable=not console.is_terminal)

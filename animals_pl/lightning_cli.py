@@ -41,13 +41,11 @@ class AnimalsCLI(LightningCLI):
     Args:
         args: The command line: verb and options.
         callbacks: Callbacks in addition to those of the configuration.
-
-    Attributes:
-        run: The run of ``fit``.
     """
 
     def __init__(self, args: list[str], callbacks: Sequence[L.Callback] = ()) -> None:
         self.run: Run | None = None
+        """The run of ``fit``."""
         self._more_callbacks = list(callbacks)
         self._verb = args[0]
         super().__init__(
@@ -102,7 +100,10 @@ class AnimalsCLI(LightningCLI):
         belongs += [f"data.{key}" for key in PREPROCESSING if key in settings["data"]]
         for key in belongs:
             section, _, name = key.partition(".")
-            _keep_from_checkpoint(config, key, settings[section][name])
+            trained = settings[section][name]
+            if config[key] is None:  # null in the configuration
+                config[key] = trained
+            require_same(key, config[key], trained)
 
     def _parse(self, parser: LightningArgumentParser, args: list[str]) -> Namespace:
         try:
@@ -148,15 +149,15 @@ class AnimalsCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on the validation split and print the result."""
-        self.trainer.validate(**{**kwargs, "verbose": False})
+        self.trainer.validate(**kwargs | {"verbose": False})
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate on the test split and print the result."""
-        self.trainer.test(**{**kwargs, "verbose": False})
+        self.trainer.test(**kwargs | {"verbose": False})
 
     def predict(self, **kwargs: Any) -> None:
         """Predict and print where the result is."""
-        self.trainer.predict(**{**kwargs, "return_predictions": False})
+        self.trainer.predict(**kwargs | {"return_predictions": False})
         console, config = get_console(), self.config_init[self.subcommand]
         print_left_out(self.datamodule, console)
         count = len(self.datamodule.catalogs["predict"].paths)
@@ -189,23 +190,13 @@ def run(args: Sequence[str], callbacks: Sequence[L.Callback] = (), positional: s
         return AnimalsCLI([args[0], *normalise(args[1:], positional, FLAGS)], callbacks)
 
 
-def _keep_from_checkpoint(config: Namespace, key: str, trained: Any) -> None:
-    if config[key] is None:  # null in the configuration
-        config[key] = trained
-    require_same(key, config[key], trained)
-
-
 def _dump_config(parser: LightningArgumentParser, config: Namespace, tuned: dict[str, float]) -> str:
     """Configuration as YAML, with tuned values in place of the search."""
     config = config.clone()
     if tuned:
-        for key, value in tuned.items():
+        for key, value in {**tuned, "tune": None}.items():
             config[key] = value
-        config["tune"] = None
-        kept = [callback for callback in config["trainer.callbacks"] or [] if not _is_finder(callback)]
-        config["trainer.callbacks"] = kept or None
+        finders = ("LearningRateFinder", "BatchSizeFinder")
+        callbacks = config["trainer.callbacks"] or []
+        config["trainer.callbacks"] = [c for c in callbacks if not c["class_path"].endswith(finders)] or None
     return f"# animals_pl {__version__}\n" + parser.dump(config, skip_unset=False, skip_link_targets=False)
-
-
-def _is_finder(callback: Namespace) -> bool:
-    return callback["class_path"].rpartition(".")[2] in {"LearningRateFinder", "BatchSizeFinder"}

@@ -16,17 +16,14 @@ from animals_pl.errors import UsageError
 
 @dataclass(frozen=True)
 class PredictionImages:
-    """Images to predict.
-
-    Attributes:
-        paths: All files, in the order given. Folders are expanded and sorted.
-        broken: Path → problem of each file that cannot be decoded completely.
-        readable: The paths that can be decoded at least in part.
-    """
+    """Images to predict."""
 
     paths: list[str]
+    """All files, in the order given. Folders are expanded and sorted."""
     broken: dict[str, str]
+    """Path → problem of each file that cannot be decoded completely."""
     readable: list[str]
+    """The paths that can be decoded at least in part."""
 
     def catalog(self, class_names: list[str]) -> Catalog:
         """Catalog of the readable images, labelled -1."""
@@ -35,7 +32,7 @@ class PredictionImages:
 
 
 def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
-    """Expand image files (with any suffix) and folders of images to files, and inspect each.
+    """Expand folders to their image files, and inspect each file. Files given by name may have any suffix.
 
     Raises:
         UsageError: A path does not exist, there are no images, or none can be decoded.

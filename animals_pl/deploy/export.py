@@ -30,12 +30,7 @@ NUM_IMAGES = 16
 
 
 class ExportedNet(nn.Module):
-    """A net that returns probabilities and logits.
-
-    Args:
-        net: (B, 3, S, S) pixels → (B, C) logits.
-        tta: Test-time augmentation to include in the graph.
-    """
+    """A net with test-time augmentation that returns probabilities and logits."""
 
     def __init__(self, net: nn.Module, tta: TTA = "none") -> None:
         super().__init__()
@@ -43,24 +38,20 @@ class ExportedNet(nn.Module):
         self.tta = tta
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return probabilities (B, C) and logits (B, C) of uint8 RGB images (B, 3, S, S)."""
+        """Probabilities (B, C) and logits (B, C) of uint8 RGB images (B, 3, S, S)."""
         logits = forward_tta(self.net, images, self.tta)
         return logits.softmax(1), logits
 
 
 @dataclass(frozen=True)
 class Export:
-    """A verified ONNX file.
-
-    Attributes:
-        path: The file.
-        verified_on: The images that it was verified on.
-        difference: Maximum difference of a probability between torch and the file.
-    """
+    """A verified ONNX file."""
 
     path: Path
     verified_on: str
+    """The images that it was compared with torch on."""
     difference: float
+    """Maximum difference of a probability between torch and the file."""
 
 
 def export(
@@ -107,22 +98,14 @@ def export(
 
 
 def _verification_images(image_folder: str | Path | None, model: TrainedModel) -> tuple[Tensor, str]:
-    root = image_folder or model.data_hparams.get("root")
-    folder = Path(root or "")
-    paths = find_images(folder) if root and folder.is_dir() else []
-    if image_folder and not paths:
-        raise UsageError(
-            f"image_folder={str(image_folder)!r} is not a folder with images. Choose another, or remove the argument."
-        )
+    folder = image_folder or model.data_hparams.get("root")
+    paths = find_images(Path(folder)) if folder and Path(folder).is_dir() else []
     positions = np.linspace(0, len(paths) - 1, min(NUM_IMAGES, len(paths))).astype(int)
-    chosen = [paths[index] for index in positions]
-    arrays = [decode(path, model.size) for path in chosen if decodes(path)]
+    arrays = [decode(paths[index], model.size) for index in positions if decodes(paths[index])]
     source = f"images of {folder}"
     if image_folder and not arrays:
-        raise UsageError(
-            f"image_folder={str(image_folder)!r}: no image can be decoded (such as {chosen[0]}). "
-            "Fix or remove the files."
-        )
+        fault = f"has no image that can be decoded (such as {paths[0]})" if paths else "is not a folder with images"
+        raise UsageError(f"image_folder={str(image_folder)!r} {fault}. Choose another, or remove the argument.")
     if not arrays:
         names = list(ANIMALS10)
         drawings = [draw_animal(names[i % len(names)], np.random.default_rng(i)) for i in range(NUM_IMAGES)]
@@ -169,11 +152,7 @@ def _write(net: nn.Module, images: Tensor, file: Path, metadata: dict[str, str])
 
 
 def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
-    """Maximum difference of a probability between torch and the file, in a batch and image by image.
-
-    Raises:
-        UsageError: The difference is above the tolerance.
-    """
+    """Maximum difference of a probability between torch and the file, in a batch and image by image."""
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         expected = net(images)[0].numpy()

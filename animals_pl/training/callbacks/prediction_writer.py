@@ -20,10 +20,6 @@ class PredictionWriter(BasePredictionWriter):
 
     A broken image has a problem instead of a class; a truncated one may have both. Rows are appended to a temporary
     file, which replaces the target at the end.
-
-    Args:
-        file: The CSV file to write.
-        top_k: Number of most probable classes per row.
     """
 
     def __init__(self, file: Path, top_k: int) -> None:
