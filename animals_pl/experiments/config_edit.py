@@ -37,30 +37,23 @@ def edit_config(text: str, changes: Mapping[str, Any]) -> str:
 
 
 def _set(lines: list[str], key: str, value: str) -> None:
+    """Replace a value, or add it at the end of its section."""
     section, _, name = key.rpartition(".")
     indent = "  " if section else ""
-    bounds = _section_bounds(lines, section)
-    if bounds is None:
-        lines += ["", f"{section}:", f"{indent}{name}: {value}"]
-        return
     pattern = re.compile(rf"({indent}{name}:)(?:\s.*?)??\s*(\s#.*)?$")
-    last = bounds.start - 1
-    for number in bounds:
-        if found := pattern.match(lines[number]):
+    inside, last = not section, None
+    for number, line in enumerate(lines):
+        if section and re.match(r"[^\s#]", line):
+            inside = line.startswith(f"{section}:")
+        if not inside:
+            continue
+        if found := pattern.match(line):
             head, comment = f"{found[1]} {value}", (found[2] or "").strip()
             lines[number] = f"{head:<{found.start(2)}} {comment}" if comment else head
             return
-        if lines[number].strip() and not lines[number].lstrip().startswith("#"):
+        if line.strip() and not line.lstrip().startswith("#"):
             last = number
+    if last is None:
+        lines += ["", f"{section}:"]
+        last = len(lines) - 1
     lines.insert(last + 1, f"{indent}{name}: {value}")
-
-
-def _section_bounds(lines: list[str], section: str) -> range | None:
-    """Line numbers of a section without its heading; of the whole file for the empty section."""
-    if not section:
-        return range(len(lines))
-    head = next((number for number, line in enumerate(lines) if line.startswith(f"{section}:")), None)
-    if head is None:
-        return None
-    end = next((number for number in range(head + 1, len(lines)) if re.match(r"[^\s#]", lines[number])), len(lines))
-    return range(head + 1, end)

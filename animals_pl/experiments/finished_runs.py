@@ -34,7 +34,6 @@ class FinishedRun:
         name: NAME without the folders above it, as in the run's configuration.
         architecture: Net and variant in words.
         trainable: Number of trainable parameters; ``None`` without a readable checkpoint.
-        epochs: Number of epochs.
         best: Metrics of the best epoch by the run's own monitor.
         images: Digest of the validation images; ``None`` without a readable split.csv.
     """
@@ -50,13 +49,7 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class FoundRuns:
-    """The runs below a folder.
-
-    Attributes:
-        runs: Runs with a complete epoch.
-        incomplete: Labels of runs without one.
-        unreadable: File and reason of each file that cannot be read.
-    """
+    """Runs with a complete epoch, labels of those without one, and the file and reason of each unreadable file."""
 
     runs: list[FinishedRun] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
@@ -69,18 +62,15 @@ def find_runs(folder: Path) -> FoundRuns:
     Raises:
         UsageError: The folder does not exist or has no runs.
     """
-    remedy = (
-        "Pass the folder of your runs, or train a first one with "
-        "'python -m animals_pl fit --config configs/quickstart.yaml'."
-    )
-    if not folder.is_dir():
-        raise UsageError(f"folder={str(folder)!r} is not a folder. {remedy}")
     root = folder.resolve()
     candidates = [path for path in (root, *root.rglob("version_*")) if re.fullmatch(r"version_\d+", path.name)]
     marks = ("config.yaml", "metrics.csv", *CHECKPOINTS)  # the numbered reports of analyze have none of these
     folders = [path for path in candidates if any((path / mark).exists() for mark in marks)]
     if not folders:
-        raise UsageError(f"folder={str(folder)!r} has no runs. {remedy}")
+        raise UsageError(
+            f"folder={str(folder)!r} {'has no runs' if folder.is_dir() else 'is not a folder'}. Pass the folder of "
+            "your runs, or train a first one with 'python -m animals_pl fit --config configs/quickstart.yaml'."
+        )
     found = FoundRuns()
     for path in sorted(folders, key=lambda path: (path.parent, int(path.name.removeprefix("version_")))):
         # The label includes the run's name even if its own folder was given.
@@ -99,7 +89,11 @@ def _read_run(path: Path, label: str, found: FoundRuns) -> None:
     if not config or not best:
         found.incomplete.append(label)
         return
-    trainable = _read_trainable(path, label, found)
+    files = [path / name for name in CHECKPOINTS if (path / name).exists()]
+    if not files:
+        found.unreadable.append(f"{label}/{CHECKPOINTS[0]} (No such file or directory)")
+    counts = (_try(_read_trainable, file, label, found) for file in files)
+    trainable = next((number for number in counts if number is not None), None)
     images = _try(validation_digest, path / "split.csv", label, found)
     found.runs.append(FinishedRun(label, path.parent.name, config[1], trainable, len(rows), best, images))
 
@@ -111,18 +105,10 @@ def _read_epochs(file: Path) -> list[Row]:
     return rows
 
 
-def _read_trainable(path: Path, label: str, found: FoundRuns) -> int | None:
-    files = [path / name for name in CHECKPOINTS if (path / name).exists()]
-    if not files:
-        found.unreadable.append(f"{label}/{CHECKPOINTS[0]} (No such file or directory)")
-        return None
+def _read_trainable(file: Path) -> int:
     from animals_pl.training.checkpoint import load_checkpoint
 
-    def count(file: Path) -> int:
-        return count_trainable(load_checkpoint(file, mmap=True))
-
-    counts = (_try(count, file, label, found) for file in files)
-    return next((number for number in counts if number is not None), None)
+    return count_trainable(load_checkpoint(file, mmap=True))
 
 
 def _try(read: Callable[[Path], Result], file: Path, label: str, found: FoundRuns) -> Result | None:
@@ -139,11 +125,7 @@ def _try(read: Callable[[Path], Result], file: Path, label: str, found: FoundRun
 
 
 def read_config(file: Path) -> tuple[str, str]:
-    """Monitor and architecture of a run, from its config.yaml.
-
-    Raises:
-        ValueError: The file is not the configuration of a run.
-    """
+    """Monitor and architecture of a run, from its config.yaml; ValueError if it is another file."""
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     config = config if isinstance(config, dict) else {}
     model, data = config.get("model"), config.get("data")
@@ -181,11 +163,7 @@ def count_trainable(checkpoint: Mapping[str, Any]) -> int:
 
 
 def validation_digest(file: Path) -> str:
-    """Digest of a split's validation images: of their content hashes, or of their paths if there are no hashes.
-
-    Raises:
-        ValueError: The file names no validation images.
-    """
+    """Digest of the content hashes, or else paths, of a split's validation images; ValueError if there are none."""
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         rows = [row for row in csv.DictReader(stream) if row.get("split") == "val"]
     names = sorted(row.get("sha256") or row.get("path") or "" for row in rows)

@@ -73,6 +73,10 @@ class StudyData:
     fold_of: np.ndarray
     folder: Path
 
+    def predictions(self, variant: str, fold: int) -> Path:
+        """File with the logits of a variant on a fold."""
+        return self.folder / f"{variant}-fold{fold}.npz"
+
 
 def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path) -> StudyData:
     """Read the images, draw the folds and create the folder of the results.
@@ -97,7 +101,7 @@ def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
     split = data.folder / f"fold{fold}.csv"
     splits = np.where(data.fold_of == fold, "val", "train")
     write_table(pd.DataFrame({"path": data.catalog.paths, "split": splits}), split)
-    predictions = _predictions_file(variant, data, fold)
+    predictions = data.predictions(variant, fold)
     args = _arguments(study, variant, data, split)
     # The settings of a variant may change while its name stays.
     facts = "\n".join(
@@ -107,23 +111,14 @@ def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
     done = predictions.with_suffix(".sha256")
     if predictions.exists() and done.exists() and done.read_text() == digest:
         return
-    _train(args, variant, predictions)
-    with atomic_write(done) as partial:
-        partial.write_text(digest)
-
-
-def _train(args: list[str], variant: str, predictions: Path) -> None:
-    """Run ``fit``; its output goes to a text file beside the predictions."""
     log = predictions.with_suffix(".txt")
     with log.open("w") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
         try:
             run(args, callbacks=[SavePredictions(predictions)])
         except UsageError as error:
             raise UsageError(f"variant {variant!r} failed: {one_line(error)}") from error
-
-
-def _predictions_file(variant: str, data: StudyData, fold: int) -> Path:
-    return data.folder / f"{variant}-fold{fold}.npz"
+    with atomic_write(done) as partial:
+        partial.write_text(digest)
 
 
 def _arguments(study: Study, variant: str, data: StudyData, split: Path) -> list[str]:
@@ -146,7 +141,7 @@ def load_outcome(variant: str, data: StudyData, count: int) -> Outcome:
     """Pool the predictions of the first ``count`` folds."""
     predicted, seconds = np.full(len(data.fold_of), -1), []
     for fold in range(count):
-        kept = np.load(_predictions_file(variant, data, fold))
+        kept = np.load(data.predictions(variant, fold))
         predicted[data.fold_of == fold] = kept["logits"].argmax(1)
         seconds.append(float(kept["seconds"]))
     return Outcome(predicted, float(np.median(seconds)))

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from animals_pl.errors import UsageError
-from animals_pl.experiments.finished_runs import FinishedRun, FoundRuns, find_runs
+from animals_pl.experiments.finished_runs import FinishedRun, find_runs
 from animals_pl.experiments.reference import REFERENCE
 from animals_pl.files import atomic_write, wide_console
 
@@ -21,9 +21,7 @@ RankBy = Literal["macro_recall", "acc", "loss", "macro_f1"]
 RANKED_BY = {"macro_recall": "macro recall", "acc": "accuracy", "loss": "loss", "macro_f1": "macro-F1"}
 COLUMNS = ("loss/train", "acc/train", "loss/val", "acc/val", "macro_recall/val", "macro_f1/val")
 HEADINGS = (
-    "trainable parameters",
-    "epochs",
-    "best epoch",
+    *("trainable parameters", "epochs", "best epoch"),
     *("train loss", "train acc", "val loss", "val acc", "macro recall", "macro F1"),
 )
 OTHER_IMAGES = "†"
@@ -53,11 +51,12 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
         UsageError: There are no runs, or the output cannot be written.
     """
     found = find_runs(Path(folder))
-    runs = ranked(found.runs, rank_by)
-    lines = table_lines(runs)
-    notes = [*legend(lines, rank_by), *remarks(found)] if runs else remarks(found)
+    lines = table_lines(ranked(found.runs, rank_by))
+    notes = legend(lines, rank_by) if lines else []
+    notes += [f"incomplete: {label}" for label in found.incomplete]
+    notes += [f"unreadable: {reason}" for reason in found.unreadable]
     console = wide_console(WIDE)
-    if runs:
+    if lines:
         console.print(terminal_table(lines, console.width))
     for note in notes:
         console.print(note, markup=False, soft_wrap=True)
@@ -106,14 +105,6 @@ def legend(lines: list[Line], rank_by: RankBy) -> list[str]:
     return notes
 
 
-def remarks(found: FoundRuns) -> list[str]:
-    """One line for each run without a complete epoch and for each unreadable file."""
-    return [
-        *(f"incomplete: {label}" for label in found.incomplete),
-        *(f"unreadable: {reason}" for reason in found.unreadable),
-    ]
-
-
 def terminal_table(lines: list[Line], width: int) -> Table:
     """Table for a terminal of at least 100 columns, the architecture below the run."""
     gap = 1 if width >= WIDE else 0  # in addition to the box's own
@@ -134,11 +125,9 @@ def terminal_table(lines: list[Line], width: int) -> Table:
 
 def markdown(lines: list[Line], notes: list[str]) -> str:
     """Table and notes as GitHub Markdown. Without rows there is no table."""
-    headings = ["rank", "model architecture", "run", *HEADINGS]
-    rules = ["---:", "---", "---", *["---:"] * len(HEADINGS)]
-    body = [[line.rank, line.architecture, line.run, *line.numbers] for line in lines]
-    rows = [headings, rules, *([_escape(cell) for cell in cells] for cells in body)] if lines else []
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    rows = [["rank", "model architecture", "run", *HEADINGS], ["---:", "---", "---", *["---:"] * len(HEADINGS)]]
+    rows += [list(map(_escape, [line.rank, line.architecture, line.run, *line.numbers])) for line in lines]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in rows) if lines else ""
     return "\n".join(filter(None, [table, "".join(f"- {_escape(note)}\n" for note in notes)]))
 
 

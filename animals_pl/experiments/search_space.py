@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna import create_trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from animals_pl.errors import UsageError
@@ -54,9 +55,9 @@ def read_search(file: Path) -> SearchPlan:
 
 
 def read_space(key: str, space: Any) -> BaseDistribution:
-    """Read the values of one setting: a list, or a mapping with ``low``, ``high`` and optionally ``step`` or ``log``.
+    """The values of one setting: a list, or a mapping with ``low``, ``high`` and optionally ``step`` or ``log``.
 
-    Whole numbers without a decimal point make a space of whole numbers.
+    Integers as limits make a space of integers.
 
     Raises:
         UsageError: The space is malformed.
@@ -85,15 +86,11 @@ def _as_number(value: Any) -> float:
 
 def contains(space: BaseDistribution, value: Any) -> bool:
     """Whether a value belongs to a space."""
-    if isinstance(space, CategoricalDistribution):
-        return value in space.choices
-    assert isinstance(space, IntDistribution | FloatDistribution)
     try:
-        number = _as_number(value)
-    except (TypeError, ValueError):
+        create_trial(params={"": value}, distributions={"": space}, value=0.0)
+    except ValueError:
         return False
-    steps = (number - space.low) / (space.step or 1)
-    return space.low <= number <= space.high and (not space.step or abs(steps - round(steps)) < 1e-6)
+    return True
 
 
 def rounded(space: BaseDistribution, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Trials of a hyper-parameter search: Optuna's sampler over cross-validated fits, resumable."""
+"""Trials of a hyper-parameter search (Optuna's sampler over cross-validated fits, resumable) and their results."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import yaml
 from optuna.trial import FrozenTrial, TrialState
+from rich import box
+from rich.table import Table
 
 from animals_pl.errors import UsageError, one_line
+from animals_pl.experiments.config_edit import edit_config
 from animals_pl.experiments.fold_fits import StudyData, fit_fold, load_outcome
 from animals_pl.experiments.folds import macro_recall
 from animals_pl.experiments.search_space import SearchPlan, contains, rounded
+from animals_pl.files import atomic_write
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+SHOWN = 5
+"""Trials in the table."""
 
 
 @dataclass(frozen=True)
@@ -46,35 +53,27 @@ class Trials:
 
     def __init__(self, plan: SearchPlan, folds: StudyData, seed: int) -> None:
         self.plan, self.folds, self.seed = plan, folds, seed
-        catalog = folds.catalog
+        config, space, catalog = plan.config, plan.space, folds.catalog
         images = [list(catalog.paths), catalog.labels.tolist(), folds.fold_of.tolist()]
-        self.digest = _digest(plan.config, plan.study.options, images)
-        self.optuna_study = optuna.create_study(
+        self.digest = _digest(config, plan.study.options, images)
+        self.optuna_study = study = optuna.create_study(
             storage=f"sqlite:///{(folds.folder / 'search.db').resolve()}",
             # Another configuration, space or set of images is another search.
-            study_name=_digest(self.digest, {key: repr(space) for key, space in plan.space.items()}),
+            study_name=_digest(self.digest, {key: repr(values) for key, values in space.items()}),
             load_if_exists=True,
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(),
         )
-        if not self.optuna_study.trials:
-            self._enqueue_configuration()
-        self._enqueue_interrupted()
-
-    def _enqueue_configuration(self) -> None:
-        """Let the first trial be the configuration, as far as the space contains it."""
-        config, space = self.plan.config, self.plan.space
-        known = {key: config[key] for key in space if key in config and contains(space[key], config[key])}
-        self.optuna_study.enqueue_trial({key: rounded(space[key], value) for key, value in known.items()})
-
-    def _enqueue_interrupted(self) -> None:
-        for trial in self.optuna_study.get_trials(states=[TrialState.RUNNING]):
-            self.optuna_study.tell(trial.number, state=TrialState.FAIL)
-            self.optuna_study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
+        if not study.trials:  # the first trial is the configuration, as far as the space contains it
+            known = [key for key in space if key in config and contains(space[key], config[key])]
+            study.enqueue_trial({key: rounded(space[key], config[key]) for key in known})
+        for trial in study.get_trials(states=[TrialState.RUNNING]):  # interrupted
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
 
     def finished(self) -> list[FrozenTrial]:
         """Complete and pruned trials, in their order."""
-        return self.optuna_study.get_trials(states=FINISHED)
+        return self.optuna_study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def best_first(self) -> list[Trial]:
         """Complete trials, the best first, equal ones in their order."""
@@ -83,7 +82,7 @@ class Trials:
             for number, trial in enumerate(self.finished(), start=1)
             if trial.state == TrialState.COMPLETE
         ]
-        return sorted(numbered, key=lambda trial: (-trial.value, trial.number))
+        return sorted(numbered, key=lambda trial: -trial.value)
 
     def settings(self, params: dict[str, Any]) -> dict[str, Any]:
         """Settings of a trial in the order of the search file."""
@@ -132,6 +131,55 @@ class Trials:
             if fold < last and trial.should_prune():
                 return value, f" pruned after fold {fold + 1}"
         return value, ""
+
+
+def trial_table(plan: SearchPlan, best: list[Trial]) -> Table:
+    """Table of the configuration and the best trials."""
+    start = {key: plan.config.get(key, "default") for key in plan.space}
+    origin = next((trial.value for trial in best if trial.settings == start), None)
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in ("trial", "macro recall", "difference", *plan.space):
+        table.add_column(name, justify="right", overflow="fold")
+    table.add_row("start", "–" if origin is None else f"{origin:.4f}", "", *map(str, start.values()))
+    for trial in best[:SHOWN]:
+        difference = "–" if origin is None else f"{trial.value - origin:+.4f}"
+        table.add_row(str(trial.number), f"{trial.value:.4f}", difference, *map(str, trial.settings.values()))
+    return table
+
+
+def write_results(state: Trials, best: Trial) -> Path:
+    """Write best.yaml and the confirming study; return the file of the study."""
+    plan, folder = state.plan, state.folds.folder.resolve()
+    heading = (
+        f"# Tuned by search: macro recall {best.value:.4f} in {state.folds.fold_of.max() + 1} folds, the best of "
+        f"{len(state.finished())} trials and therefore optimistic.\n"
+        f"# Below is {plan.study.config.name} with these values.\n"
+    )
+    variants = {"start": {}, "tuned": best.settings}
+    study = {"config": str(plan.study.config), "options": plan.study.options, "variants": variants}
+    confirmation = folder / f"confirm-{plan.study.name}.yaml"
+    for file, text in {
+        folder / "best.yaml": heading + tuned_config(plan, state.folds.root, best.settings),
+        confirmation: yaml.safe_dump(study, sort_keys=False),
+    }.items():
+        with atomic_write(file) as partial:
+            partial.write_text(text, encoding="utf-8")
+        print(f"wrote {file}")
+    return confirmation
+
+
+def tuned_config(plan: SearchPlan, root: Path, settings: dict[str, Any]) -> str:
+    """Text of the plan's configuration file with other settings and images.
+
+    Raises:
+        UsageError: The file cannot be edited line by line.
+    """
+    config = plan.config
+    changes = {**plan.study.options, **settings, "name": f"{config.get('name', plan.study.config.stem)}_tuned"}
+    if Path(config.get("data.root", "")).resolve() != root:
+        changes["data.root"] = str(root)
+    changes = {key: value for key, value in changes.items() if key not in config or config[key] != value}
+    return edit_config(plan.study.config.read_text(encoding="utf-8"), changes)
 
 
 def _digest(*parts: Any) -> str:

@@ -30,8 +30,8 @@ from rich.table import Table
 
 from animals_pl.data.catalog import scan_folder
 from animals_pl.errors import UsageError
-from scripts.bench.common import PROJECT, Options
-from scripts.bench.process_memory import link_images, run
+from scripts.bench.ours import Options
+from scripts.bench.process_memory import PROJECT, link_images, run
 from scripts.bench.subjects import PARTS, SUBJECTS, TITLES
 
 
@@ -87,22 +87,20 @@ def measure(part: str, name: str, repeat: int, options: Options) -> Result:
     """Measure a subject in its own process."""
     subject = PARTS[part][name]
     root = options.scratch / "links" if part == "memory" else options.root
-    given = ["--root", root, "--net", options.net, "--epochs", options.epochs]
-    if subject.measure:
-        command = [sys.executable, "-m", "scripts.bench.cpu", "--subject", name, "--scratch", options.scratch, *given]
-        command += ["--weights", options.weights] if options.weights else []
+    if name == "keras":
+        command = [options.keras, "-m", "scripts.bench.keras_reference"]
     else:
-        command = [options.keras, "-m", "scripts.bench.keras_reference", *given]
+        command = [sys.executable, "-m", "scripts.bench.cpu", "--subject", name, "--scratch", options.scratch]
+        command += ["--weights", options.weights] if options.weights else []
+    command += ["--root", root, "--net", options.net, "--epochs", options.epochs]
     # The subjects of one round share the cache, different rounds do not.
     cache = options.scratch / "cache" / (name if subject.once else f"{part} {repeat}")
     environment = {**os.environ, "ANIMALS_PL_CACHE": str(cache), "NO_ALBUMENTATIONS_UPDATE": "1"}
     outcome = run(list(map(str, command)), environment)
-    value, note, failure = float("nan"), "", ""
     lines = [line for line in outcome.stdout.splitlines() if line.startswith("[")]
-    if outcome.exit_code or not lines:
-        failure = outcome.last_error or f"exit code {outcome.exit_code}"
-    else:
-        value, note = json.loads(lines[-1])
+    failed = outcome.exit_code or not lines
+    value, note = (float("nan"), "") if failed else json.loads(lines[-1])
+    failure = outcome.last_error or f"exit code {outcome.exit_code}" if failed else ""
     return Result(part, name, repeat, value, subject.unit, outcome.peak / 2**20, note, failure)
 
 
@@ -201,9 +199,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Measure; the exit code is 1 if a subject failed."""
     options = parse(args)
     if options.subject:
-        subject = SUBJECTS[options.subject]
-        assert subject.measure is not None
-        print(json.dumps(subject.measure(options)), flush=True)
+        print(json.dumps(SUBJECTS[options.subject].measure(options)), flush=True)
         return 0
     options.keras = keras_python(options)
     with tempfile.TemporaryDirectory() as scratch:

@@ -41,21 +41,15 @@ COLUMNS, FRAME = 3, (224, 168)
 Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
-def _scaled(picture: Image.Image, across: float, down: float) -> Image.Image:
-    return picture.resize((round(picture.width * across) or 1, round(picture.height * down) or 1))
-
-
 def _crop(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
     """Crop these fractions of width and height at each side."""
-    width, height = picture.size
-    return picture.crop(
-        (round(left * width), round(top * height), round((1 - right) * width), round((1 - bottom) * height))
-    )
+    box = np.array([left, top, 1 - right, 1 - bottom]) * [*picture.size, *picture.size]
+    return picture.crop(box.round().astype(int).tolist())
 
 
 COPIES: dict[str, tuple[Edit, int]] = {
-    "half size": (lambda picture, rng: _scaled(picture, 0.5, 0.5), 90),
-    "stretched by 25 %": (lambda picture, rng: _scaled(picture, 1.25, 1.0), 90),
+    "half size": (lambda picture, rng: ImageOps.scale(picture, 0.5, Image.Resampling.BICUBIC), 90),
+    "stretched by 25 %": (lambda picture, rng: picture.resize((round(1.25 * picture.width), picture.height)), 90),
     "JPEG quality 30": (lambda picture, rng: picture, 30),
     "brighter by 30 %": (lambda picture, rng: ImageEnhance.Brightness(picture).enhance(1.3), 90),
     "flipped": (lambda picture, rng: ImageOps.mirror(picture), 90),
@@ -71,8 +65,7 @@ def hashed_pairs(
 ) -> np.ndarray:
     """Near pairs (P, 3) of files with a hash; ``same`` decides pairs whose colours differ."""
     index = np.array([place for place, one in enumerate(found) if one.perceptual_hash], dtype=np.int64)
-    kept = [found[place] for place in index]
-    hashes, centres = [one.perceptual_hash for one in kept], [one.centre_hash for one in kept]
+    hashes, centres = ([getattr(found[i], key) for i in index] for key in ("perceptual_hash", "centre_hash"))
     pairs = near_pairs(hashes, centres, lambda i, j: same(index[i], index[j]), distance)
     return np.column_stack([index[pairs[:, :2]], pairs[:, 2]])
 
@@ -84,18 +77,16 @@ def _same(files: Sequence[Path], i: int, j: int) -> bool:
 def recall(files: Sequence[Path], found: Sequence[ImageFacts], rng: np.random.Generator) -> dict[str, list[float]]:
     """Kind of copy → fraction of the files whose copy is found within each of LIMITS."""
     with tempfile.TemporaryDirectory() as folder:
-        copies: list[Path] = []
-        for file in files:
+        copies: dict[str, list[Path]] = {kind: [] for kind in COPIES}
+        for number, file in enumerate(files):
             picture = Image.fromarray(decode(file))
-            for edit, quality in COPIES.values():
-                copies.append(Path(folder) / f"{len(copies)}.jpg")
-                edit(picture, rng).save(copies[-1], quality=quality)
-        copied = inspect_all(copies)
+            for kind, (edit, quality) in COPIES.items():
+                copies[kind].append(Path(folder) / f"{kind} {number}.jpg")
+                edit(picture, rng).save(copies[kind][-1], quality=quality)
         shares = {}
-        for number, kind in enumerate(COPIES):
-            paths = [*files, *copies[number :: len(COPIES)]]
-            both = [*found, *copied[number :: len(COPIES)]]
-            same = cache(partial(_same, paths))
+        for kind, paths in copies.items():
+            both = [*found, *inspect_all(paths)]
+            same = cache(partial(_same, [*files, *paths]))
             pairs = [hashed_pairs(both, limit, same) for limit in LIMITS]
             shares[kind] = [float((each[:, 1] - each[:, 0] == len(files)).sum()) / len(files) for each in pairs]
     return shares

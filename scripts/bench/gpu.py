@@ -13,7 +13,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,46 +34,42 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 MODES = ("eager", "compiled")
 
 
-class Training:
-    """One net in training, with one precision, memory layout and mode."""
+Step = Callable[[Tensor, Tensor], None]
 
-    def __init__(self, name: str, variant: tuple[str, str, str], options: argparse.Namespace) -> None:
-        precision, layout, mode = variant
-        self.device, self.batches, self.repeats = options.device, options.batches, options.repeats
-        self.dtype, self.layout = PRECISIONS[precision], LAYOUTS[layout]
-        net = registry.build_net(name, options.num_classes, options.size)
-        self.net: nn.Module = net.to(self.device, memory_format=self.layout)  # type: ignore[call-overload]
-        if mode == "compiled":
-            self.net.compile()
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
-        """Train on uint8 images (B, 3, S, S) and labels (B,)."""
-        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
-        labels = labels.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            loss = nn.functional.cross_entropy(self.net(images), labels)
-        self.optimizer.zero_grad()
+def train_step(name: str, precision: str, layout: str, mode: str, options: argparse.Namespace) -> Step:
+    """A function that trains one net on uint8 images (B, 3, S, S) and labels (B,)."""
+    device, dtype, memory_format = options.device, PRECISIONS[precision], LAYOUTS[layout]
+    net: nn.Module = registry.build_net(name, options.num_classes, options.size)
+    net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]
+    if mode == "compiled":
+        net.compile()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        images = images.to(device, non_blocking=True, memory_format=memory_format)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            loss = nn.functional.cross_entropy(net(images), labels.to(device, non_blocking=True))
+        optimizer.zero_grad()
         loss.backward()
-        self.optimizer.step()
+        optimizer.step()
 
-    def speed(self, batches: Iterator[Any]) -> float:
-        """Images per second, after as many warm-up batches."""
-        found = []
-        for repeat in range(self.repeats + 1):
-            self._wait()
-            start, images = time.perf_counter(), 0
-            for batch in itertools.islice(batches, self.batches):
-                self.step(*batch)
-                images += len(batch[0])
-            self._wait()
-            if repeat:
-                found.append(images / (time.perf_counter() - start))
-        return median(found)
+    return step
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+
+def speed(step: Step, batches: Iterator[Any], options: argparse.Namespace) -> float:
+    """Images per second, after as many warm-up batches."""
+    wait = torch.cuda.synchronize if options.device.type == "cuda" else lambda: None
+    found = []
+    for _ in range(options.repeats + 1):
+        wait()
+        start, images = time.perf_counter(), 0
+        for batch in itertools.islice(batches, options.batches):
+            step(*batch)
+            images += len(batch[0])
+        wait()
+        found.append(images / (time.perf_counter() - start))
+    return median(found[1:])
 
 
 def real_batches(options: argparse.Namespace) -> Iterator[Any]:
@@ -122,9 +118,10 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse(args)
     cuda = options.device.type == "cuda"
     table = Table(title="images/s in training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("net", "precision", "layout", "mode", "limit", "loaded", "÷ limit", "peak memory"):
-        left = column in ("net", "precision", "layout", "mode")
-        table.add_column(column, justify="left" if left else "right", no_wrap=True)
+    for number, column in enumerate(
+        ("net", "precision", "layout", "mode", "limit", "loaded", "÷ limit", "peak memory")
+    ):
+        table.add_column(column, justify="left" if number < 4 else "right", no_wrap=True)
     batch = torch.randint(0, 256, (options.batch_size, 3, options.size, options.size), dtype=torch.uint8)
     labels = torch.arange(options.batch_size) % options.num_classes
     synthetic = [(batch.to(options.device), labels.to(options.device))]
@@ -135,13 +132,13 @@ def main(args: Sequence[str] | None = None) -> None:
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(options.device)
-        training = Training(name, (variant[0], variant[1], variant[2]), options)
-        limit = training.speed(itertools.cycle(synthetic))
-        loaded = training.speed(real) if real else None
+        step = train_step(name, *variant, options)
+        limit = speed(step, itertools.cycle(synthetic), options)
+        loaded = speed(step, real, options) if real else None
         peak = f"{torch.cuda.max_memory_allocated(options.device) / 2**20:,.0f} MiB" if cuda else ""
         cells = [f"{loaded:,.0f}", f"{loaded / limit:.2f}"] if loaded else ["", ""]
         table.add_row(name, *variant, f"{limit:,.0f}", *cells, peak)
-        del training
+        del step  # frees the net
     Console(width=110, highlight=False).print(table)
     device = torch.cuda.get_device_name(options.device) if cuda else "CPU, not a measurement"
     print(f"{device}; {os.cpu_count()} cores; torch {torch.__version__}; batches of {options.batch_size}")

@@ -1,59 +1,112 @@
-"""What ``cpu.py`` measures of this project."""
+"""What ``cpu.py`` measures of this project, and what its subjects share."""
 # ruff: noqa: PLC0415 (a subject imports only what it needs: its memory is measured)
 
 from __future__ import annotations
 
+import argparse
 import itertools
-import json
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
-from unittest import mock
+from typing import Any, NamedTuple
 
-from scripts.bench.common import (
-    BATCH,
-    CORES,
-    PROJECT,
-    SIZE,
-    SMALL,
-    TIMED,
-    WARM_UP,
-    BatchEnd,
-    Measured,
-    Options,
-    images_per_second,
-    inference_speed,
-    onnx_session,
-    second_pass_speed,
-)
+import numpy as np
+
+from scripts.bench.process_memory import PROJECT
+
+SMALL = "tf_mobilenetv3_small_100"
+SIZE, BATCH, CORES = 224, 64, 2
+"""Image side in pixels, images per batch, and loader processes or threads, the same for all."""
+WARM_UP, TIMED = 3, 20
+"""Training batches before and under the clock."""
 
 SIZES = (128, 160, 192, 224)
 PIXELS = sum(size**2 for size in SIZES) / len(SIZES) / SIZES[-1] ** 2
 """Pixels of training at these sizes, relative to training at the last."""
 
+Options = argparse.Namespace
+Measured = tuple[float, str]
+"""A number and a remark."""
 
-def fit(options: Options, net: str, *more: object, weights: Path | None = None) -> Measured:
+
+class BatchEnd(NamedTuple):
+    """End of a training batch: time in seconds, epoch, number of images and their side in pixels."""
+
+    time: float
+    epoch: int
+    images: int
+    size: int
+
+
+def images_per_second(ends: Sequence[BatchEnd]) -> float:
+    """Speed after the first WARM_UP batches, or fewer if there are no more."""
+    timed = ends[min(WARM_UP, len(ends) - 1) - 1 :]
+    return sum(end.images for end in timed[1:]) / (timed[-1].time - timed[0].time)
+
+
+def second_pass_speed(batches: Iterable[Any]) -> float:
+    """Images per second of a loader's second pass; the first pass starts its workers."""
+    for _ in batches:
+        pass
+    start = time.perf_counter()
+    images = sum(len(labels) for _, labels in batches)
+    return images / (time.perf_counter() - start)
+
+
+def inference_speed(predict: Callable[[np.ndarray], object], images: int) -> Measured:
+    """Median milliseconds for a single image, or images per second for larger batches."""
+    batch = np.random.default_rng(0).integers(0, 256, (images, 3, SIZE, SIZE), np.uint8)
+    times = []
+    for _ in range(WARM_UP + (200 if images == 1 else TIMED)):
+        start = time.perf_counter()
+        predict(batch)
+        times.append(time.perf_counter() - start)
+    seconds = median(times[WARM_UP:])
+    return (1000 * seconds if images == 1 else images / seconds), ""
+
+
+def onnx_session(file: Path) -> Any:
+    """Session of an ONNX file with CORES threads."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = CORES
+    return onnxruntime.InferenceSession(file, settings)
+
+
+def fit(
+    options: Options, net: str, epochs: int, settings: Mapping[str, object], callbacks: Sequence[Any] = ()
+) -> Measured:
     """Seconds of ``fit`` on the CPU, from its arguments to its best checkpoint, without imports."""
     from animals_pl.lightning_cli import run
 
     start = time.perf_counter()
-    args = ["fit", "--config", PROJECT / "configs" / "mobilenetv3_large_frozen.yaml", "--name", options.subject]
-    args += ["--data.root", options.root, "--data.num_workers", CORES, "--trainer.accelerator", "cpu"]
-    args += ["--trainer.default_root_dir", options.scratch, "--model.net", net, "--model.weights", weights or "null"]
-    run([str(arg) for arg in [*args, *more]])
+    settings = {
+        "config": PROJECT / "configs" / "mobilenetv3_large_frozen.yaml",
+        "name": options.subject,
+        "data.root": options.root,
+        "data.num_workers": CORES,
+        "model.net": net,
+        "model.weights": "null",
+        "trainer.accelerator": "cpu",
+        "trainer.default_root_dir": options.scratch,
+        "trainer.max_epochs": epochs,
+        **settings,
+    }
+    run(["fit", *(str(part) for key, value in settings.items() for part in (f"--{key}", value))], callbacks)
     return time.perf_counter() - start, ""
 
 
 def frozen_fit(options: Options) -> Measured:
     """Seconds of training the head of a frozen backbone."""
-    return fit(options, options.net, "--trainer.max_epochs", options.epochs, weights=options.weights)
+    return fit(options, options.net, options.epochs, {"model.weights": options.weights or "null"})
 
 
-def memory_fit(freeze: str, epochs: int, options: Options) -> Measured:
+def memory_fit(freeze: bool, epochs: int, options: Options) -> Measured:
     """Seconds of a fit whose memory is compared; fine-tuning takes 20 batches per epoch."""
-    limits = ["--trainer.limit_train_batches", TIMED, "--trainer.limit_val_batches", 5] if freeze == "false" else []
-    return fit(options, SMALL, "--model.freeze", freeze, "--trainer.max_epochs", epochs, *limits)
+    limits = {} if freeze else {"trainer.limit_train_batches": TIMED, "trainer.limit_val_batches": 5}
+    return fit(options, SMALL, epochs, {"model.freeze": freeze, **limits})
 
 
 def export_net(net: str | None, options: Options) -> Measured:
@@ -61,11 +114,8 @@ def export_net(net: str | None, options: Options) -> Measured:
     from animals_pl.deploy.export import export
 
     net = net or options.net
-    seconds, _ = fit(
-        options,
-        *(net, "--trainer.max_epochs", 1, "--cache_features", "false", "--data.batch_size", 8),
-        *("--trainer.limit_train_batches", 1, "--trainer.limit_val_batches", 1),
-    )
+    limits = {"trainer.limit_train_batches": 1, "trainer.limit_val_batches": 1}
+    seconds, _ = fit(options, net, 1, {"cache_features": False, "data.batch_size": 8, **limits})
     start = time.perf_counter()
     export(str(options.scratch / options.subject / "version_0" / "last.ckpt"), str(options.scratch / f"{net}.onnx"))
     return seconds + time.perf_counter() - start, ""
@@ -82,33 +132,30 @@ def loader(augment: str, options: Options) -> Measured:
     return second_pass_speed(data.train_dataloader()), ""
 
 
-def train(options: Options, *more: object) -> list[BatchEnd]:
+def train(options: Options, epochs: int, batches: int, callbacks: Sequence[Any] = ()) -> list[BatchEnd]:
     """Fine-tune all layers of the small net; the end of each training batch."""
-    from animals_pl.training.classifier import AnimalClassifier
+    from lightning.pytorch.callbacks import LambdaCallback
 
     ends = []
 
-    def note(self: AnimalClassifier, outputs: Any, batch: Any, batch_idx: int) -> None:
-        ends.append(BatchEnd(time.perf_counter(), self.current_epoch, len(batch[0]), batch[0].shape[-1]))
+    def note(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        ends.append(BatchEnd(time.perf_counter(), trainer.current_epoch, len(batch[0]), batch[0].shape[-1]))
 
-    with mock.patch.object(AnimalClassifier, "on_train_batch_end", note):
-        fit(options, SMALL, "--model.freeze", "false", "--trainer.limit_val_batches", 1, *more)
+    settings = {"model.freeze": False, "trainer.limit_train_batches": batches, "trainer.limit_val_batches": 1}
+    fit(options, SMALL, epochs, settings, [*callbacks, LambdaCallback(on_train_batch_end=note)])
     return ends
 
 
 def finetune(options: Options) -> Measured:
     """Images per second of fine-tuning all layers."""
-    ends = train(options, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", WARM_UP + TIMED)
-    return images_per_second(ends), ""
+    return images_per_second(train(options, 1, WARM_UP + TIMED)), ""
 
 
 def progressive(options: Options, rounds: int = 2) -> Measured:
     """Mean time per batch of four sizes that take turns, relative to the largest size."""
-    ends = train(
-        options,
-        *("--trainer.callbacks+", "ProgressiveResizing", "--trainer.callbacks.sizes", json.dumps(SIZES * rounds)),
-        *("--trainer.max_epochs", rounds * len(SIZES), "--trainer.limit_train_batches", WARM_UP + TIMED // 2),
-    )
+    from animals_pl.training.callbacks import ProgressiveResizing
+
+    ends = train(options, rounds * len(SIZES), WARM_UP + TIMED // 2, [ProgressiveResizing(list(SIZES * rounds))])
     times: dict[int, list[float]] = {size: [] for size in SIZES}
     for _, group in itertools.groupby(ends, lambda end: end.epoch):
         epoch = list(group)

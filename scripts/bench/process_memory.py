@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from animals_pl.data.catalog import scan_folder
-from scripts.bench.common import PROJECT
 
+PROJECT = Path(__file__).resolve().parents[2]
 INTERVAL, READING_SHARE = 0.2, 50
 """Seconds between two readings of the memory, and at least this many times a reading's own time: the kernel counts the
 pages of a large process one by one and stops it meanwhile."""
@@ -27,7 +27,6 @@ class Outcome:
         seconds: Wall time.
         peak: Maximum sum of the proportional set sizes (PSS) of its processes, in bytes.
         exit_code: 0: success; 127: it could not be started.
-        stdout: Standard output.
         last_error: Last line of standard error; empty if there is none.
     """
 

@@ -14,20 +14,8 @@ from torch.utils.data import DataLoader, Dataset, random_split
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from scripts.bench.common import (
-    BATCH,
-    CORES,
-    SIZE,
-    SMALL,
-    TIMED,
-    WARM_UP,
-    BatchEnd,
-    Measured,
-    Options,
-    images_per_second,
-    onnx_session,
-    second_pass_speed,
-)
+from scripts.bench import ours
+from scripts.bench.ours import BATCH, CORES, SIZE, Measured, Options
 
 RESIZE = (v2.Resize((SIZE, SIZE), antialias=True), v2.PILToTensor())
 CROP = (v2.RandomResizedCrop(SIZE, scale=(0.5, 1.0), antialias=True), v2.RandomHorizontalFlip(), v2.PILToTensor())
@@ -45,7 +33,7 @@ def batches(dataset: Dataset[Any], shuffle: bool = True) -> DataLoader[Any]:
 
 def loader(transform: str, options: Options) -> Measured:
     """Images per second of torchvision's ImageFolder and transforms."""
-    return second_pass_speed(batches(folder(options, *(CROP if transform == "crop" else RESIZE)))), ""
+    return ours.second_pass_speed(batches(folder(options, *(CROP if transform == "crop" else RESIZE)))), ""
 
 
 def plain_fit(options: Options) -> Measured:
@@ -91,48 +79,21 @@ def plain_fit(options: Options) -> Measured:
     return first + (options.epochs - 1) * later, f"{first:.1f} s + {options.epochs - 1} × {later:.1f} s"
 
 
-def train_step(net: nn.Module, images: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
-    """Take one training step; the loss before it."""
-    loss = cross_entropy(net(images), labels)
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    return loss.detach()
-
-
 def loop(options: Options) -> Measured:
     """Images per second of fine-tuning a timm net with a hand-written loop."""
     import timm
 
     dataset = folder(options, *RESIZE)
-    net = timm.create_model(SMALL, num_classes=len(dataset.classes))
+    net = timm.create_model(ours.SMALL, num_classes=len(dataset.classes))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     ends = []
-    for _, (images, labels) in zip(range(WARM_UP + TIMED), batches(dataset), strict=False):
-        train_step(net, images / 127.5 - 1, labels, optimizer)
-        ends.append(BatchEnd(time.perf_counter(), 0, len(labels), SIZE))
-    return images_per_second(ends), ""
-
-
-def same_results(options: Options, steps: int = 5) -> Measured:
-    """Maximum relative difference in training loss between memory layouts."""
-    from animals_pl.models import registry
-    from animals_pl.training.malloc import set_malloc_thresholds
-
-    def losses(memory_format: torch.memory_format) -> Tensor:
-        torch.manual_seed(0)
-        net = registry.build_net(SMALL, 10, SIZE).to(memory_format=memory_format)
-        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
-        found = []
-        for _ in range(steps):
-            images, labels = torch.randint(0, 256, (16, 3, SIZE, SIZE), dtype=torch.uint8), torch.arange(16) % 10
-            found.append(train_step(net, images, labels, optimizer))
-        return torch.stack(found)
-
-    plain = losses(torch.contiguous_format)
-    set_malloc_thresholds()
-    difference = (losses(torch.channels_last) / plain - 1).abs()
-    return difference.max().item(), "before each step of Adam: " + ", ".join(f"{each:.0e}" for each in difference)
+    for _, (images, labels) in zip(range(ours.WARM_UP + ours.TIMED), batches(dataset), strict=False):
+        loss = cross_entropy(net(images / 127.5 - 1), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ends.append(ours.BatchEnd(time.perf_counter(), 0, len(labels), SIZE))
+    return ours.images_per_second(ends), ""
 
 
 def bare_torch(options: Options) -> Measured:
@@ -147,7 +108,7 @@ def bare_torch(options: Options) -> Measured:
 
 def bare_onnx(options: Options) -> Measured:
     """The same in onnxruntime."""
-    session = onnx_session(options.scratch / f"{options.net}.onnx")
+    session = ours.onnx_session(options.scratch / f"{options.net}.onnx")
     return each_once(options, lambda images: session.run(["logits"], {"images": images.numpy()}))
 
 
