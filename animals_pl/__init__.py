@@ -34,6 +34,7 @@ _MODULES = {
     "evaluate": "training.run",
     "export": "deploy.export",
     "fit": "training.run",
+    "load_classifier": "training.trained",
     "load_model": "training.trained",
 }
 __all__ = list(_MODULES)

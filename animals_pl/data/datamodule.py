@@ -54,6 +54,15 @@ class AnimalsDataModule(L.LightningDataModule):
 
     Raises:
         UsageError: A value is out of range or unknown.
+
+    Example:
+        >>> data = AnimalsDataModule("MY_IMAGES", size=64, batch_size=8)
+        >>> data.setup("fit")
+        >>> images, labels = next(iter(data.train_dataloader()))
+        >>> images.shape, images.dtype
+        (torch.Size([8, 3, 64, 64]), torch.uint8)
+        >>> data.info
+        DataInfo(class_names=('cat', 'dog', 'elephant'), class_counts=(14, 14, 7), size=64, sampling='shuffle')
     """
 
     def __init__(

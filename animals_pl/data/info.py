@@ -18,6 +18,10 @@ class DataInfo:
         class_counts: Training images per class (C). Empty if there is no training split.
         size: Side of the validation images, in pixels.
         sampling: How training images are drawn. Used to warn if sampling and loss both correct the imbalance.
+
+    Example:
+        >>> DataInfo(class_names=("cat", "dog"), class_counts=(120, 80), size=224).class_counts
+        (120, 80)
     """
 
     class_names: tuple[str, ...]

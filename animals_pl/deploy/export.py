@@ -76,7 +76,10 @@ def export(
         UsageError: The checkpoint, the output or the folder cannot be used, or the file differs from torch.
 
     Example:
-        ``export("checkpoints/mine/version_0/best.ckpt", "model.onnx").path``
+        >>> exported = export("checkpoints/my_animals/version_0/best.ckpt", "model.onnx")
+        model.onnx written (...
+        >>> exported.path.name, exported.difference < 1e-4
+        ('model.onnx', True)
     """
     model = load_model(ckpt_path)
     target = Path(output)

@@ -72,6 +72,15 @@ class AnimalClassifier(L.LightningModule):
 
     Raises:
         UsageError: A value is unknown, out of its range, or has no effect with the other values.
+
+    Example:
+        >>> import torch
+        >>> from animals_pl import DataInfo
+        >>> model = AnimalClassifier(net="minivggnet", loss="focal")
+        >>> model.set_data(DataInfo(class_names=("cat", "dog"), class_counts=(120, 80), size=32))
+        >>> model.configure_model()
+        >>> model.net(torch.zeros(4, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(

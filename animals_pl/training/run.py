@@ -89,6 +89,15 @@ class Run:
         trainer: The trainer.
         folder: ``checkpoints/NAME/version_N``, or ``None`` with ``fast_dev_run``.
         ckpt_path: The checkpoint that the run is resumed from.
+
+    Example:
+        >>> from animals_pl import AnimalClassifier, AnimalsDataModule
+        >>> data = AnimalsDataModule("MY_IMAGES", size=32)
+        >>> run = fit(AnimalClassifier("shallownet"), data, name="other", max_epochs=1)
+        >>> [path.name for path in (run.folder.parent, run.folder, run.best_path, run.last_path)]
+        ['other', 'version_0', 'best.ckpt', 'last.ckpt']
+        >>> sorted(run.validate())
+        ['acc/val', 'loss/val', 'macro_f1/val', 'macro_recall/val']
     """
 
     model: AnimalClassifier
@@ -181,6 +190,14 @@ def fit(
 
     Raises:
         UsageError: An argument, file or folder is invalid.
+
+    Example:
+        >>> from animals_pl import AnimalClassifier, AnimalsDataModule
+        >>> data = AnimalsDataModule("MY_IMAGES", size=32, batch_size=16)
+        >>> run = fit(AnimalClassifier("shallownet"), data, name="mine", monitor="acc/val", max_epochs=1)
+        >>> run = fit(AnimalClassifier("shallownet"), data, ckpt_path=run.last_path, max_epochs=2)  # resume
+        >>> len(run.metrics)
+        2
     """
     options = RunOptions(name, monitor, save_top_k, tune, cache_features, compile)
     return prepare_run(model, data, options, ckpt_path=ckpt_path, callbacks=callbacks, **trainer_kwargs).fit()
@@ -273,6 +290,13 @@ def evaluate(
 
     Returns:
         ``loss/SPLIT``, ``acc/SPLIT``, ``macro_recall/SPLIT`` and ``macro_f1/SPLIT``.
+
+    Example:
+        >>> from animals_pl import AnimalsDataModule, load_classifier
+        >>> data = AnimalsDataModule(test_root="OTHER_IMAGES", size=32)
+        >>> metrics = evaluate(load_classifier("checkpoints/my_animals/version_0/best.ckpt"), data, "test")
+        >>> sorted(metrics)
+        ['acc/test', 'loss/test', 'macro_f1/test', 'macro_recall/test']
     """
     kwargs = {**TRAINER_DEFAULTS, "logger": False, "enable_checkpointing": False, **trainer_kwargs}
     trainer = make_trainer([EvaluationSummary(data, get_console())], **kwargs)

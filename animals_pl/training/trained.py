@@ -32,6 +32,15 @@ class Prediction:
         probability: Its probability, in 0…1.
         top: The most probable classes with their probabilities, best first.
         problem: What is wrong with the file; empty if nothing. A truncated image has a label and a problem.
+
+    Example:
+        >>> from animals_pl import load_model
+        >>> model = load_model("checkpoints/my_animals/version_0/best.ckpt")
+        >>> prediction, broken = model.predict(["a.jpg", "broken.jpg"])
+        >>> prediction.path, prediction.problem, len(prediction.top)
+        ('a.jpg', '', 3)
+        >>> broken.label is None, broken.problem
+        (True, '...')
     """
 
     path: str
@@ -53,6 +62,14 @@ class TrainedModel:
         tta: Test-time augmentation.
         hparams: Hyper-parameters of the model.
         data_hparams: Hyper-parameters of the datamodule it was trained with.
+
+    Example:
+        >>> from animals_pl import load_model
+        >>> model = load_model("checkpoints/my_animals/version_0/best.ckpt")
+        >>> model.class_names, model.size, model.resize
+        (['cat', 'dog', 'elephant'], 32, Resize(rule='stretch', interpolation='bilinear', crop_pct=1.0))
+        >>> model.net(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape
+        torch.Size([1, 3])
     """
 
     net: nn.Module
@@ -119,7 +136,12 @@ class TrainedModel:
 
 
 def load_classifier(ckpt_path: str | Path) -> AnimalClassifier:
-    """Restore the LightningModule of a checkpoint, to evaluate it with a Trainer or to train it further."""
+    """Restore the LightningModule of a checkpoint, to evaluate it with a Trainer or to train it further.
+
+    Example:
+        >>> load_classifier("checkpoints/my_animals/version_0/best.ckpt").hparams["net"]
+        'shallownet'
+    """
     return _restore(load_checkpoint(ckpt_path))
 
 
@@ -143,7 +165,9 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None) -> Traine
             does not say how images are resized.
 
     Example:
-        ``load_model("checkpoints/mine/version_0/best.ckpt").predict(["a.jpg", "b.jpg"])``
+        >>> model = load_model("checkpoints/my_animals/version_0/best.ckpt")
+        >>> [prediction.path for prediction in model.predict(["a.jpg", "b.jpg"])]
+        ['a.jpg', 'b.jpg']
     """
     checkpoint = load_checkpoint(ckpt_path)
     data = data_settings(checkpoint)

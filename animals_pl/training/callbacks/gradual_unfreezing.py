@@ -20,6 +20,11 @@ class GradualUnfreezing(L.Callback):
 
     Raises:
         UsageError: A value is out of range, or the net has no trainable backbone.
+
+    Example:
+        >>> from animals_pl import fit
+        >>> callbacks = [GradualUnfreezing(epochs=2, stages=3)]  # the head for 2 epochs, all layers from epoch 5 on
+        >>> run = fit(model, data, callbacks=callbacks, max_epochs=20)  # doctest: +SKIP
     """
 
     def __init__(self, epochs: int = 1, stages: int = 1) -> None:

@@ -23,6 +23,11 @@ class ProgressiveResizing(L.Callback):
 
     Raises:
         UsageError: The lists do not match, or the net takes images of one size only.
+
+    Example:
+        >>> callback = ProgressiveResizing([128, 160, 224], fractions=[0.5, 0.25, 0.25])
+        >>> [size_at(epoch, 8, callback.sizes, callback.fractions) for epoch in range(8)]
+        [128, 128, 128, 128, 160, 160, 224, 224]
     """
 
     def __init__(self, sizes: list[int], fractions: list[float] | None = None) -> None:
