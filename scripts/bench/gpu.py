@@ -126,18 +126,18 @@ def main(args: Sequence[str] | None = None) -> None:
     labels = torch.arange(options.batch_size) % options.num_classes
     synthetic = [(batch.to(options.device), labels.to(options.device))]
     real = real_batches(options) if options.root else None
-    for name, *variant in itertools.product(options.net, PRECISIONS, LAYOUTS, MODES):
-        print(name, *variant, file=sys.stderr, flush=True)
+    for variant in itertools.product(options.net, PRECISIONS, LAYOUTS, MODES):
+        print(*variant, file=sys.stderr, flush=True)
         torch.compiler.reset()
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(options.device)
-        step = train_step(name, *variant, options)
+        step = train_step(*variant, options)
         limit = speed(step, itertools.cycle(synthetic), options)
         loaded = speed(step, real, options) if real else None
         peak = f"{torch.cuda.max_memory_allocated(options.device) / 2**20:,.0f} MiB" if cuda else ""
         cells = [f"{loaded:,.0f}", f"{loaded / limit:.2f}"] if loaded else ["", ""]
-        table.add_row(name, *variant, f"{limit:,.0f}", *cells, peak)
+        table.add_row(*variant, f"{limit:,.0f}", *cells, peak)
         del step  # frees the net
     Console(width=110, highlight=False).print(table)
     device = torch.cuda.get_device_name(options.device) if cuda else "CPU, not a measurement"
