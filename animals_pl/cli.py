@@ -19,7 +19,7 @@ class Verb(NamedTuple):
 
     help: str
     function: str
-    """module:function, imported when the verb runs."""
+    """module:function, imported when the verb runs. Its parameters are the options, its docstring is the help."""
     positional: str = ""
     """Option that receives positional arguments; a trailing ``*`` accepts several."""
 

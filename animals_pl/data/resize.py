@@ -1,6 +1,7 @@
 """The one function that resizes images for evaluation: validation, test, prediction and deployment.
 
-Needs numpy and Pillow only. Mean and standard deviation belong to the net: ``models/transfer.py``.
+Needs numpy and Pillow only. The settings are those of ``data.*``; timm's own crop and interpolation are not applied.
+Mean and standard deviation belong to the net: ``models/transfer.py``.
 """
 
 from __future__ import annotations

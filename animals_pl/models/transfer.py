@@ -1,4 +1,7 @@
-"""Transfer learning: a timm backbone with a new head, and its mean and std. Resizing: ``data/resize.py``."""
+"""Transfer learning: a timm backbone with a new head.
+
+Mean and std are those of its timm weights; interpolation and crop are not read from timm (see ``data/resize.py``).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classification losses, one value per image. Ranges of their parameters: ``hparams.py``."""
+"""Classification losses, one value per image. Their options: ``classifier.py``; ranges: ``hparams.py``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The manifest: a table with one row of facts per image. A second scan reads only new and changed files."""
+"""The manifest: a table with one row per image. Its columns are the fields of ``ImageFacts`` in ``image_facts.py``.
+
+A second scan reads only new and changed files.
+"""
 
 from __future__ import annotations
 

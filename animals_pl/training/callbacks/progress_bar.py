@@ -1,4 +1,7 @@
-"""The progress bar of training and evaluation. Other bars: ``animals_pl.files.track``."""
+"""The progress bar of training and evaluation. Other bars: ``animals_pl.files.track``.
+
+It shows the metrics that ``training/classifier.py`` logs with ``prog_bar=True``.
+"""
 
 from __future__ import annotations
 
