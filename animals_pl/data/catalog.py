@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from animals_pl.data.decode import is_image
 from animals_pl.errors import UsageError
 
 _ANIMALS10 = [
@@ -32,8 +33,6 @@ ANIMALS10_COUNTS = {italian: count for italian, _, count in _ANIMALS10}
 
 RAW = "raw-img"
 """Name of the folder that contains Animals-10's class folders."""
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 
 
 def english_name(class_name: str) -> str:
@@ -88,7 +87,7 @@ class Catalog:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Image files at any depth below a folder, sorted. Hidden files and folders are skipped."""
+    """Files that are images (:func:`is_image`) at any depth below a folder, sorted. Hidden ones are skipped."""
     return sorted(_images(folder))
 
 
@@ -96,9 +95,7 @@ def _images(folder: Path) -> Iterator[Path]:
     return (
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and is_image(path)
     )
 
 
@@ -176,8 +173,7 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
         images = find_images(folder)
         if not images:
             raise UsageError(
-                f"{argument}={str(root)!r}: class folder {folder.name!r} has no images "
-                f"({', '.join(sorted(IMAGE_SUFFIXES))}). Fill or remove it."
+                f"{argument}={str(root)!r}: class folder {folder.name!r} has no images. Fill or remove it."
             )
         found += [(path.relative_to(root).as_posix(), index) for path in images]
     found.sort()

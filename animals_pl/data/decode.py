@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +18,14 @@ from animals_pl.errors import UsageError
 
 Result = TypeVar("Result")
 
-UNKNOWN_FORMAT = "not an image in a supported format"
+_UNSUPPORTED = {
+    "HEIC": rb".{4}ftyp(hei|hev|mif1|msf1)",
+    "JPEG XL": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "SVG": rb"\s*(<\?xml.*)?<svg",
+    "TIFF with an unusual pixel type": rb"II\*\0|MM\0\*",
+    "a web page": rb"\s*<(!doctype )?html",
+}
+"""Leading bytes of what is often found in place of an image. It has to be converted or downloaded again."""
 
 MAX_PIXEL_RATIO = 200
 """Ratio of decoded to file bytes above which an image over Pillow's size limit is a decompression bomb. Large
@@ -26,8 +34,28 @@ photographs reach about 30."""
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 """Formats passed to Image.open. Others that Pillow supports run external programs (e.g. Ghostscript)."""
 
+_IMAGE_SUFFIX = re.compile(
+    r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|avif|gif|bmp|dib|tiff?|jp2|j2k|p[pgbn]m"
+    r"|hei[cf]|hif|jxl|svg|psd|tga|ico|dng|cr[23]|nef|arw|orf|rw2|raf)",
+    re.IGNORECASE,
+)
+"""Suffixes of image files. The second row can rarely be decoded: such files are reported, not overlooked."""
+
 _LOAD_TRUNCATED_LOCK = threading.Lock()
 """Guards ImageFile.LOAD_TRUNCATED_IMAGES, which is global to the process."""
+
+
+def is_image(file: Path) -> bool:
+    """Whether a file is an image, decodable or not: by its suffix, or else by its content."""
+    if not file.is_file():
+        return False
+    if _IMAGE_SUFFIX.fullmatch(file.suffix):
+        return True
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS):  # reads the header only
+            return True
+    except Exception:  # decoders may raise any exception
+        return False
 
 
 @contextmanager
@@ -35,15 +63,28 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
     """Open the bytes of an image file. Decoding a truncated file raises.
 
     Raises:
+        UnidentifiedImageError: The file is not an image in a supported format.
         Image.DecompressionBombError: The image has too many pixels for its file size.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd EXIF data and of large images
-        with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
+        with _identify(content) as picture:
             pixels = picture.width * picture.height
             if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > MAX_PIXEL_RATIO * len(content):
                 raise Image.DecompressionBombError(f"{pixels:,} pixels in a file of {len(content):,} bytes")
+            picture.info[_DEEP] = ";16" in str(
+                getattr(picture, "tile", "")
+            )  # the raw mode, which is unknown after loading
             yield picture
+
+
+def _identify(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        found = [name for name, start in _UNSUPPORTED.items() if re.match(start, content[:1000], re.DOTALL | re.I)]
+        named = f" ({found[0]})" if found else ""
+        raise UnidentifiedImageError(f"not an image in a supported format{named}") from None
 
 
 def use_image(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
@@ -63,6 +104,16 @@ def use_image(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
             finally:
                 ImageFile.LOAD_TRUNCATED_IMAGES = before
 
+
+class PixelFormatError(ValueError):
+    """An intact file whose pixel values cannot be shown as a picture."""
+
+
+_DEEP = "16 bits"
+"""Key of ``Image.info``: the file has 16 bits per colour, of which Pillow keeps the upper 8."""
+
+_WHITE = (1, 255, 4095, 65535)
+"""White in grey images of floats, and of integers of 8, 12 and 16 bits."""
 
 _ORIENTATION = 0x0112
 
@@ -130,8 +181,9 @@ def upright_square(picture: Image.Image, side: int) -> Image.Image:
 def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     """Decode an image file or its bytes to an (H, W, 3) uint8 RGB array.
 
-    EXIF rotation is applied, transparency is composited over white, 16-bit grey is scaled to 8 bits, and grey,
-    palette and CMYK become RGB. Of a truncated file, the part that can be decoded is used.
+    EXIF rotation is applied, transparency is composited over white, and grey, palette and CMYK become RGB. Grey
+    deeper than 8 bits is scaled from the first of 0…1, 0…255, 0…4095 and 0…65535 that contains its values. Of a
+    truncated file, the part that can be decoded is used.
 
     Args:
         source: Path or content of the file.
@@ -147,7 +199,8 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
         content = source if isinstance(source, bytes) else Path(source).read_bytes()
         return use_image(content, lambda picture: np.array(upright(picture, size)))
     except Exception as error:  # decoders may raise any exception
-        reason = UNKNOWN_FORMAT if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
+        known = isinstance(error, UnidentifiedImageError | PixelFormatError)
+        reason = error if known else f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot decode the image {name}: {reason}. Fix or remove the file.") from error
 
 
@@ -161,11 +214,29 @@ def decodes(source: str | Path | bytes) -> bool:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Image of any mode as RGB: 16-bit grey is scaled, transparency composited over white."""
-    if picture.mode.startswith("I"):  # 16 or 32-bit grey, which convert() would clip at 255
-        grey = np.asarray(picture, dtype=np.float64)
-        return Image.fromarray((grey / 257).clip(0, 255).astype(np.uint8)).convert("RGB")
+    """Image of any mode as RGB: transparency is composited over white, grey deeper than 8 bits scaled to 8 bits.
+
+    Raises:
+        PixelFormatError: The pixel values cannot be shown as a picture.
+    """
+    if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip at 255
+        return Image.fromarray(_grey_to_8_bits(picture)).convert("RGB")
+    if picture.info.get(_DEEP) and 0 < np.asarray(picture.convert("RGB")).max() < 16:
+        raise PixelFormatError("16-bit colours below 4096 would become black; scale them to 0…65535")
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
     return picture.convert("RGB")
+
+
+def _grey_to_8_bits(picture: Image.Image) -> np.ndarray:
+    """Grey levels (H, W) uint8 of an image in the modes I and F, whose files do not say which value is white."""
+    grey = np.asarray(picture, dtype=np.float64)
+    low, high = grey.min(), grey.max()
+    # Resampling overshoots by some percent. A picture with values up to 10 would be nearly black.
+    white = next((scale for scale in _WHITE if high <= 1.1 * scale), 0)
+    if not low >= -0.1 * white or not white or 1.1 < high < 16:
+        raise PixelFormatError(f"grey values from {low:g} to {high:g} are not in 0…1, 0…255, 0…4095 or 0…65535")
+    levels = (grey * (255 / white)).clip(0, 255).astype(np.uint8)
+    # TIFF's PhotometricInterpretation WhiteIsZero, which Pillow applies to 8 bits only
+    return 255 - levels if getattr(picture, "tag_v2", {}).get(262) == 0 else levels

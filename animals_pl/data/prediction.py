@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from animals_pl.data.catalog import IMAGE_SUFFIXES, Catalog, find_images
+from animals_pl.data.catalog import Catalog, find_images
 from animals_pl.data.decode import decodes
 from animals_pl.data.inspection.manifest import inspect_all
 from animals_pl.errors import UsageError
@@ -43,7 +43,7 @@ def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
             raise UsageError(f"{str(path)!r} does not exist. {remedy}")
     files = [image for path in given for image in (find_images(path) if path.is_dir() else [path])]
     if not files:
-        where = f" in {', '.join(map(str, given))} ({', '.join(sorted(IMAGE_SUFFIXES))})" if given else ""
+        where = f" in {', '.join(map(str, given))}" if given else ""
         raise UsageError(f"there are no images to predict{where}. {remedy}")
     paths = [str(file) for file in files]
     problems = [facts.problem for facts in inspect_all(files)]

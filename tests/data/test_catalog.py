@@ -1,5 +1,7 @@
 """Scanning a folder-per-class dataset and matching its folders to classes."""
 
+import os
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +138,26 @@ def test_find_images_returns_sorted_files(tmp_path):
     assert find_images(tmp_path) == sorted([tmp_path / "b.png", tmp_path / "a/c.jpg", tmp_path / "A.jpg"])
 
 
+def test_images_are_what_can_be_decoded_or_is_named_like_an_image(tmp_path):
+    written = {
+        "JPEG": ["a.jfif", "b.jpe", "c.JPG.jpg", "no_suffix", "d.jpg_large", "e.jpg?w=100", "f.txt", "g.heic"],
+        "AVIF": ["h.avif"],
+        "TIFF": ["i.tif", "j.TIFF"],
+        "JPEG2000": ["k.jp2"],
+        "PPM": ["l.pgm"],
+    }
+    for kind, names in written.items():
+        for name in names:
+            Image.new("RGB", (4, 4)).save(tmp_path / name, kind)
+    undecodable = ["m.heic", "n.HEIF", "o.jxl", "p.svg", "q.cr2", "r.jpg"]
+    others = ["notes.txt", "P1", "BMW", "Thumbs.db", "labels.xml", ".hidden.jpg"]
+    for name in undecodable + others:
+        (tmp_path / name).write_text("P1 is not a bitmap, and BM neither.")
+    (tmp_path / "folder.jpg").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert [path.name for path in find_images(tmp_path)] == sorted(chain(*written.values(), undecodable))
+
+
 @pytest.mark.parametrize(
     ("folders", "classes"),
     [
@@ -229,4 +251,3 @@ def test_empty_class_is_named_with_a_remedy(make_tree):
     assert f"data.root={str(root)!r}" in message
     assert "'gatto'" in message
     assert "Fill or remove" in message
-    assert ".webp" in message

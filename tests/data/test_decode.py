@@ -6,6 +6,7 @@ import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from animals_pl.data.decode import MAX_PIXEL_RATIO, decode, open_image, to_rgb, use_image
+from animals_pl.data.inspection.image_facts import ImageFacts, inspect
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 
@@ -44,6 +46,17 @@ def distance(one, other):
     """Return the largest difference of two images of the same shape."""
     assert one.shape == other.shape
     return int(np.abs(one.astype(int) - other.astype(int)).max())
+
+
+@pytest.fixture
+def inspect_bytes(tmp_path):
+    """Function that writes a file and returns the facts about it."""
+
+    def check(content) -> ImageFacts:
+        (tmp_path / "file").write_bytes(content)
+        return inspect(tmp_path / "file")
+
+    return check
 
 
 def chunk(kind, data):
@@ -189,6 +202,73 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path):
     assert distance(image, np.stack([np.rint(grey / 257)] * 3, axis=-1)) <= 1
     assert image[1, 2].tolist() == [255, 255, 255]
     assert image[0, 2].tolist() == [10, 10, 10]
+
+
+RAMP = np.tile(np.linspace(0, 1, 48), (32, 1))
+"""Grey from black to white."""
+
+
+def uncompressed_tiff(pixels, bits, photometric, sample_format=1):
+    """Return a TIFF of one grey channel; Pillow writes neither packed 12 bits nor WhiteIsZero."""
+    height, width = RAMP.shape
+    entries = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    entries |= {279: len(pixels), 339: sample_format}
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + struct.pack("<H", 10) + directory + bytes(4)
+
+
+def packed_12_bits(values):
+    first, second = values.astype(int).reshape(-1, 2).T
+    return np.stack([first >> 4, (first & 15) << 4 | second >> 8, second & 255], 1).astype(np.uint8).tobytes()
+
+
+DEEP = {
+    "float 0…1": encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
+    "float 0…1 that overshoots": encoded(Image.fromarray((1.04 * RAMP - 0.02).astype(np.float32)), "TIFF"),
+    "float 0…255": encoded(Image.fromarray((RAMP * 255).astype(np.float32)), "TIFF"),
+    "int32 0…255": encoded(Image.fromarray((RAMP * 255).astype(np.int32)), "TIFF"),
+    "12 bits in 16": encoded(Image.fromarray((RAMP * 4095).astype(np.uint16)), "TIFF"),
+    "12 bits in a PNG": encoded(Image.fromarray((RAMP * 4095).astype(np.uint16)), "PNG"),
+    "packed 12 bits": uncompressed_tiff(packed_12_bits(RAMP * 4095), 12, photometric=1),
+    "16 bits": encoded(Image.fromarray((RAMP * 65535).astype(np.uint16)), "TIFF"),
+    "16 bits, white is zero": uncompressed_tiff(((1 - RAMP) * 65535).astype("<u2").tobytes(), 16, photometric=0),
+    "float, white is zero": uncompressed_tiff((1 - RAMP).astype("<f4").tobytes(), 32, 0, sample_format=3),
+    "32 bits up to 65535": uncompressed_tiff((RAMP * 65535).astype("<u4").tobytes(), 32, photometric=1),
+}
+
+
+@pytest.mark.parametrize("content", DEEP.values(), ids=DEEP.keys())
+def test_deep_grey_is_scaled_to_8_bits(content, inspect_bytes):
+    assert distance(decode(content), np.stack([RAMP * 255] * 3, axis=-1)) <= 6
+    facts = inspect_bytes(content)
+    assert facts.problem == ""
+    assert facts.brightness == pytest.approx(127.5, abs=2)
+
+
+PROBLEMS = {
+    "linear light": encoded(Image.fromarray((RAMP * 8).astype(np.float32)), "TIFF"),
+    "negative": encoded(Image.fromarray((2 * RAMP - 1).astype(np.float32)), "TIFF"),
+    "not a number": encoded(Image.fromarray(np.where(RAMP > 0.9, np.nan, RAMP).astype(np.float32)), "TIFF"),
+    "class numbers": encoded(Image.fromarray((RAMP * 7).astype(np.int32)), "TIFF"),
+    "32 bits": encoded(Image.fromarray((RAMP * 2e9).astype(np.int32)), "TIFF"),
+}
+
+
+@pytest.mark.parametrize("content", PROBLEMS.values(), ids=PROBLEMS.keys())
+def test_grey_without_a_known_range_is_a_problem(content, inspect_bytes):
+    problem = inspect_bytes(content).problem
+    assert re.fullmatch(r"grey values from \S+ to \S+ are not in 0…1, 0…255, 0…4095 or 0…65535", problem)
+    with pytest.raises(UsageError, match=re.escape(f"<bytes>: {problem}.")):
+        decode(content)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_16_bit_colours_are_a_picture_or_a_problem(suffix, channels, inspect_bytes):
+    colours = np.dstack([RAMP, RAMP[:, ::-1], RAMP, np.ones_like(RAMP)])[..., :channels]
+    full, dark = (cv2.imencode(suffix, (colours * white).astype(np.uint16))[1].tobytes() for white in (65535, 4095))
+    assert distance(decode(full), (colours[..., :3] * 255).round()) <= 1
+    assert inspect_bytes(dark).problem == "16-bit colours below 4096 would become black; scale them to 0…65535"
 
 
 def test_1_bit_png_becomes_black_and_white():

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.fft import dct
 
-from animals_pl.data.decode import UNKNOWN_FORMAT, open_image, orientation_of, upright_size, upright_square
+from animals_pl.data.decode import PixelFormatError, open_image, orientation_of, upright_size, upright_square
 
 THUMBNAIL = 32
 """Side in pixels of the thumbnail that hashes and statistics are computed from."""
@@ -111,8 +111,8 @@ def inspect(file: str | Path) -> ImageFacts:
 
 
 def _problem(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return UNKNOWN_FORMAT
+    if isinstance(error, UnidentifiedImageError | PixelFormatError):
+        return str(error)
     if isinstance(error, Image.DecompressionBombError):
         return f"decompression bomb: {error}"
     kind = "truncated" if "truncated" in str(error).lower() else "damaged"

@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from animals_pl.data.catalog import IMAGE_SUFFIXES, find_images, find_root
+from animals_pl.data.catalog import find_images, find_root
 from animals_pl.errors import UsageError, one_line
 from animals_pl.files import track
 
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 MAX_ENTRIES = 250_000
 """Maximum number of files and folders: ten times those of Animals-10."""
@@ -28,7 +28,7 @@ ALWAYS_ALLOWED = 2**30
 MAX_EXPANSION = 20
 """Maximum ratio of unpacked to packed bytes above :data:`ALWAYS_ALLOWED`. Images are hardly compressible."""
 
-_UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\\|\0|(^|/)\.\.(/|$)")
+_UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\0|(^|/)\.\.(/|$)")
 
 
 class Unpacked(NamedTuple):
@@ -57,7 +57,8 @@ def is_archive(file: Path) -> bool:
 def unpack(archive: Path, root: Path) -> Unpacked:
     """Unpack the images of a zip or tar archive to ``root/<class>/…``, without the folders around the class folders.
 
-    Images that exist with the same size are kept, so an interrupted run can be repeated. No file is overwritten.
+    Slashes or backslashes separate folders in the archive. Images that exist with the same size are kept, so an
+    interrupted run can be repeated. No file is overwritten.
 
     Raises:
         UsageError: The archive is damaged, unsafe or has no images, or a different file exists at an image's path.
@@ -66,10 +67,9 @@ def unpack(archive: Path, root: Path) -> Unpacked:
     with _errors_as_refusal(archive), zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
         entries = _zip_entries(opened) if isinstance(opened, zipfile.ZipFile) else _tar_entries(opened)
         files = [entry for entry in track(_checked(archive, entries), "checking the archive") if not entry.is_folder]
-        images = [entry for entry in files if _is_image(PurePosixPath(entry.name))]
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-            for entry in track(images, "unpacking"):
+            for entry in track([file for file in files if "__MACOSX" not in file.name.split("/")], "unpacking"):
                 entry.extract(Path(scratch))
             inner = find_root(Path(scratch))
             # Images beside the class folders have no class.
@@ -89,11 +89,13 @@ def _zip_entries(opened: zipfile.ZipFile) -> Iterator[_Entry]:
         fault = "is encrypted" if info.flag_bits & 1 else ""
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             fault = "is a link or a device"
+        info.filename = info.filename.replace("\\", "/")  # as Windows writes them
         yield _Entry(info.filename, info.file_size, info.is_dir(), fault, partial(opened.extract, info))
 
 
 def _tar_entries(opened: tarfile.TarFile) -> Iterator[_Entry]:
     for info in opened:
+        info.name = info.name.replace("\\", "/")
         fault = "" if info.isreg() or info.isdir() else "is a link or a device"
         extract = partial(opened.extract, info, set_attrs=False, filter="data")
         yield _Entry(info.name, info.size, info.isdir(), fault, extract)
@@ -145,11 +147,6 @@ def _refusal(archive: Path, reason: str) -> UsageError:
         f"source={str(archive)!r} is refused: {reason}. Download the archive again, "
         "or unpack it yourself and pass the folder as --source."
     )
-
-
-def _is_image(path: PurePosixPath) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
 
 
 def _exists(target: Path, size: int) -> bool:

@@ -87,8 +87,9 @@ def _provide(source: str, output: Path, count: int, seed: int) -> Path:
         return _unpack(Path(source), output / RAW)
     if source and Path(source).is_dir():  # "" would be the working directory
         return _link(Path(source), output)
+    fault = "is not an archive that can be unpacked" if Path(source).is_file() else "does not exist"
     raise UsageError(
-        f"source={source!r} does not exist; {did_you_mean(source, ['practice', 'kaggle'])}"
+        f"source={source!r} {fault}; {did_you_mean(source, ['practice', 'kaggle'])}"
         "pass practice, kaggle, an archive (.zip, .tar, .tar.gz) or a folder with one folder of images per class."
     )
 

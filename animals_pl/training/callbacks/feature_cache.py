@@ -26,7 +26,7 @@ from animals_pl.files import atomic_write, cache_dir, track
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.classifier import AnimalClassifier
 
-_FORMAT = 1
+_FORMAT = 2
 """Cache format version. Bump when the features of an unchanged image change."""
 
 _CHECKED = 2

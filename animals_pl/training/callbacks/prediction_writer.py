@@ -11,7 +11,8 @@ import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
-from animals_pl.data.catalog import IMAGE_SUFFIXES, english_name
+from animals_pl.data.catalog import english_name
+from animals_pl.data.decode import is_image
 from animals_pl.errors import UsageError
 
 
@@ -30,7 +31,7 @@ class PredictionWriter(BasePredictionWriter):
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the header and the rows of images that cannot be decoded."""
-        if self.file.exists() and self.file.suffix.lower() in {*IMAGE_SUFFIXES, ".ckpt"}:
+        if is_image(self.file) or (self.file.exists() and self.file.suffix.lower() == ".ckpt"):
             raise UsageError(f"output={str(self.file)!r} exists and is not a CSV file. Choose another --output.")
         self.top_k = min(self.top_k, len(pl_module.hparams["class_names"]))
         self.partial.parent.mkdir(parents=True, exist_ok=True)

@@ -350,13 +350,25 @@ def test_empty_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content",
-    [b"<html>404 Not Found</html>\n" * 40, b"\0" * 4096, b"\xff\xd8", b"GIF89a", b"\x89PNG\r\n\x1a\n"],
-    ids=["text", "zeros", "jpeg marker", "gif signature", "png signature"],
+    ("content", "name"),
+    [
+        (b"\0" * 4096, ""),
+        (b"\xff\xd8", ""),
+        (b"GIF89a", ""),
+        (b"\x89PNG\r\n\x1a\n", ""),
+        (b"404 Not Found", ""),
+        (b"\n<!DOCTYPE HTML><html>404 Not Found</html>", " (a web page)"),
+        (b"<html>404 Not Found</html>\n" * 40, " (a web page)"),
+        (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', " (SVG)"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500), " (HEIC)"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(500), " (HEIC)"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", " (JPEG XL)"),
+        (b"II*\0\x08\0\0\0\0\0", " (TIFF with an unusual pixel type)"),
+    ],
 )
-def test_what_is_no_image(tmp_path, content):
+def test_what_is_no_image(tmp_path, content, name):
     found = inspect(written(tmp_path, content))
-    assert found.problem == "not an image in a supported format"
+    assert found.problem == f"not an image in a supported format{name}"
     assert found.sha256 == hashlib.sha256(content).hexdigest()
     assert facts_of(found) == NOTHING
 

@@ -114,6 +114,14 @@ def test_class_folders_are_found_as_in_a_folder(tmp_path, suffix, paths):
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("prefix", ["", "set/raw-img/"])
+def test_backslashes_separate_folders(tmp_path, suffix, prefix):
+    members = {path.replace("/", "\\"): content for path, content in nested(prefix).items()}
+    unpack(write_archive(tmp_path / f"x.{suffix}", members), tmp_path / "set")
+    assert contents(tmp_path / "set") == IMAGES
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
 def test_other_files_are_left_out(tmp_path, suffix):
     others = [
         "translate.py",
@@ -129,8 +137,8 @@ def test_other_files_are_left_out(tmp_path, suffix):
     assert contents(tmp_path / "set") == IMAGES
 
 
-def test_all_image_suffixes_are_unpacked(tmp_path):
-    names = ["cane/a.JPG", "cane/b.jpeg", "cane/c.Png", "cane/d.webp"]
+def test_images_are_unpacked_whatever_their_suffix(tmp_path):
+    names = ["cane/a.JPG", "cane/b.jpeg", "cane/c.Png", "cane/d.webp", "cane/e.jfif", "cane/f.heic", "cane/no_suffix"]
     archive = write_archive(tmp_path / "x.zip", dict.fromkeys(names, image(0)))
     unpack(archive, tmp_path / "set")
     assert sorted(contents(tmp_path / "set")) == names
@@ -247,13 +255,15 @@ def test_failed_write_names_the_output(tmp_path, capsys):
         "C:/evil.jpg",
         "c:evil.jpg",
         "..\\evil.jpg",
-        "raw-img\\cane\\evil.jpg",
+        "\\server\\evil.jpg",
+        "C:\\evil.jpg",
         "../notes.txt",
     ],
 )
 def test_names_outside_the_folder_are_refused(tmp_path, refused, suffix, name):
     message = refused(write_archive(tmp_path / f"x.{suffix}", IMAGES | {name: image(99)}))
-    assert f"its entry {name!r} is outside the folder" in message
+    posix = name.replace("\\", "/")
+    assert f"its entry {posix!r} is outside the folder" in message
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])

@@ -171,12 +171,13 @@ def test_english_names_in_an_archive(own_folder, tmp_path, make_tree, prepared):
     assert table(out)["Dog"] == ["2", "4,863", "-4,861"]
 
 
-@pytest.mark.parametrize("name", ["X.ZIP", "x.tgz", "x.tar.gz", "x.tar"])
+@pytest.mark.parametrize("name", ["X.ZIP", "x.tgz", "x.tar.gz", "x.tar.xz", "x.tar.bz2", "x.tar"])
 def test_archives_are_known_by_their_names(own_folder, tmp_path, tiny_tree, prepared, name):
     if name.endswith("ZIP"):
         zipped(tiny_tree, tmp_path / name)
     else:
-        with tarfile.open(tmp_path / name, "w" if name.endswith("tar") else "w:gz") as archive:
+        compression = {"tar": "", "tgz": "gz"}.get(name.rpartition(".")[2], name.rpartition(".")[2])
+        with tarfile.open(tmp_path / name, f"w:{compression}") as archive:
             archive.add(tiny_tree, "raw-img")
     assert prepared("--source", tmp_path / name).startswith("57 images unpacked\n")
 
@@ -569,7 +570,7 @@ def test_a_missing_kagglehub_is_said_with_a_remedy(own_folder, refused, monkeypa
 def test_an_unknown_source_is_refused_with_the_four_kinds(own_folder, refused, source):
     (own_folder / "notes.txt").write_text("no archive")
     message = refused("--source", source)
-    assert f"source={source!r}" in message
+    assert f"source={source!r} {'is not an archive' if source == 'notes.txt' else 'does not exist'}" in message
     for kind in ("practice", "kaggle", ".zip, .tar, .tar.gz", "folder"):
         assert kind in message
     assert ("did you mean 'kaggle'?" in message) == (source == "kagle")
