@@ -1,13 +1,60 @@
-"""Plot training curves and confusion matrices."""
+"""Plot training curves and confusion matrices, and draw names as they are."""
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Mapping, Sequence
 
+import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 TRAIN_COLOUR, VAL_COLOUR = "#4c72b0", "#dd8452"
+
+
+@functools.cache
+def _fonts(characters: frozenset[str]) -> tuple[list[str], set[str]]:
+    """Font families for characters, the default ones first, and the characters that no installed font has."""
+    missing = set(map(ord, characters))
+    missing -= font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap().keys()
+    families = list(matplotlib.rcParams["font.family"])
+    for font in font_manager.fontManager.ttflist if missing else ():
+        if font.fname.startswith(matplotlib.get_data_path()):  # symbols of formulas, and boxes for every character
+            continue
+        try:
+            found = missing & font_manager.get_font(font.fname).get_charmap().keys()
+        except (OSError, RuntimeError):  # removed since the list was made, or a font of bitmaps
+            continue
+        if found:
+            families.append(font.name)
+            missing -= found
+    return families, set(map(chr, missing))
+
+
+def drawable(names: Sequence[str]) -> list[str]:
+    """Names for a figure: characters that no installed font has are written as codes, with one warning."""
+    missing = sorted(_fonts(frozenset("".join(names)))[1])
+    if letters := [character for character in missing if character.isprintable()]:
+        more = f" and {len(letters) - 10} more" if len(letters) > 10 else ""
+        warnings.warn(
+            f"no installed font has the characters {' '.join(letters[:10])}{more}; figures show their codes. "
+            "Install a font that has them, such as Noto Sans CJK.",
+            stacklevel=2,
+        )
+    codes = str.maketrans({character: f"\\u{ord(character):04x}" for character in missing})
+    return [name.translate(codes) for name in names]
+
+
+def draw_literally(figure: Figure) -> Figure:
+    """Draw all text of a figure as it is, ``$`` included, in fonts that have its characters."""
+    texts = figure.findobj(Text)
+    families, _ = _fonts(frozenset("".join(text.get_text() for text in texts)))
+    for text in texts:
+        text.set(parse_math=False, fontfamily=families)
+    return figure
 
 
 def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
@@ -58,7 +105,8 @@ def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str]) -> Figur
     for row, column in zip(*np.nonzero(confusion), strict=True):
         colour = "white" if share[row, column] > 0.7 else "black"
         axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(range(count), class_names, rotation=45, ha="right")
-    axes.set_yticks(range(count), class_names)
+    names = drawable(class_names)
+    axes.set_xticks(range(count), names, rotation=45, ha="right")
+    axes.set_yticks(range(count), names)
     axes.set(xlabel="predicted", ylabel="true")
-    return figure
+    return draw_literally(figure)

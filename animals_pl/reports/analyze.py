@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from rich.console import Console
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
@@ -48,27 +47,22 @@ def analyze(
     """
     if ckpt_path and model:
         raise UsageError("ckpt_path and model are mutually exclusive. Pass one of them.")
-    console = Console(highlight=False, soft_wrap=True)
     catalog = catalog_of(source, "source")
     split_of = _read_split(split, catalog) if split else {}
     if output:
         require_empty(Path(output))
-    found = _find(catalog, split_of, ckpt_path, model, console)
+    found = _find(catalog, split_of, ckpt_path, model)
     folder = _make_folder(output)
     figures = _write_figures(all_figures(found.manifest, catalog.root), folder)
     files = [*_write_tables(found, folder), *(f"figures/{name}.png" for name in figures)]
     report = DatasetReport(found, folder).write(figures, files)
-    _print_summary(found, console)
-    console.print(
-        f"\nreport: {report}\nto exclude images: edit {folder / 'exclude.csv'} and pass it to fit --data.exclude"
-    )
+    _print_summary(found)
+    print(f"\nreport: {report}\nto exclude images: edit {folder / 'exclude.csv'} and pass it to fit --data.exclude")
 
 
-def _find(
-    catalog: Catalog, split_of: dict[str, str], ckpt_path: str | None, model: str | None, console: Console
-) -> Findings:
+def _find(catalog: Catalog, split_of: dict[str, str], ckpt_path: str | None, model: str | None) -> Findings:
     scanned = scan(catalog)
-    console.print(str(scanned))
+    print(scanned)
     usable = readable(scanned.manifest)
     if usable.empty:
         raise UsageError(f"source={str(catalog.root)!r}: none of its images can be decoded. Fix the files.")
@@ -139,10 +133,11 @@ def _write_tables(found: Findings, folder: Path) -> list[str]:
     return ["manifest.csv", *(f"{name}.csv" for name in tables)]
 
 
-def _print_summary(found: Findings, console: Console) -> None:
+def _print_summary(found: Findings) -> None:
     groups, errors = found.groups, found.label_errors
+    noun = "class" if len(found.classes) == 1 else "classes"
     lines = {
-        "images": f"{len(found.manifest):,} in {len(found.classes)} classes, imbalance {found.imbalance:.2f} : 1",
+        "images": f"{len(found.manifest):,} in {len(found.classes)} {noun}, imbalance {found.imbalance:.2f} : 1",
         "broken": f"{len(found.broken):,}",
         "exact duplicates": f"{found.exact_groups:,} groups",
         "near-duplicates": f"{found.near_groups:,} groups",
@@ -155,6 +150,6 @@ def _print_summary(found: Findings, console: Console) -> None:
         "training sizes": " → ".join(map(str, suggest_sizes(found.manifest)[0])) + " px",
     }
     for name, value in lines.items():
-        console.print(f"{name:<18} {value}")
-    for reason in errors.unchecked if errors else []:
-        console.print(reason, markup=False)
+        print(f"{name:<18} {value}")
+    for note in [*found.notes, *(errors.unchecked if errors else [])]:
+        print(note)

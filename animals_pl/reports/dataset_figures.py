@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from matplotlib.ticker import LogLocator
 from PIL import Image
 
 from animals_pl.data.catalog import display_name
+from animals_pl.evaluation.figures import draw_literally, drawable
 from animals_pl.reports.findings import class_table, elongation, readable, zoom_limits
 from animals_pl.reports.thumbnails import thumbnail
 
@@ -34,15 +36,18 @@ CELL, GAP = 120, 10
 
 def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
     """Return all figures of a manifest with paths relative to ``root``: file name without suffix → figure."""
+    names = manifest["label"].unique().tolist()
+    manifest = manifest.assign(label=manifest["label"].map(dict(zip(names, drawable(names), strict=True))))
     usable = readable(manifest)
     aspect = usable["width"] / usable["height"]
-    return {
+    figures = {
         "class_counts": class_counts(class_table(manifest)),
         "sizes": sizes(usable),
         "aspect_ratios": histograms(usable["label"], aspect, "width / height", np.geomspace(0.4, 2.5, 43)),
         "file_sizes": histograms(usable["label"], usable["bytes"] / 1000, "kB", _log_bins(usable["bytes"] / 1000)),
         "contact_sheet": contact_sheet(usable, root),
     }
+    return {name: draw_literally(figure) for name, figure in figures.items()}
 
 
 def class_counts(classes: pd.DataFrame) -> Figure:
@@ -93,10 +98,12 @@ def size_plot(usable: pd.DataFrame) -> str:
                 x=rows["width"],
                 y=rows["height"],
                 customdata=rows["path"],
-                name=display_name(name),
+                text=rows["path"].map(html.escape),  # plotly reads names as HTML
+                name=html.escape(display_name(name)),
+                meta=display_name(name),
                 mode="markers",
                 marker={"size": (4 * elongation(rows)).clip(4, 16), "opacity": 0.6, "line": {"width": 0}},
-                hovertemplate="%{customdata}<br>%{x} × %{y} px",
+                hovertemplate="%{text}<br>%{x} × %{y} px",
             )
         )
     limits = zoom_limits(usable)

@@ -86,6 +86,7 @@ class DatasetReport:
             "cards": [dict(zip(("name", "value", "to", "warn"), card, strict=True)) for card in cards],
             "imbalance": f"{found.imbalance:.2f}",
             "classes": _cells(found.classes, formats),
+            "notes": found.notes,
         }
 
     def _sizes(self) -> dict[str, Any]:

@@ -185,6 +185,12 @@ class Findings:
         return counts.max() / counts.min()
 
     @property
+    def notes(self) -> list[str]:
+        """One sentence for each class that no table has, since none of its images can be decoded."""
+        empty = set(self.manifest["label"]) - set(readable(self.manifest)["label"])
+        return [f"class {name!r} has no image that can be decoded." for name in sorted(empty)]
+
+    @property
     def groups(self) -> pd.DataFrame:
         """One row per duplicate group: the columns of :attr:`duplicates` that are the same for the whole group."""
         return self.duplicates.drop_duplicates("group")[["group", "kind", "images", "labels", "splits"]]

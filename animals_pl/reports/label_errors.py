@@ -81,6 +81,8 @@ def find_label_errors(manifest: pd.DataFrame, features: np.ndarray) -> LabelErro
     )
     missing = np.isnan(probabilities[:, 0])
     unchecked = manifest["label"][missing].value_counts().sort_index()
+    if len(names) == 1:
+        return LabelErrors(table, ["label errors are searched between classes, and there is only one."])
     return LabelErrors(table, [_reason(name, count, manifest) for name, count in unchecked.items()])
 
 

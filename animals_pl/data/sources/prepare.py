@@ -223,7 +223,7 @@ def _print_classes(counts: dict[str, int], known: dict[str, int]) -> None:
         comparison = [f"{there:,}", f"{here - there:+,}" if here != there else ""] if known else []
         table.add_row(_printable(name), f"{here:,}", *comparison)
     print()
-    Console(markup=False, highlight=False).print(table)
+    Console(markup=False, emoji=False, highlight=False).print(table)
     if known:
         _warn("missing classes of Animals-10", [name for name in known if name not in counts])
         _warn("classes that are not in Animals-10", [name for name in counts if name not in known])
