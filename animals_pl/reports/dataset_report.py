@@ -63,7 +63,7 @@ class DatasetReport:
             version=animals_pl.__version__,
         )
         with atomic_write(file) as partial:
-            partial.write_text(page, encoding="utf-8", errors="replace")
+            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
         return file
 
     def _overview(self) -> dict[str, Any]:

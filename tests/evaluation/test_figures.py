@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+import io
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
+from animals_pl.evaluation import figures
 from animals_pl.evaluation.figures import confusion_matrix, curves
 
 NAN = float("nan")
@@ -135,6 +140,57 @@ def test_the_axes_of_the_matrix_are_named() -> None:
     assert [label.get_text() for label in axes.get_yticklabels()] == NAMES
     assert (axes.get_xticks().tolist(), axes.get_yticks().tolist()) == ([0, 1, 2], [0, 1, 2])
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
+
+
+@pytest.fixture
+def bundled_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[font_manager.FontManager]:
+    """The font manager of a machine without any other fonts than matplotlib's own."""
+    manager = font_manager.fontManager
+    own = [font for font in manager.ttflist if font.fname.startswith(matplotlib.get_data_path())]
+    monkeypatch.setattr(manager, "ttflist", own)
+    figures._fonts.cache_clear()
+    yield manager
+    figures._fonts.cache_clear()
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_are_drawn_as_they_are() -> None:
+    names = ["$$", "$x^2$", r"\$a_b\$", "lynx [male]", ":cat:", "<b>"]
+    figure = confusion_matrix(np.eye(6, dtype=int), names)
+    figure.savefig(io.BytesIO())
+    (axes,) = figure.axes
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in labels] == names
+        assert not any(label.get_parse_math() for label in labels)
+
+
+@pytest.mark.filterwarnings("error")
+def test_characters_that_no_font_has_are_codes_with_one_note(bundled_fonts: font_manager.FontManager) -> None:
+    with pytest.warns(UserWarning) as noted:
+        figure = confusion_matrix(np.eye(4, dtype=int), ["猫", "狗 (dog)", "a\nb", "\udcfcber"])
+    assert [str(note.message) for note in noted] == [
+        "no installed font has the characters 狗 猫; figures show their codes. Install a font that has them, such as "
+        "Noto Sans CJK."
+    ]
+    figure.savefig(io.BytesIO())
+    labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert labels == [r"\u732b", r"\u72d7 (dog)", r"a\u000ab", r"\udcfcber"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_an_installed_font_that_has_the_characters_is_used(
+    bundled_fonts: font_manager.FontManager, tmp_path: Path
+) -> None:
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    damaged = dataclasses.replace(bundled_fonts.ttflist[0], fname=str(tmp_path / "damaged.ttf"))
+    bundled_fonts.ttflist.append(damaged)
+    installed = shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/STIXGeneral.ttf", tmp_path)
+    bundled_fonts.addfont(installed)
+    figure = confusion_matrix(np.eye(2, dtype=int), ["ℊ", "a"])
+    figure.savefig(io.BytesIO())
+    label = figure.axes[0].get_xticklabels()[0]
+    assert label.get_text() == "ℊ"
+    assert label.get_fontfamily() == [*matplotlib.rcParams["font.family"], "STIXGeneral"]
 
 
 def test_the_colour_is_the_part_of_the_true_class_on_a_scale_from_none_to_all() -> None:

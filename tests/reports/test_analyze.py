@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import html
 import io
+import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
@@ -263,3 +267,43 @@ def test_duplicates_in_several_splits_are_found(images, tmp_path, capsys):
     assert "in several splits 1 groups" in " ".join(capsys.readouterr().out.split())
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "2 splits" in page and "2 labels" in page
+
+
+NAMES = ["$$", ":cat:", "<b>bold", "lynx [female]", "lynx [male]", "{{7}}", "猫", os.fsdecode(b"\xfcber")]
+"""Class names that are syntax elsewhere, and one whose bytes are not UTF-8."""
+
+
+@pytest.fixture
+def oddly_named(tmp_path) -> Path:
+    for number, name in enumerate(NAMES):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(2):
+            picture = draw_animal("cane", np.random.default_rng([7, number, index]))
+            picture.save(tmp_path / "images" / name / os.fsdecode(b"%d \xe4 [x] <i>$.jpg" % index))
+    return tmp_path / "images"
+
+
+@pytest.mark.filterwarnings("ignore:no installed font has")
+def test_names_are_text_on_the_page_and_exact_in_tables(oddly_named, tmp_path, capsys):
+    folder = tmp_path / "report [1]"
+    assert analyze(oddly_named, "--output", folder) == 0
+    assert f"report: {folder / 'report.html'}" in capsys.readouterr().out
+    assert [row["class"] for row in table(folder, "classes")] == sorted(NAMES)
+    manifest = read_rows(folder / "manifest.csv", "source", "path")
+    assert {(folder / row["path"]).resolve() for row in manifest} == set(oddly_named.glob("*/*.jpg"))
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    for name in NAMES:
+        shown = html.escape(name).encode(errors="backslashreplace").decode()
+        assert f"<h3>{shown}</h3>" in page
+        assert f'"name":{json.dumps(html.escape(name))}'.replace("&", r"\u0026") in page.replace("&", r"\u0026")
+    assert f'href="{quote(os.fsencode("../images/lynx [male]/"))}' in page
+
+
+def test_a_class_without_readable_images_is_named(images, tmp_path, capsys):
+    shutil.copytree(images, tmp_path / "images")
+    (tmp_path / "images" / "zebra").mkdir()
+    (tmp_path / "images" / "zebra" / "a.heic").write_bytes(b"no image")
+    assert analyze(tmp_path / "images", "--output", tmp_path / "report") == 0
+    assert "class 'zebra' has no image that can be decoded.\n" in capsys.readouterr().out
+    page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
+    assert "class &#39;zebra&#39; has no image that can be decoded." in page

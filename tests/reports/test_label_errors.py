@@ -75,6 +75,13 @@ def test_classes_that_cannot_be_checked_are_named():
     ]
 
 
+def test_a_single_class_is_not_searched():
+    images = pd.DataFrame({"path": ["a", "b"], "label": ["cat", "cat"], "duplicate_group": [-1, -1]})
+    found = find_label_errors(images, np.eye(2))
+    assert found.table.empty
+    assert found.unchecked == ["label errors are searched between classes, and there is only one."]
+
+
 def test_unchecked_classes_are_printed_and_on_the_page(make_tree, tmp_path, capsys):
     root = make_tree("images", {"cane": 8, "gatto": 1, "zebra": 8})
     checkpoint = fit(

@@ -388,6 +388,11 @@ def test_large_groups_are_listed(make_tree, prepared):
     assert "\n  12 near duplicates, such as lion/copy_00.jpg\n" in prepared("--source", tree)
 
 
+def test_class_names_are_printed_as_they_are(make_tree, prepared):
+    out = prepared("--source", make_tree("zoo", {":cat:": 2, "lynx [male]": 2, "$$": 2}))
+    assert table(out) == {"$$": ["2"], ":cat:": ["2"], "lynx [male]": ["2"], "total": ["6"]}
+
+
 def test_file_names_of_any_bytes_are_printed(make_tree, prepared):
     tree = make_tree("zoo", {"lion": 2, "zebra": 2})
     (tree / "lion/caf\udce9.jpg").write_text("no image")
