@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.inspection.manifest import catalog_of, scan, write_manifest
@@ -103,14 +103,16 @@ def _write_figures(figures: dict[str, Figure], folder: Path) -> dict[str, str]:
     for name, figure in figures.items():
         with atomic_write(files[name]) as partial:
             figure.savefig(partial, dpi=110, format="png")
-    # tensorboard's own writer: torch.utils.tensorboard would import torch
+    # torch.utils.tensorboard would import torch; tensorboard's EventFileWriter encodes the folder's name as UTF-8
     images = [
         Summary.Value(tag=f"dataset/{name}", image=Summary.Image(encoded_image_string=file.read_bytes()))
         for name, file in files.items()
     ]
-    writer = EventFileWriter(str(folder))
-    writer.add_event(Event(wall_time=time.time(), step=0, summary=Summary(value=images)))
-    writer.close()
+    now = time.time()
+    with atomic_write(folder / f"events.out.tfevents.{now:.0f}.analyze") as partial, partial.open("wb") as stream:
+        writer = RecordWriter(stream)
+        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        writer.write(Event(wall_time=now, summary=Summary(value=images)).SerializeToString())
     return {name: data_uri("png", file.read_bytes()) for name, file in files.items()}
 
 

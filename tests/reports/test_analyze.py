@@ -285,9 +285,10 @@ def oddly_named(tmp_path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:no installed font has")
 def test_names_are_text_on_the_page_and_exact_in_tables(oddly_named, tmp_path, capsys):
-    folder = tmp_path / "report [1]"
+    folder = tmp_path / os.fsdecode(b"r\xe9port [1] $")
     assert analyze(oddly_named, "--output", folder) == 0
-    assert f"report: {folder / 'report.html'}" in capsys.readouterr().out
+    assert r"r\udce9port [1] $/report.html" in capsys.readouterr().out
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
     assert [row["class"] for row in table(folder, "classes")] == sorted(NAMES)
     manifest = read_rows(folder / "manifest.csv", "source", "path")
     assert {(folder / row["path"]).resolve() for row in manifest} == set(oddly_named.glob("*/*.jpg"))
