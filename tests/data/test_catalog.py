@@ -17,6 +17,7 @@ from animals_pl.data.catalog import (
     match_classes,
     scan_folder,
 )
+from animals_pl.data.prediction import find_prediction_images
 from animals_pl.errors import UsageError
 
 ITALIAN = list(ANIMALS10)
@@ -155,7 +156,11 @@ def test_images_are_what_can_be_decoded_or_is_named_like_an_image(tmp_path):
         (tmp_path / name).write_text("P1 is not a bitmap, and BM neither.")
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert [path.name for path in find_images(tmp_path)] == sorted(chain(*written.values(), undecodable))
+    found = find_images(tmp_path)
+    assert [path.name for path in found] == sorted(chain(*written.values(), undecodable))
+    folder = find_prediction_images([tmp_path])
+    assert sorted(folder.broken) == [str(tmp_path / name) for name in sorted(undecodable)]
+    assert find_prediction_images(found) == folder
 
 
 @pytest.mark.parametrize(
