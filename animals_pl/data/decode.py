@@ -46,11 +46,14 @@ _LOAD_TRUNCATED_LOCK = threading.Lock()
 
 
 def is_image(file: Path) -> bool:
-    """Whether a file is an image, decodable or not: by its suffix, or else by its content."""
+    """Whether a file is an image, decodable or not: by its suffix, or else by its content.
+
+    A link to a file that does not exist is an image that cannot be read.
+    """
+    if _IMAGE_SUFFIX.fullmatch(file.suffix):
+        return file.is_file() or (file.is_symlink() and not file.exists())
     if not file.is_file():
         return False
-    if _IMAGE_SUFFIX.fullmatch(file.suffix):
-        return True
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(file, formats=FORMATS):  # reads the header only
             return True

@@ -150,17 +150,21 @@ def test_images_are_what_can_be_decoded_or_is_named_like_an_image(tmp_path):
     for kind, names in written.items():
         for name in names:
             Image.new("RGB", (4, 4)).save(tmp_path / name, kind)
-    undecodable = ["m.heic", "n.HEIF", "o.jxl", "p.svg", "q.cr2", "r.jpg"]
+    undecodable = ["m.heic", "n.HEIF", "o.jxl", "p.svg", "q.cr2", "r.jpg", "s.png"]
     others = ["notes.txt", "P1", "BMW", "Thumbs.db", "labels.xml", ".hidden.jpg"]
     for name in undecodable + others:
         (tmp_path / name).write_text("P1 is not a bitmap, and BM neither.")
+    (tmp_path / "s.png").unlink()
+    (tmp_path / "s.png").symlink_to("nowhere.png")
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
     found = find_images(tmp_path)
     assert [path.name for path in found] == sorted(chain(*written.values(), undecodable))
     folder = find_prediction_images([tmp_path])
     assert sorted(folder.broken) == [str(tmp_path / name) for name in sorted(undecodable)]
-    assert find_prediction_images(found) == folder
+    singly = find_prediction_images([path for path in found if path.name != "s.png"])
+    assert singly.readable == folder.readable
+    assert singly.broken == {path: problem for path, problem in folder.broken.items() if not path.endswith("s.png")}
 
 
 @pytest.mark.parametrize(
