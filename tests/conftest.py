@@ -26,7 +26,7 @@ def write_tree(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
     """Write JPEGs of varied shape, each class around a colour of its own, one folder per class."""
     rng = np.random.default_rng(seed)
     for name, count in counts.items():
-        colour = np.random.default_rng(list(name.encode())).integers(40, 215, 3)
+        colour = np.random.default_rng(list(os.fsencode(name))).integers(40, 215, 3)
         (root / name).mkdir(parents=True)
         for index in range(count):
             shape = (*rng.integers(40, 90, 2), 3)

@@ -277,7 +277,7 @@ def test_fit_takes_a_list_of_images_to_leave_out(make_tree, tmp_path, capsys):
 def test_an_exclude_file_that_fits_another_folder_is_noticed(make_tree, tmp_path, refused):
     tree = make_tree("tree", {"cane": 10, "gatto": 10})
     exclude = tmp_path / "exclude.csv"
-    exclude.write_text("path\nnowhere/1.jpg\n")
+    exclude.write_text("path\nnowhere/1.jpg\ncane/cane_1.jpg\n")
     with pytest.warns(UserWarning, match=r"lists 1 images that are not in .*tree.* \(first: nowhere/1\.jpg\)"):
         assert fit(tree, tmp_path, "--data.exclude", exclude) == 0
     exclude.write_text("file\ncane/cane_1.jpg\n")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
+import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,19 @@ ANIMALS10_COUNTS = {italian: count for italian, _, count in _ANIMALS10}
 RAW = "raw-img"
 """Name of the folder that contains Animals-10's class folders."""
 
+SPLITS = ("train", "val", "test")
+
+SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Names of folders (lower case) that divide a dataset, and the split that each contains."""
+
 
 def english_name(class_name: str) -> str:
     """English name of an Italian Animals-10 class; other names unchanged."""
@@ -44,6 +59,11 @@ def display_name(class_name: str) -> str:
     """``"cane (dog)"`` for an Italian Animals-10 class; other names unchanged."""
     english = english_name(class_name)
     return class_name if english == class_name else f"{class_name} ({english})"
+
+
+def _class_key(name: str) -> str:
+    """The same for all names of a class: Italian or English, upper or lower case, any Unicode normal form."""
+    return english_name(unicodedata.normalize("NFC", name)).lower()
 
 
 @dataclass(frozen=True)
@@ -57,6 +77,7 @@ class Catalog:
         labels: int64 array (N,), one class index per path.
         sha256: N content hashes; empty strings if not computed.
         groups: int64 array (N,), the number of the group that a split must keep together, or -1.
+        split_folders: Folder → split, if the dataset is divided into train, val and test folders. Otherwise empty.
     """
 
     root: Path
@@ -65,6 +86,7 @@ class Catalog:
     labels: np.ndarray
     sha256: list[str] = field(default_factory=list)
     groups: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    split_folders: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Fill in empty hashes and groups."""
@@ -83,7 +105,13 @@ class Catalog:
         index_of = {path: index for index, path in enumerate(self.paths)}
         chosen = np.array([index_of[path] for path in paths], dtype=np.int64)
         sha256 = [self.sha256[index] for index in chosen]
-        return Catalog(self.root, self.class_names, list(paths), self.labels[chosen], sha256, self.groups[chosen])
+        labels, groups = self.labels[chosen], self.groups[chosen]
+        return replace(self, paths=list(paths), labels=labels, sha256=sha256, groups=groups)
+
+    def folder_splits(self) -> dict[str, str]:
+        """Path → split of its folder; empty if the dataset is not divided into folders."""
+        folders = self.split_folders
+        return {path: folders[path.partition("/")[0]] for path in self.paths} if folders else {}
 
 
 def find_images(folder: Path) -> list[Path]:
@@ -92,31 +120,94 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    return (
-        path
-        for path in folder.rglob("*")
-        if not any(part.startswith(".") for part in path.relative_to(folder).parts) and is_image(path)
-    )
+    """Image files below a folder. Linked folders come last; a folder is read once and never one above ``folder``."""
+    seen = {_identity(parent) for parent in folder.resolve().parents}
+    folders, links = [folder], list[Path]()
+    while folders or links:
+        current = (folders or links).pop()
+        try:
+            identity = _identity(current)
+            entries = [] if identity in seen else sorted(current.iterdir())
+        except OSError as error:
+            raise UsageError(f"{str(current)!r} cannot be read ({error.strerror}). Fix or remove it.") from error
+        seen.add(identity)
+        for path in entries:
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                (links if path.is_symlink() else folders).append(path)
+            elif is_image(path):
+                yield path
+            else:
+                _warn_of_dead_link(path)
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def _warn_of_dead_link(path: Path) -> None:
+    if path.is_symlink() and not path.exists():
+        warnings.warn(f"{str(path)!r} is a link to a file or folder that does not exist", stacklevel=3)
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
-def find_root(folder: Path) -> Path:
-    """Find the folder that contains the class folders.
+def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
+    """Folder → split, for names in :data:`SPLIT_FOLDERS`, in the order of :data:`SPLITS`."""
+    split_of = {name: SPLIT_FOLDERS[name.lower()] for name in names}
+    return dict(sorted(split_of.items(), key=lambda item: SPLITS.index(item[1])))
 
-    That is ``folder/raw-img`` if it exists (as in Animals-10). If ``folder`` contains a single folder, the search
-    continues there, as long as it leads to two or more folders of images. Otherwise it is ``folder`` itself.
+
+def find_root(folder: Path, class_names: Sequence[str] = ()) -> Path:
+    """Find the folder that contains the class folders, or the train, val and test folders.
+
+    That is ``folder/raw-img`` if it exists (as in Animals-10). If ``folder`` contains a single folder that is not one
+    of the known classes, the search continues there, as long as it leads to two or more folders of images. Otherwise it
+    is ``folder`` itself.
     """
     folders = _folders(folder) if folder.is_dir() else []
     if folder / RAW in folders:
         return folder / RAW
-    if len(folders) == 1:
-        inner = find_root(folders[0])
-        if inner != folders[0] or sum(any(_images(found)) for found in _folders(inner)) > 1:
+    if len(folders) == 1 and not _has_class(folders, class_names):
+        inner = find_root(folders[0], class_names)
+        found = _folders(inner)
+        if inner != folders[0] or _has_class(found, class_names) or sum(any(_images(each)) for each in found) > 1:
             return inner
     return folder
+
+
+def _has_class(folders: Iterable[Path], class_names: Iterable[str]) -> bool:
+    return bool({_class_key(folder.name) for folder in folders} & set(map(_class_key, class_names)))
+
+
+def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dict[str, str]:
+    """Folder → split, if a dataset is divided into train, val and test folders that contain class folders.
+
+    Folders that are the known classes, or of which none contains class folders, are classes: the result is empty.
+    """
+    folders = _folders(root)
+    found = [folder for folder in folders if folder.name.lower() in SPLIT_FOLDERS]
+    splits = {SPLIT_FOLDERS[folder.name.lower()] for folder in found}
+    are_classes = {_class_key(folder.name) for folder in folders} <= {_class_key(name) for name in class_names}
+    flat = [folder.name for folder in found if any(is_image(path) for path in folder.iterdir() if path.name[0] != ".")]
+    if len(splits) < 2 or are_classes or len(flat) == len(found):
+        return {}
+    names = ", ".join(folder.name for folder in found)
+    if others := [folder.name for folder in folders if folder not in found and any(_images(folder))]:
+        fault = f"and other folders of images ({', '.join(others)}). Remove these"
+    elif flat:
+        fault = f"but {flat[0]!r} has images outside class folders. Move these"
+    elif len(found) > len(splits):
+        fault = "of which two are for the same split. Merge these"
+    else:
+        return splits_of_folders([folder.name for folder in found])
+    raise UsageError(
+        f"{argument}={str(root)!r} has the folders {names} of a divided dataset, {fault}, or pass one of the folders."
+    )
 
 
 def _class_folders(root: Path, argument: str) -> list[Path]:
@@ -124,6 +215,8 @@ def _class_folders(root: Path, argument: str) -> list[Path]:
     if not root.is_dir():
         raise UsageError(f"{argument}={str(root)!r} is not a folder. {remedy}")
     folders = _folders(root)
+    for path in root.iterdir():
+        _warn_of_dead_link(path)
     if not folders:
         raise UsageError(f"{argument}={str(root)!r} has no class folders (one folder of images per class). {remedy}")
     return folders
@@ -135,10 +228,10 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
     Raises:
         UsageError: A folder matches no class, or two folders match the same class.
     """
-    index_of = {english_name(name).lower(): index for index, name in enumerate(class_names)}
+    index_of = {_class_key(name): index for index, name in enumerate(class_names)}
     indices = []
     for name in folder_names:
-        index = index_of.get(english_name(name).lower())
+        index = index_of.get(_class_key(name))
         if index is None:
             known = ", ".join(display_name(c) for c in class_names)
             raise UsageError(
@@ -155,7 +248,8 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
     """List the images of a folder-per-class dataset.
 
     Args:
-        root: Folder with one folder of images per class, or a parent of it (see :func:`find_root`).
+        root: Folder with one folder of images per class, or with train, val and test folders of such folders, or a
+            parent of it (see :func:`find_root`).
         class_names: Label order of a trained model. Folders are matched to it by name (Italian or English) and
             classes may be missing. Default: the sorted folder names.
         argument: Name of the option that ``root`` came from, for messages.
@@ -163,19 +257,21 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
     Raises:
         UsageError: The folder cannot be used, a class folder is empty, or a class is unknown.
     """
-    root = find_root(Path(root))
-    folders = _class_folders(root, argument)
+    root = find_root(Path(root), class_names or ())
+    split_folders = _split_folders(root, class_names or (), argument) if root.is_dir() else {}
+    parents = [_class_folders(root / name, argument) for name in split_folders] or [_class_folders(root, argument)]
     if class_names is None:
-        class_names = [folder.name for folder in folders]
-    indices = match_classes([folder.name for folder in folders], class_names, argument)
+        name_of = {_class_key(folder.name): folder.name for folders in reversed(parents) for folder in folders}
+        class_names = sorted(name_of.values())
     found: list[tuple[str, int]] = []
-    for folder, index in zip(folders, indices, strict=True):
-        images = find_images(folder)
-        if not images:
-            raise UsageError(
-                f"{argument}={str(root)!r}: class folder {folder.name!r} has no images. Fill or remove it."
-            )
-        found += [(path.relative_to(root).as_posix(), index) for path in images]
+    for folders in parents:
+        indices = match_classes([folder.name for folder in folders], class_names, argument)
+        for folder, index in zip(folders, indices, strict=True):
+            images = [path.relative_to(root).as_posix() for path in find_images(folder)]
+            if not images:
+                name = folder.relative_to(root).as_posix()
+                raise UsageError(f"{argument}={str(root)!r}: class folder {name!r} has no images. Fill or remove it.")
+            found += [(path, index) for path in images]
     found.sort()
     labels = np.array([label for _, label in found], dtype=np.int64)
-    return Catalog(root, list(class_names), [path for path, _ in found], labels)
+    return Catalog(root, list(class_names), [path for path, _ in found], labels, split_folders=split_folders)

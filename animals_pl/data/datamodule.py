@@ -16,7 +16,7 @@ from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.dataset import AnimalsDataset, LazyDataLoader, default_num_workers, start_worker
 from animals_pl.data.info import DataInfo
 from animals_pl.data.inspection.manifest import scan
-from animals_pl.data.loading import load_dataset, split_dataset
+from animals_pl.data.loading import images_to_test, load_dataset, split_dataset
 from animals_pl.data.prediction import find_prediction_images
 from animals_pl.data.resize import Interpolation, Resize, ResizeRule
 from animals_pl.data.sampling import KeyBatchSampler, SampleKey, Sampling
@@ -29,7 +29,8 @@ class AnimalsDataModule(L.LightningDataModule):
     """Splits, sampling, augmentation and loaders for one folder-per-class dataset.
 
     Args:
-        root: Folder with one folder of images per class. The default, ``datasets/practice``, is drawn if missing.
+        root: Folder with one folder of images per class, or with the folders ``train``, ``val`` and ``test`` of such
+            folders, which are then the split. The default, ``datasets/practice``, is drawn if missing.
         size: Side of validation, test and export images in pixels (for training see ``ProgressiveResizing``).
         resize: ``stretch`` (resize to a square) or ``crop`` (center crop, aspect ratio kept).
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.
@@ -39,8 +40,8 @@ class AnimalsDataModule(L.LightningDataModule):
             likely) or ``weighted_sqrt`` (with replacement, classes in proportion to the square root of their count).
         augment: ``none``, ``reference``, ``reference_no_flip``, ``light``, or a YAML or JSON file saved
             by albumentations.
-        val_fraction: Fraction of the images for validation, in (0, 1).
-        test_fraction: Fraction of the images for test, in [0, 1).
+        val_fraction: Fraction of the images for validation, in (0, 1). Default: 0.3, or the folder ``val`` of ``root``.
+        test_fraction: Fraction of the images for test, in [0, 1). Default: 0, or the folder ``test`` of ``root``.
         seed: Seed of the split, the order and the augmentation.
         split: A ``split.csv`` to reuse instead of a new split.
         group_duplicates: Keep near-duplicates (resized, re-encoded, slightly cropped, flipped) in the same split, so
@@ -48,7 +49,8 @@ class AnimalsDataModule(L.LightningDataModule):
         group_by: Keep related images in the same split: a regular expression searched in their paths, such as
             ``camera[0-9]+``, or ``TABLE.csv:COLUMN`` with a column ``path``.
         exclude: CSV file with a column ``path`` of images to leave out, such as the exclude.csv of analyze.
-        test_root: Another folder-per-class dataset. ``test`` then uses all of its images.
+        test_root: Another dataset. ``test`` then uses all of its images, or those of its folder ``test`` if it has
+            ``train``, ``val`` and ``test``.
         predict_paths: Images and folders of images for ``predict``.
         num_workers: DataLoader workers. Default: available cores, at most 16.
 
@@ -75,8 +77,8 @@ class AnimalsDataModule(L.LightningDataModule):
         batch_size: int = 64,
         sampling: Sampling = "shuffle",
         augment: str = "none",
-        val_fraction: float = 0.3,
-        test_fraction: float = 0.0,
+        val_fraction: float | None = None,
+        test_fraction: float | None = None,
         seed: int = 42,
         split: str | None = None,
         group_duplicates: bool = True,
@@ -138,7 +140,7 @@ class AnimalsDataModule(L.LightningDataModule):
         elif stage == "test" and self.hparams["test_root"]:
             loaded = load_dataset(self.hparams["test_root"], class_names=class_names, argument="data.test_root")
             self.broken = loaded.broken
-            self.catalogs["test"] = loaded.usable
+            self.catalogs["test"] = images_to_test(loaded.usable)
         elif "train" not in self.catalogs:
             self._load_and_split(class_names)
         if stage == "test" and not self.catalogs["test"].paths:
@@ -158,6 +160,14 @@ class AnimalsDataModule(L.LightningDataModule):
         self.catalog, self.broken, self.excluded = loaded.catalog, loaded.broken, loaded.excluded
         self.class_names = loaded.catalog.class_names
         self.catalogs |= {split: loaded.usable.select(getattr(self.split, split)) for split in SPLITS}
+
+    @property
+    def split_origin(self) -> str:
+        """Where the split comes from."""
+        if self.hparams["split"]:
+            return f"from {self.hparams['split']}"
+        folders = ", ".join(self.catalog.split_folders)
+        return f"folders {folders}" if folders else f"seed {self.hparams['seed']}"
 
     @property
     def info(self) -> DataInfo:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.inspection.duplicates import components
-from animals_pl.data.tables import read_rows
+from animals_pl.data.tables import read_image_rows
 from animals_pl.errors import UsageError
 
 
@@ -26,8 +27,9 @@ def group_by(rule: str, catalog: Catalog) -> np.ndarray:
         UsageError: The rule is invalid or matches no image.
     """
     table, _, column = rule.rpartition(":")
-    if table.endswith(".csv"):
-        value_of = {row["path"]: row[column] for row in read_rows(Path(table), "data.group_by", "path", column)}
+    if table.lower().endswith(".csv"):
+        rows = read_image_rows(Path(table), "data.group_by", catalog.root, catalog.paths, column)
+        value_of = {row["path"]: row[column] for row in rows}
     else:
         value_of = _matches(rule, catalog.paths)
     values = np.array([value_of.get(path, "") for path in catalog.paths])
@@ -57,7 +59,7 @@ def join_groups(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def _matches(pattern: str, paths: Sequence[str]) -> dict[str, str]:
     try:
-        found = {path: re.search(pattern, path) for path in paths}
+        found = {path: re.search(normalize("NFC", pattern), normalize("NFC", path)) for path in paths}
     except re.error as error:
         raise UsageError(
             f"data.group_by={pattern!r} is neither a regular expression ({error}) nor TABLE.csv:COLUMN. Fix it."

@@ -13,8 +13,8 @@ from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.grouping import group_by as groups_of_rule
 from animals_pl.data.grouping import join_groups
 from animals_pl.data.inspection.manifest import scan
-from animals_pl.data.splits import Split, load_split, stratified_split
-from animals_pl.data.tables import read_rows
+from animals_pl.data.splits import VAL_FRACTION, Split, folder_split, load_split, stratified_split
+from animals_pl.data.tables import read_image_rows
 from animals_pl.errors import UsageError
 
 
@@ -71,29 +71,96 @@ def load_dataset(
 
 
 def split_dataset(
-    loaded: LoadedDataset, *, split: str | None, val_fraction: float, test_fraction: float, seed: int
+    loaded: LoadedDataset, *, split: str | None, val_fraction: float | None, test_fraction: float | None, seed: int
 ) -> Split:
-    """Split the usable images (see :func:`stratified_split`), or read their split from the file ``split``.
+    """Split the usable images: as in the file ``split``, as their folders are divided, or at random.
 
     Raises:
-        UsageError: A class has no usable images, a fraction is out of range, or the file does not fit the images.
+        UsageError: A class has no usable images, a fraction is out of range, the file does not fit the images, or the
+            folders are divided otherwise.
     """
-    for label in np.setdiff1d(loaded.catalog.labels, loaded.usable.labels):
+    usable, fraction = loaded.usable, VAL_FRACTION if val_fraction is None else val_fraction
+    for label in np.setdiff1d(loaded.catalog.labels, usable.labels):
         raise UsageError(
-            f"{str(loaded.catalog.root)!r}: class {loaded.catalog.class_names[label]!r} has no usable images "
+            f"{str(usable.root)!r}: class {usable.class_names[label]!r} has no usable images "
             "(all broken or excluded). Fix the files or remove the folder."
         )
     if split:
-        return load_split(split, loaded.usable, loaded.broken.keys() | loaded.excluded)
-    return stratified_split(loaded.usable, val_fraction, test_fraction, seed)
+        drawn = load_split(split, usable, loaded.broken.keys() | loaded.excluded)
+        _require_folders_kept(drawn, usable, split)
+    elif usable.split_folders:
+        _require_no_fractions(usable, val_fraction, test_fraction)
+        drawn = folder_split(usable, fraction, seed)
+    else:
+        drawn = stratified_split(usable, fraction, test_fraction or 0.0, seed)
+    _warn_of_missing_classes(drawn, usable)
+    return drawn
+
+
+def images_to_test(catalog: Catalog) -> Catalog:
+    """Images of ``data.test_root`` to test on: all, or those in its test folder if it is divided into folders.
+
+    Raises:
+        UsageError: It is divided into folders, without one for test.
+    """
+    if not catalog.split_folders:
+        return catalog
+    paths = [path for path, split in catalog.folder_splits().items() if split == "test"]
+    folders = ", ".join(catalog.split_folders)
+    if not paths:
+        raise UsageError(
+            f"data.test_root={str(catalog.root)!r} is divided into the folders {folders} and has no test images. "
+            "Pass one of the folders."
+        )
+    warnings.warn(f"data.test_root={str(catalog.root)!r} has the folders {folders}; only test is used", stacklevel=3)
+    return catalog.select(paths)
+
+
+def _require_folders_kept(split: Split, catalog: Catalog, file: str) -> None:
+    """Raise a UsageError if a split moves images out of their train, val or test folder."""
+    has_val = "val" in catalog.split_folders.values()
+    split_of = split.by_path()
+    for path, folder in catalog.folder_splits().items():
+        given = split_of.get(path, folder)
+        if given != folder and (has_val or (folder, given) != ("train", "val")):
+            raise UsageError(
+                f"data.split={file!r} puts {path!r} into {given}, but {str(catalog.root)!r} is divided into the "
+                f"folders {', '.join(catalog.split_folders)}. Remove data.split."
+            )
+
+
+def _require_no_fractions(catalog: Catalog, val_fraction: float | None, test_fraction: float | None) -> None:
+    """Raise a UsageError if a fraction is given of a split that is not drawn, which is all but a missing val."""
+    given = {"data.val_fraction": val_fraction, "data.test_fraction": test_fraction}
+    if "val" not in catalog.split_folders.values():
+        del given["data.val_fraction"]
+    given = {name: value for name, value in given.items() if value is not None}
+    if given:
+        raise UsageError(
+            f"{', '.join(f'{name}={value}' for name, value in given.items())} cannot be used with "
+            f"{str(catalog.root)!r}, which is divided into the folders {', '.join(catalog.split_folders)}. "
+            f"Pass {' '.join(f'--{name} null' for name in given)}, or one of the folders as data.root."
+        )
+
+
+def _warn_of_missing_classes(split: Split, catalog: Catalog) -> None:
+    total = catalog.counts()
+    for name, kind in (("train", "training"), ("val", "validation")):
+        counts = catalog.select(getattr(split, name)).counts()
+        if absent := [class_name for class_name, count in counts.items() if total[class_name] and not count]:
+            listed = ", ".join(map(repr, absent[:5])) + (", …" if len(absent) > 5 else "")
+            warnings.warn(f"{len(absent)} classes have no {kind} images: {listed}. Add some", stacklevel=4)
 
 
 def _read_exclude(file: Path, catalog: Catalog) -> set[str]:
-    named = {row["path"] for row in read_rows(file, "data.exclude", "path")} - {""}
+    rows = read_image_rows(file, "data.exclude", catalog.root, catalog.paths)
+    named = {row["path"] for row in rows} - {""}
     if unknown := sorted(named - set(catalog.paths)):
-        warnings.warn(
+        message = (
             f"data.exclude={str(file)!r} lists {len(unknown)} images that are not in {str(catalog.root)!r} "
-            f"(first: {unknown[0]})",
-            stacklevel=3,
+            f"(first: {unknown[0]})"
         )
+        if len(unknown) == len(named):
+            raise UsageError(f"{message}, and no other. Write paths relative to it.")
+        warnings.warn(message, stacklevel=3)
     return named & set(catalog.paths)

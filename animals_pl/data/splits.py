@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from animals_pl.data.catalog import Catalog
-from animals_pl.data.tables import read_rows, write_table
+from animals_pl.data.catalog import SPLITS, Catalog
+from animals_pl.data.tables import read_image_rows, write_table
 from animals_pl.errors import UsageError
 
-SPLITS = ("train", "val", "test")
 LEFT_OUT = "left out"
 """Value in a split file for images in no split."""
+
+VAL_FRACTION = 0.3
+"""Default fraction of the images for validation."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,16 @@ class Split:
     val: list[str]
     test: list[str] = field(default_factory=list)
 
+    def by_path(self) -> dict[str, str]:
+        """Path → split."""
+        return {path: split for split in SPLITS for path in getattr(self, split)}
+
     def save(self, file: Path, catalog: Catalog) -> None:
         """Write a CSV file with the columns ``path,label,split,sha256,group``.
 
         Images of ``catalog`` that are in no split are marked as left out.
         """
-        split_of = {path: split for split in SPLITS for path in getattr(self, split)}
+        split_of = self.by_path()
         columns = {
             "path": catalog.paths,
             "label": [catalog.class_names[label] for label in catalog.labels],
@@ -135,6 +141,43 @@ def _choose_split(sizes: np.ndarray, missing: np.ndarray, quotas: np.ndarray) ->
     return int(np.argmax(np.where(quotas.sum(axis=0) > 0, left, -np.inf)))
 
 
+def folder_split(catalog: Catalog, val_fraction: float = VAL_FRACTION, seed: int = 42) -> Split:
+    """Split of a dataset that is divided into train, val and test folders.
+
+    If there is no val folder, images for validation are drawn from train. Duplicates in several folders are not moved;
+    a warning names them.
+
+    Raises:
+        UsageError: There is no train folder, or it has too few images to draw from.
+    """
+    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for path, split in catalog.folder_splits().items():
+        splits[split].append(path)
+    if not splits["train"]:
+        raise UsageError(
+            f"data.root={str(catalog.root)!r} has the folders {', '.join(catalog.split_folders)} of a divided dataset "
+            "but no images for training. Add a folder 'train', or pass one of the folders."
+        )
+    _warn_of_leaks(catalog)
+    if "val" not in catalog.split_folders.values():
+        drawn = stratified_split(catalog.select(splits["train"]), val_fraction, seed=seed)
+        splits |= {"train": drawn.train, "val": drawn.val}
+    return Split(**splits)
+
+
+def _warn_of_leaks(catalog: Catalog) -> None:
+    split_of = list(catalog.folder_splits().values())
+    table = pd.DataFrame({"path": catalog.paths, "group": catalog.groups, "split": split_of})
+    groups = table[table["group"] >= 0].groupby("group")
+    leaks = groups["path"].agg(lambda paths: ", ".join(paths[:3]))[groups["split"].nunique() > 1]
+    if len(leaks):
+        warnings.warn(
+            f"{len(leaks)} groups of duplicates or related images are in several folders of {catalog.root} (first: "
+            f"{leaks.iloc[0]}). They are not moved; leave some out with data.exclude",
+            stacklevel=4,
+        )
+
+
 def load_split(file: str | Path, catalog: Catalog, left_out: Collection[str] = ()) -> Split:
     """Read a split file and check it against the images.
 
@@ -150,7 +193,7 @@ def load_split(file: str | Path, catalog: Catalog, left_out: Collection[str] = (
         UsageError: The file is missing or malformed, lists a path twice, or lists images that no longer exist.
     """
     file = Path(file)
-    split_of, recorded = _read_split(file)
+    split_of, recorded = _read_split(file, catalog.root, [*catalog.paths, *left_out])
     found = dict(zip(catalog.paths, catalog.sha256, strict=True))
     moved = _find_moved(split_of, recorded, found, left_out)
     splits: dict[str, list[str]] = {split: [] for split in (*SPLITS, LEFT_OUT)}
@@ -174,11 +217,11 @@ def load_split(file: str | Path, catalog: Catalog, left_out: Collection[str] = (
     return Split(**{split: sorted(splits[split]) for split in SPLITS})
 
 
-def _read_split(file: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _read_split(file: Path, root: Path, known: Collection[str]) -> tuple[dict[str, str], dict[str, str]]:
     """Path → split, and path → sha256 (empty if not recorded)."""
     split_of: dict[str, str] = {}
     sha256_of: dict[str, str] = {}
-    rows = read_rows(file, "data.split", "path", "split")
+    rows = read_image_rows(file, "data.split", root, known, "split")
     for row in rows:
         path, split = row["path"], row["split"]
         if split not in (*SPLITS, LEFT_OUT):

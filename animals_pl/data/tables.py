@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
+import posixpath
+import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -22,6 +26,8 @@ def write_table(table: pd.DataFrame, file: Path) -> None:
 def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
     """Read a CSV file that may have been edited by hand. Missing cells are empty strings.
 
+    Commas, semicolons or tabs separate the columns. The text is UTF-8, or UTF-16 with a byte-order mark.
+
     Args:
         file: The file.
         argument: Name of the option that ``file`` came from.
@@ -33,13 +39,11 @@ def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
     if not file.is_file():
         raise UsageError(f"{argument}={str(file)!r} is not a file. Fix the path or remove {argument}.")
     try:
-        # utf-8-sig: spreadsheets write a byte-order mark
-        text = file.read_bytes().decode("utf-8-sig", errors="surrogateescape")
-        if "\0" in text:
-            raise csv.Error("it contains null bytes; is it UTF-16?")
-        reader = csv.DictReader(io.StringIO(text, newline=""))
+        text = _decode(file.read_bytes())
+        readers = [csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter) for delimiter in ",;\t"]
+        reader = max(readers, key=lambda reader: len({*columns} & {*(reader.fieldnames or [])}))
         rows = [{name: cell or "" for name, cell in row.items() if name is not None} for row in reader]
-    except csv.Error as error:
+    except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{argument}={str(file)!r} cannot be read as CSV ({error}). Save it as UTF-8 text.") from error
     known = list(reader.fieldnames or [])
     for name in columns:
@@ -49,3 +53,49 @@ def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
                 f"it has {', '.join(known) or 'none'}."
             )
     return rows
+
+
+def _decode(content: bytes) -> str:
+    is_utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = content.decode("utf-16") if is_utf_16 else content.decode("utf-8-sig", errors="surrogateescape")
+    if "\0" in text:
+        raise csv.Error("it contains null characters")
+    return text
+
+
+def read_image_rows(
+    file: Path, argument: str, root: Path, known: Collection[str], *columns: str
+) -> list[dict[str, str]]:
+    """Read a CSV file with a column ``path`` of images, which is returned as the dataset writes it.
+
+    A path may be relative to the dataset or to the file's folder, or absolute. It may have backslashes, another Unicode
+    normal form (as from macOS) or an encoding of Windows. Paths of images that are not known are returned unchanged.
+
+    Args:
+        file: The file.
+        argument: Name of the option that ``file`` came from.
+        root: Folder of the dataset.
+        known: Paths of its images, relative to ``root``.
+        columns: Further required columns.
+
+    Raises:
+        UsageError: See :func:`read_rows`.
+    """
+    rows = read_rows(file, argument, "path", *columns)
+    exact, normal = set(known), {_normal(path): path for path in known}
+    roots = {_normal(str(place)) for place in (root.absolute(), root.resolve())}
+    for row in rows:
+        if row["path"] in exact or not row["path"]:
+            continue
+        path = _normal(row["path"])
+        places = {_normal(str(place)) for place in (file.parent.absolute() / path, (file.parent / path).resolve())}
+        relative = [place.removeprefix(f"{base}/") for place in places for base in roots]
+        row["path"] = next((normal[name] for name in [path, *relative] if name in normal), row["path"])
+    return rows
+
+
+def _normal(path: str) -> str:
+    """Path with slashes, in the composed Unicode form; bytes that are not UTF-8 are read as Windows-1252."""
+    if any("\udc80" <= character <= "\udcff" for character in path):
+        path = path.encode(errors="surrogateescape").decode("cp1252", errors="replace")
+    return posixpath.normpath(unicodedata.normalize("NFC", path.replace("\\", "/")))

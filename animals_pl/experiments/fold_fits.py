@@ -86,6 +86,11 @@ def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path)
     """
     root = root.resolve()
     catalog = load_dataset(root, argument="root").usable
+    if catalog.split_folders:
+        raise UsageError(
+            f"root={str(root)!r} is divided into the folders {', '.join(catalog.split_folders)}, but "
+            "cross-validation draws its own folds. Pass one of the folders."
+        )
     fold_of = draw_folds(catalog, folds, seed)
     folder = output / f"{study.name}-{study.net}-{folds}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.inspection.manifest import catalog_of, scan, write_manifest
-from animals_pl.data.tables import read_rows, write_table
+from animals_pl.data.tables import read_image_rows, write_table
 from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write, require_empty
 from animals_pl.reports.dataset_figures import all_figures
@@ -48,7 +48,7 @@ def analyze(
     if ckpt_path and model:
         raise UsageError("ckpt_path and model are mutually exclusive. Pass one of them.")
     catalog = catalog_of(source, "source")
-    split_of = _read_split(split, catalog) if split else {}
+    split_of = _read_split(split, catalog) if split else catalog.folder_splits()
     if output:
         require_empty(Path(output))
     found = _find(catalog, split_of, ckpt_path, model)
@@ -63,6 +63,8 @@ def analyze(
 def _find(catalog: Catalog, split_of: dict[str, str], ckpt_path: str | None, model: str | None) -> Findings:
     scanned = scan(catalog)
     print(scanned)
+    if catalog.split_folders:
+        print(f"split: folders {', '.join(catalog.split_folders)}")
     usable = readable(scanned.manifest)
     if usable.empty:
         raise UsageError(f"source={str(catalog.root)!r}: none of its images can be decoded. Fix the files.")
@@ -79,7 +81,8 @@ def _find(catalog: Catalog, split_of: dict[str, str], ckpt_path: str | None, mod
 
 
 def _read_split(split: str, catalog: Catalog) -> dict[str, str]:
-    split_of = {row["path"]: row["split"] for row in read_rows(Path(split), "split", "path", "split")}
+    rows = read_image_rows(Path(split), "split", catalog.root, catalog.paths, "split")
+    split_of = {row["path"]: row["split"] for row in rows}
     if not split_of.keys() & set(catalog.paths):
         raise UsageError(
             f"split={split!r} has none of the images in {str(catalog.root)!r}. Pass the split of a run on them."

@@ -3,6 +3,7 @@
 import os
 from itertools import chain
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -117,6 +118,41 @@ def test_a_folder_named_like_an_image_is_not_an_image_but_is_searched(tmp_path):
     assert scan_folder(tmp_path).paths == ["x/album.jpg/a.jpg"]
 
 
+def test_linked_folders_are_followed(tmp_path):
+    put(tmp_path / "set/x/a.jpg", tmp_path / "disk/b.jpg", tmp_path / "disk/deep/c.jpg", tmp_path / "y/d.jpg")
+    (tmp_path / "set/x/more").symlink_to(tmp_path / "disk")
+    (tmp_path / "set/y").symlink_to(tmp_path / "y")
+    assert scan_folder(tmp_path / "set").paths == ["x/a.jpg", "x/more/b.jpg", "x/more/deep/c.jpg", "y/d.jpg"]
+
+
+@pytest.mark.parametrize("target", [".", "..", "../..", "deep", "../other/x"])
+def test_loops_of_links_are_harmless(tmp_path, target):
+    put(tmp_path / "set/x/a.jpg", tmp_path / "set/x/deep/b.jpg", tmp_path / "set/y/c.jpg", tmp_path / "set/other/d.jpg")
+    (tmp_path / "set/x/link").symlink_to(target)
+    (tmp_path / "set/x/deep/up").symlink_to("..")
+    (tmp_path / "set/other/x").symlink_to("../x")
+    catalog = scan_folder(tmp_path / "set")
+    assert [path for path in catalog.paths if path.startswith("x/")] == ["x/a.jpg", "x/deep/b.jpg"]
+    assert catalog.counts()["y"] == 1
+
+
+def test_a_folder_reached_twice_is_read_once_and_by_its_own_name(tmp_path):
+    put(tmp_path / "x/real/a.jpg")
+    (tmp_path / "x/alias").symlink_to("real")
+    assert find_images(tmp_path) == [tmp_path / "x/real/a.jpg"]
+
+
+def test_links_without_a_target_are_named(tmp_path):
+    put(tmp_path / "x/a.jpg")
+    for name in ("x/b.jpg", "x/more", "y"):
+        (tmp_path / name).symlink_to(tmp_path / "gone")
+    with pytest.warns(UserWarning) as caught:
+        assert scan_folder(tmp_path).paths == ["x/a.jpg", "x/b.jpg"]  # b.jpg is listed as broken
+    assert {str(warning.message) for warning in caught} == {
+        f"{str(tmp_path / name)!r} is a link to a file or folder that does not exist" for name in ("x/more", "y")
+    }
+
+
 def test_a_dataset_below_a_hidden_folder_is_found(tmp_path):
     put(tmp_path / ".cache/set/x/a.jpg")
     assert scan_folder(tmp_path / ".cache/set").paths == ["x/a.jpg"]
@@ -179,6 +215,18 @@ def test_images_are_what_can_be_decoded_or_is_named_like_an_image(tmp_path):
 )
 def test_folders_match_classes_in_either_language(folders, classes):
     assert match_classes(folders, classes) == list(range(10))
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["Füchse", "ÉLAN", "パンダ"])
+def test_folders_match_classes_in_any_unicode_form(name, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    assert match_classes([normalize(form, name)], ["cane", normalize(other, name)]) == [1]
+
+
+def test_two_unicode_forms_of_a_class_are_two_folders_of_it(make_tree):
+    root = make_tree("zoo", {normalize(form, "Füchse"): 1 for form in ("NFC", "NFD")})
+    assert "two folders for the class 'F" in refusal(root)
 
 
 def test_labels_of_english_folders_follow_the_models_order(make_tree):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import warnings
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
+from unicodedata import normalize
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image, ImageOps
@@ -21,6 +24,7 @@ from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.decode import decode
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_animal
+from animals_pl.data.tables import write_table
 from animals_pl.errors import UsageError
 from animals_pl.training.classifier import AnimalClassifier
 
@@ -513,6 +517,26 @@ def test_excluded_images_that_are_not_there_are_counted_and_named(tiny_tree, tmp
     assert data.excluded == {"cane/cane_1.jpg"}
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;reason\r\ncane\\cane_1.jpg;dark\r\nROOT\\gatto\\gatto_0.jpg;",
+        "reason\tpath\r\ndark\tROOT/cane/cane_1.jpg\r\n\t./gatto/gatto_0.jpg",
+    ],
+)
+def test_an_exclude_file_may_be_a_spreadsheets(tiny_tree, tmp_path, text):
+    (tmp_path / "exclude.csv").write_text(text.replace("ROOT", str(tiny_tree)), encoding="utf-16")
+    data = make(tiny_tree, "fit", exclude=str(tmp_path / "exclude.csv"))
+    assert data.excluded == {"cane/cane_1.jpg", "gatto/gatto_0.jpg"}
+
+
+def test_an_exclude_file_of_other_images_is_refused(tiny_tree, tmp_path):
+    file = excluding(tmp_path, r"C:\pets\cane\cane_1.jpg", "cane/gone.jpg")
+    with pytest.raises(UsageError, match=r"lists 2 images that are not in .*, and no other\. Write paths relative"):
+        make(tiny_tree, "fit", exclude=file)
+    assert make(tiny_tree, "fit", exclude=excluding(tmp_path)).excluded == set()
+
+
 @pytest.mark.parametrize("text", ["file,reason\ncane/cane_1.jpg,dark\n", "cane/cane_1.jpg\ncane/cane_2.jpg\n"])
 def test_a_list_without_paths_is_refused(tiny_tree, tmp_path, text):
     (tmp_path / "exclude.csv").write_text(text)
@@ -611,3 +635,67 @@ def test_image_that_was_moved_since_is_validated_where_it_is(own_tree, tmp_path)
         again = make(own_tree, "validate", split=str(tmp_path / "split.csv"))
     assert f"{old} → {new}" in str(caught[0].message)
     assert split_of(again) == {new if path == old else path: split for path, split in split_of(data).items()}
+
+
+# ---------------------------------------------------------------- names
+
+
+ODD_NAMES = ["two\nlines", "carriage\rreturn", 'quo"te, comma; semicolon', " blank ", "back\\slash", "=1+1", "NA"]
+LATIN_1 = os.fsdecode(b"f\xfcchse")
+"""A name that is not UTF-8, as Python gives it."""
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, LATIN_1])
+def test_names_with_odd_characters_are_written_and_read_exactly(make_tree, tmp_path, name):
+    root = make_tree("zoo", {"cane": 3, name: 5})
+    (root / name / f"{name}_0.jpg").rename(root / name / f"{name} .jpg")
+    data = make(root, "fit", test_fraction=0.2)
+    assert data.class_names == sorted(["cane", name])
+    data.save_split(tmp_path)
+    write_table(pd.DataFrame({"path": data.catalog.paths, "site": data.catalog.paths}), tmp_path / "sites.csv")
+    write_table(pd.DataFrame({"path": [f"{name}/{name}_1.jpg"]}), tmp_path / "exclude.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert make(root, "fit", split=str(tmp_path / "split.csv"), seed=3).split == data.split
+        grouped = make(root, "fit", group_by=f"{tmp_path / 'sites.csv'}:site")
+        excluded = make(root, "fit", exclude=str(tmp_path / "exclude.csv"))
+    assert len(set(grouped.catalog.groups)) == len(grouped.catalog.paths)
+    assert excluded.excluded == {f"{name}/{name}_1.jpg"}
+    test_root = make(root, "test", test_root=str(root))
+    assert test_root.catalogs["test"].counts() == {"cane": 3, name: 5}
+
+
+@pytest.mark.parametrize("here", ["NFC", "NFD"])
+def test_names_from_a_mac_are_matched(make_tree, tmp_path, here):
+    there = {"NFC": "NFD", "NFD": "NFC"}[here]
+    root = make_tree("zoo", {normalize(here, "Füchse"): 6, "cane": 6})
+    data = make(root, "fit", test_fraction=0.2)
+    data.save_split(tmp_path)
+    split = tmp_path / "split.csv"
+    split.write_text(normalize(there, split.read_text(encoding="utf-8")), encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert make(root, "fit", split=str(split), seed=3).split == data.split
+    names = [normalize(there, f"Füchse/Füchse_{index}.jpg") for index in range(2)]
+    excluded = make(root, "fit", exclude=excluding(tmp_path, *names)).excluded
+    assert excluded == {normalize(here, name) for name in names}
+    groups = make(root, "fit", group_by=normalize(there, "Füchse_[0-3]|cane_[45]")).catalog.groups
+    assert (groups >= 0).sum() == 6
+
+
+# ---------------------------------------------------------------- classes that are missing in a split
+
+
+def test_a_class_without_validation_images_is_named(make_tree):
+    root = make_tree("zoo", {"cane": 10, "gatto": 1, "ragno": 1})
+    with pytest.warns(UserWarning, match=r"^2 classes have no validation images: 'gatto', 'ragno'\. Add some$"):
+        make(root, "fit")
+
+
+def test_a_class_without_training_images_in_a_split_file_is_named(make_tree, tmp_path):
+    root = make_tree("zoo", {"cane": 4, "gatto": 4})
+    make(root, "fit").save_split(tmp_path)
+    text = (tmp_path / "split.csv").read_text()
+    (tmp_path / "split.csv").write_text(text.replace(",gatto,train", ",gatto,test"))
+    with pytest.warns(UserWarning, match=r"^1 classes have no training images: 'gatto'\. Add some$"):
+        make(root, "fit", split=str(tmp_path / "split.csv"))

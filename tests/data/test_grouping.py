@@ -114,11 +114,19 @@ def test_any_column_can_be_named(table):
     assert together(group_by(f"{table}:note", catalog())) == [picked(0, 1, 2, 3, 4)]
 
 
-def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path):
-    file = tmp_path / "places.csv"
-    rows = ["\ufeffpath,place", f'"{PATHS[5]}","lake, south"', f'"{PATHS[0]}","lake, south"', ""]
+@pytest.mark.parametrize("delimiter", [",", ";"])
+@pytest.mark.parametrize("name", ["places.csv", "PLACES.CSV"])
+def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path, name, delimiter):
+    file = tmp_path / name
+    cells = [("\ufeffpath", "place"), (PATHS[5].replace("/", "\\"), '"lake, south"'), (PATHS[0], '"lake, south"')]
+    rows = [*map(delimiter.join, cells), ""]
     file.write_bytes("\r\n".join(rows).encode())
     assert together(group_by(f"{file}:place", catalog())) == [picked(0, 5)]
+
+
+def test_a_missing_column_of_a_table_with_semicolons_is_named(tmp_path):
+    (tmp_path / "places.csv").write_text(f"path;place\n{PATHS[0]};lake\n")
+    assert "has no column 'site'; it has path, place." in refusal(f"{tmp_path}/places.csv:site")
 
 
 @pytest.mark.parametrize(

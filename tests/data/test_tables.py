@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from unicodedata import normalize
 
 import pandas as pd
 import pytest
 
-from animals_pl.data.tables import read_rows, write_table
+from animals_pl.data.tables import read_image_rows, read_rows, write_table
 from animals_pl.errors import UsageError
 
 ODD_BYTES = os.fsdecode(b"cane/\xff\xfe latin \xe9.jpg")
@@ -35,6 +37,53 @@ def test_rows_are_read_with_and_without_a_byte_order_mark(tmp_path, mark, end):
         {"path": "a.jpg", "reason": "blurred, dark"},
         {"path": "b.jpg", "reason": ""},
     ]
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_of_spreadsheets_are_read(tmp_path, delimiter, encoding):
+    file = tmp_path / "table.csv"
+    text = f'path{delimiter}"reason"\r\nü, 1.jpg{delimiter}blurred, dark\r\n'
+    file.write_bytes(text.encode(encoding))
+    assert read_rows(file, "x", "path", "reason") == [{"path": "ü, 1.jpg", "reason": "blurred, dark"}]
+
+
+def test_commas_come_first(tmp_path):
+    (tmp_path / "table.csv").write_text("path,a;b\n1;2.jpg,3\n")
+    assert read_rows(tmp_path / "table.csv", "x", "path") == [{"path": "1;2.jpg", "a;b": "3"}]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "cane/ü 1.jpg",
+        "./cane//ü 1.jpg",
+        normalize("NFD", "cane/ü 1.jpg"),
+        "cane\\ü 1.jpg",
+        "ROOT/cane/ü 1.jpg",
+        "LINK/cane/ü 1.jpg",
+        "ROOT\\cane\\" + normalize("NFD", "ü 1.jpg"),
+        "set/cane/ü 1.jpg",
+        "cane/ü 1.jpg".encode("cp1252").decode(errors="surrogateescape"),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("through", ["set", "link"])
+def test_paths_are_those_of_the_dataset(tmp_path, monkeypatch, written, form, through):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "link").symlink_to("set")
+    here = normalize(form, "cane/ü 1.jpg")
+    written = written.replace("ROOT", str(tmp_path / "set")).replace("LINK", str(tmp_path / "link"))
+    write_table(pd.DataFrame({"path": [written, "", "cane/other.jpg"]}), tmp_path / "table.csv")
+    monkeypatch.chdir(tmp_path)
+    rows = read_image_rows(Path("table.csv"), "x", Path(through), ["cane/1.jpg", here])
+    assert [row["path"] for row in rows] == [here, "", "cane/other.jpg"]
+
+
+def test_the_exact_path_comes_first(tmp_path):
+    known = [normalize(form, "a/ü.jpg") for form in ("NFC", "NFD")] + ["a\\b.jpg", "a/b.jpg", ODD_BYTES]
+    write_table(pd.DataFrame({"path": known}), tmp_path / "table.csv")
+    assert [row["path"] for row in read_image_rows(tmp_path / "table.csv", "x", tmp_path, known)] == known
 
 
 @pytest.mark.parametrize("content", [b"", b"path,reason\n"])
@@ -101,7 +150,11 @@ def test_rows_of_any_length_have_the_columns_of_the_first_line(tmp_path):
     assert read_rows(file, "x") == [{"path": "short", "reason": ""}, {"path": "long", "reason": "why"}]
 
 
-@pytest.mark.parametrize("content", ["path\n1.jpg\n".encode("utf-16"), b"\xff\xd8\xff\xe0\x00\x10JFIF\x00"])
+@pytest.mark.parametrize(
+    "content",
+    ["path\n1.jpg\n".encode("utf-16-le"), b"\xff\xfepath\n", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00"],
+    ids=["UTF-16 without a mark", "half a character", "JPEG"],
+)
 def test_what_is_no_text_is_refused(tmp_path, content):
     file = tmp_path / "table.csv"
     file.write_bytes(content)

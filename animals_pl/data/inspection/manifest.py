@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import posixpath
 import sys
 import time
 import warnings
@@ -21,7 +22,7 @@ from typing import get_type_hints
 import numpy as np
 import pandas as pd
 
-from animals_pl.data.catalog import Catalog, scan_folder
+from animals_pl.data.catalog import SPLIT_FOLDERS, Catalog, scan_folder, splits_of_folders
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import duplicate_groups
 from animals_pl.data.inspection.image_facts import ImageFacts, inspect
@@ -189,16 +190,25 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
         raise UsageError(f"{argument}={str(source)!r} {fault}. Run prepare again, or pass a folder.") from error
     if table.empty:
         raise UsageError(f"{argument}={str(source)!r} lists no images. Pass another manifest, or a folder.")
-    gone = [path for path in table["path"] if not (source.parent / path).exists()]
+    gone = [path for path in table["path"] if not os.path.lexists(source.parent / path)]
     if gone:
         raise UsageError(
             f"{argument}={str(source)!r} lists {len(gone)} images that no longer exist (first: {gone[0]}). "
             "Run prepare again, or pass the folder."
         )
     class_names, labels = np.unique(table["label"].to_numpy(dtype=str), return_inverse=True)
-    # Without what is before the class folder in every path, paths equal those of a scan.
-    prefixes = {path.partition(f"{label}/")[0] for path, label in zip(table["path"], table["label"], strict=True)}
-    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    prefix, split_folders = _layout(table)
     paths = [path.removeprefix(prefix) for path in table["path"]]
     root = Path(os.path.normpath(source.parent.resolve() / prefix))
-    return Catalog(root, class_names.tolist(), paths, labels.astype(np.int64))
+    return Catalog(root, class_names.tolist(), paths, labels.astype(np.int64), split_folders=split_folders)
+
+
+def _layout(table: pd.DataFrame) -> tuple[str, dict[str, str]]:
+    """Part of every path before the class or split folder, and the split folders. Paths then equal those of a scan."""
+    rows = zip(table["path"], table["label"], strict=True)
+    above = {f"/{path}".partition(f"/{label}/")[0].removeprefix("/") for path, label in rows}
+    names, parents = set(map(posixpath.basename, above)), set(map(posixpath.dirname, above))
+    is_divided = len(names) > 1 and len(parents) == 1 and {name.lower() for name in names} <= SPLIT_FOLDERS.keys()
+    above = parents if is_divided else above
+    folder = above.pop() if len(above) == 1 else ""
+    return f"{folder}/" if folder else "", splits_of_folders(names) if is_divided else {}

@@ -16,6 +16,7 @@ from animals_pl.data.catalog import (
     ANIMALS10,
     ANIMALS10_COUNTS,
     RAW,
+    Catalog,
     display_name,
     english_name,
     find_images,
@@ -73,9 +74,11 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     print(f"images            {_printable(f'{root}{link}')}")
     print(f"manifest          {_printable(str(manifest))}")
     print(f"scan              {found}")
+    if catalog.split_folders:
+        print(f"split             folders {', '.join(catalog.split_folders)}")
     _print_faults(found.manifest)
     _print_classes(counts, {} if source == "practice" else _known_counts(counts))
-    _print_next(root, "quickstart" if source == "practice" else "mobilenetv3_small_frozen")
+    _print_next(catalog, "quickstart" if source == "practice" else "mobilenetv3_small_frozen")
 
 
 def _provide(source: str, output: Path, count: int, seed: int) -> Path:
@@ -236,10 +239,12 @@ def _warn(what: str, class_names: list[str]) -> None:
         print(f"\nwarning: {what}: {_printable(', '.join(map(display_name, class_names)))}")
 
 
-def _print_next(root: Path, configuration: str) -> None:
-    place = shlex.quote(str(root))
-    is_default = root in (Path(PRACTICE_ROOT), Path(ANIMALS10_ROOT) / RAW)  # as in the configurations
+def _print_next(catalog: Catalog, configuration: str) -> None:
+    place = shlex.quote(str(catalog.root))
+    is_default = catalog.root in (Path(PRACTICE_ROOT), Path(ANIMALS10_ROOT) / RAW)  # as in the configurations
     option = "" if is_default else f" --data.root {place}"
+    if catalog.split_folders:
+        option += " --data.val_fraction null --data.test_fraction null"
     print("\nnext:")
     print(f"  python -m animals_pl analyze {place}")
     print(f"  python -m animals_pl fit --config configs/{configuration}.yaml{option}")

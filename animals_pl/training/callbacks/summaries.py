@@ -119,12 +119,14 @@ def _short_path(path: str) -> str:
 def _data_rows(data: AnimalsDataModule, trainer: L.Trainer) -> dict[str, str]:
     counts = {split: len(catalog.paths) for split, catalog in data.catalogs.items()}
     sizes = dict.fromkeys(map(data.size_schedule, range(max(1, trainer.max_epochs or 1))))
-    origin = f"from {data.hparams['split']}" if data.hparams["split"] else f"seed {data.hparams['seed']}"
     shared = data.catalog.groups[data.catalog.groups >= 0]
-    groups = f"{len(np.unique(shared)):,} groups of {len(shared):,} images, each in one split"
+    groups = f"{len(np.unique(shared)):,} groups of {len(shared):,} images"
+    if not data.catalog.split_folders:
+        groups += ", each in one split"
     return {
         "data": f"{data.root}: {sum(counts.values()):,} images, {len(data.class_names)} classes",
-        "split": "  ".join(f"{split} {count:,}" for split, count in counts.items() if count) + f"  ({origin})",
+        "split": "  ".join(f"{split} {count:,}" for split, count in counts.items() if count)
+        + f"  ({data.split_origin})",
         "groups": groups if len(shared) else "none",
         "images": f"{' → '.join(map(str, sizes))} px ({data.resize.rule}), batches of {data.hparams['batch_size']}, "
         f"sampling {data.hparams['sampling']}, augmentation {data.hparams['augment']}",
