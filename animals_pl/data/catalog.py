@@ -172,7 +172,8 @@ def find_root(folder: Path, class_names: Sequence[str] = ()) -> Path:
     folders = _folders(folder) if folder.is_dir() else []
     if folder / RAW in folders:
         return folder / RAW
-    if len(folders) == 1 and not _has_class(folders, class_names):
+    is_loop = len(folders) == 1 and folder.resolve().is_relative_to(folders[0].resolve())
+    if len(folders) == 1 and not is_loop and not _has_class(folders, class_names):
         inner = find_root(folders[0], class_names)
         found = _folders(inner)
         if inner != folders[0] or _has_class(found, class_names) or sum(any(_images(each)) for each in found) > 1:
