@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from animals_pl.errors import UsageError
-from animals_pl.files import wide_console
+from animals_pl.files import show
 
 INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended."""
@@ -45,6 +45,8 @@ def search(
         UsageError: The study or the images cannot be used, or the first training failed.
         SystemExit: The search was interrupted; the code is 130.
     """
+    if trials < 1:
+        raise UsageError(f"trials={trials} is too small. Choose 1 or more.")
     try:
         import optuna
     except ImportError as error:
@@ -66,7 +68,7 @@ def search(
         print("interrupted; the same command continues the search", file=sys.stderr)
         interrupted = True
     if best := state.best_first():
-        wide_console().print(trial_table(plan, best))
+        show(trial_table(plan, best))
         confirmation = write_results(state, best[0])
         print(
             f"The best of {len(state.finished())} trials is an optimistic estimate. Confirm it on other folds:\n"
