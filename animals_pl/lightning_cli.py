@@ -209,13 +209,13 @@ def _with_config_text(option: str) -> str:
     if name not in CONFIG or not Path(value).is_file():
         return option
     try:
-        text = Path(value).read_text(encoding="utf-8-sig")
-        if not isinstance(yaml.safe_load(text), dict):
+        settings = yaml.safe_load(Path(value).read_text(encoding="utf-8-sig"))
+        if not isinstance(settings, dict):
             raise UsageError(f"config={value!r} has no keys such as 'data:'. Pass a configuration file.")
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = one_line(error).replace(' in "<unicode string>",', "")
         raise UsageError(f"config={value!r} cannot be read: {reason}. Save it as YAML in UTF-8.") from error
-    return f"{name}={text}"
+    return f"{name}={yaml.safe_dump(settings, width=float('inf'))}"  # other characters than ASCII are escaped
 
 
 def _dump_config(parser: LightningArgumentParser, config: Namespace, tuned: dict[str, float]) -> str:

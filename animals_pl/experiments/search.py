@@ -69,12 +69,9 @@ def search(
         interrupted = True
     if best := state.best_first():
         show(trial_table(plan, best))
-        confirmation = write_results(state, best[0])
-        print(
-            f"The best of {len(state.finished())} trials is an optimistic estimate. Confirm it on other folds:\n"
-            f"  python -m animals_pl cross-validate {shlex.quote(str(confirmation))} "
-            f"--root {shlex.quote(root)} --seed {seed + 1}"
-        )
+        confirmation = shlex.quote(str(write_results(state, best[0])))
+        print(f"The best of {len(state.finished())} trials is an optimistic estimate. Confirm it on other folds:")
+        print(f"  python -m animals_pl cross-validate {confirmation} --root {shlex.quote(root)} --seed {seed + 1}")
     else:
         print("no trial is complete yet; the same command continues the search", file=sys.stderr)
     if interrupted:
