@@ -52,7 +52,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
             else:
                 partial.replace(target)
         except OSError as error:
-            if error.filename in (None, str(partial)):  # a full disk names no file
+            if error.errno and error.filename in (None, str(partial)):  # a full disk names no file
                 error.filename = str(file)
             raise
         finally:

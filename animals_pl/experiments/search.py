@@ -6,9 +6,13 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from animals_pl.errors import UsageError
 from animals_pl.files import show
+
+if TYPE_CHECKING:
+    from animals_pl.experiments.trials import Trials
 
 INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended."""
@@ -60,13 +64,7 @@ def search(
     plan = replace(plan, study=plan.study.override(weights, net))
     tuned_config(plan, Path(root).resolve(), dict.fromkeys(plan.space, "?"))  # fails now if the file cannot be edited
     state = Trials(plan, prepare_folds(plan.study, Path(root), folds, seed, Path(output)), seed)
-    interrupted = False
-    try:
-        while len(state.finished()) < trials:
-            state.run_next(trials)
-    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
-        print("interrupted; the same command continues the search", file=sys.stderr)
-        interrupted = True
+    interrupted = _run_trials(state, trials)
     if best := state.best_first():
         show(trial_table(plan, best))
         confirmation = shlex.quote(str(write_results(state, best[0])))
@@ -76,3 +74,14 @@ def search(
         print("no trial is complete yet; the same command continues the search", file=sys.stderr)
     if interrupted:
         raise SystemExit(INTERRUPTED)
+
+
+def _run_trials(state: Trials, trials: int) -> bool:
+    """Run trials until there are enough; return whether Ctrl-C ended them."""
+    try:
+        while len(state.finished()) < trials:
+            state.run_next(trials)
+    except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
+        print("interrupted; the same command continues the search", file=sys.stderr)
+        return True
+    return False
