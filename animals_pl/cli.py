@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from animals_pl.arguments import call_function
 from animals_pl.errors import UsageError, did_you_mean, one_line
+from animals_pl.files import cache_dir
 
 LIGHTNING = "animals_pl.lightning_cli:run"
 
@@ -86,6 +87,7 @@ def main(args: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # escape what its encoding does not have, such as → in cp1252
             stream.reconfigure(errors="backslashreplace")
+    _keep_libraries_from_the_home_folder()
     try:
         try:
             return _run(args)
@@ -105,6 +107,13 @@ def main(args: Sequence[str] | None = None) -> int:
     with suppress(BrokenPipeError):
         print(f"animals_pl {args[0]}: {message}", file=sys.stderr)
     return code
+
+
+def _keep_libraries_from_the_home_folder() -> None:
+    """Give libraries another cache if there is no home folder: they would create a folder called ``~`` here."""
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.expanduser raises instead
+        for name in ("HF_HOME", "MPLCONFIGDIR", "TORCH_HOME"):
+            os.environ.setdefault(name, str(cache_dir() / name.lower()))
 
 
 def _run(args: list[str]) -> int:

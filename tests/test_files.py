@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from rich.table import Table
 
+from animals_pl.cli import main
 from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write, cache_dir, require_writable, show
 
@@ -105,17 +106,20 @@ def test_a_check_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_user_without_a_home_folder_has_no_cache(monkeypatch):
+def test_a_user_without_a_home_folder_has_no_cache(monkeypatch, capsys):
     def unknown(uid: int) -> None:
         raise KeyError(uid)
 
-    for name in ("HOME", "ANIMALS_PL_CACHE", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
+    libraries = ("HF_HOME", "MPLCONFIGDIR", "TORCH_HOME")
+    for name in ("HOME", "ANIMALS_PL_CACHE", "XDG_CACHE_HOME", *libraries):
+        monkeypatch.setenv(name, "")  # so that it is restored
+        monkeypatch.delenv(name)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     with pytest.warns(UserWarning, match="no home folder. Set ANIMALS_PL_CACHE"):
-        folder = cache_dir()
+        assert main(["--help"]) == 0
+    folder = cache_dir()
     assert folder.is_dir()
-    assert cache_dir() == folder
+    assert {Path(os.environ[name]).parent for name in libraries} == {folder}
 
 
 def test_cells_are_shown_as_they_are(capsys):

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "deploy": LOWER | {"training"},
     "lightning_cli": LOWER | {"training", "reports", "deploy", "arguments"},
     "experiments": LOWER | {"training", "reports", "deploy", "lightning_cli"},
-    "cli": {"errors", "arguments"},
+    "cli": {"errors", "files", "arguments"},
     "__main__": {"cli"},
 }
 """Room → the other rooms that it may import."""
