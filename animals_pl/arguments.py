@@ -11,6 +11,9 @@ from animals_pl.errors import UsageError, explain_argument_error
 FLAG_VALUES = {"true", "false", "yes", "no", "null"}
 """Words that are taken as the value of the flag before them."""
 
+SHORT = {"-h", "-c"}
+"""Options with a single dash: --help and --config."""
+
 VALUELESS = {"-h", "--help", "--print_config"}
 """Options without a value."""
 
@@ -21,53 +24,65 @@ def boolean_options(function: Callable[..., object], prefix: str = "") -> set[st
     return {f"{prefix}{parameter.name}" for parameter in parameters if "bool" in str(parameter.annotation)}
 
 
-def normalise(args: Sequence[str], positional: str = "", flags: Collection[str] = ()) -> list[str]:
-    """Rewrite arguments as ``--name value`` pairs: flags get a value, positional arguments the name of their option.
+def normalise(
+    args: Sequence[str], positional: str = "", flags: Collection[str] = ()
+) -> tuple[list[str], dict[str, str | list[str]]]:
+    """Split arguments into ``--name=value`` options, for the parser, and positional arguments, which are data.
 
-    Positional arguments may appear anywhere. Every other option is followed by exactly one value.
+    The parser reads values of options as YAML. Positional arguments do not pass through it: any text is a path. They
+    may appear anywhere; after ``--`` everything is positional. Every option is followed by exactly one value.
 
     Args:
         args: The arguments after the verb.
         positional: Option that receives positional arguments; a trailing ``*`` accepts several. Empty: none allowed.
         flags: Options that mean ``true`` without a value.
 
+    Returns:
+        The options, and the value of the positional option by its name.
+
     Raises:
         UsageError: Too many positional arguments.
 
     Example:
         >>> normalise(["--compile", "--name", "a"], flags={"compile"})
-        ['--compile', 'true', '--name', 'a']
+        (['--compile=true', '--name=a'], {})
         >>> normalise(["--seed", "1", "STUDY"], "study")
-        ['--study=STUDY', '--seed', '1']
+        (['--seed=1'], {'study': 'STUDY'})
     """
     options: list[str] = []
     values: list[str] = []
     rest = list(args)
     while rest:
         arg = rest.pop(0)
+        if arg == "--":
+            values += rest
+            break
         if not arg.startswith("-") or arg == "-":
             values.append(arg)
-            continue
-        options.append(arg)
-        if arg in VALUELESS or arg.startswith("--print_config=") or "=" in arg:
-            continue
-        if arg.removeprefix("--") in flags and (
-            not rest or (rest[0].lower() not in FLAG_VALUES and not rest[0].isdigit())
-        ):
-            options.append("true")
-        elif rest:
-            options.append(rest.pop(0))
-    return [*_positional_options(values, positional), *options]
+        elif not arg.startswith("--") and arg.partition("=")[0] not in SHORT:
+            raise UsageError(
+                f"unknown option {arg!r}; a path that starts with '-' is written as './{arg}' or after '--'"
+            )
+        elif arg in VALUELESS or "=" in arg:
+            options.append(arg)
+        elif arg.removeprefix("--") in flags and not (rest and (rest[0].lower() in FLAG_VALUES or rest[0].isdigit())):
+            options.append(f"{arg}=true")
+        elif rest and not rest[0].startswith("--"):
+            options.append(f"{arg}={rest.pop(0)}")
+        else:
+            options.append(arg)  # the parser says that its value is missing
+    return options, _positional_option(values, positional, options)
 
 
-def _positional_options(values: list[str], positional: str) -> list[str]:
+def _positional_option(values: list[str], positional: str, options: list[str]) -> dict[str, str | list[str]]:
+    name = positional.removesuffix("*")
     if not values:
-        return []
-    if positional.endswith("*"):
-        return [f"--{positional[:-1]}={values!r}"]
-    if not positional or len(values) > 1:
+        return {}
+    if not positional or (len(values) > 1 and name == positional):
         raise UsageError(f"unexpected argument {values[-1]!r}; options are written as --name value, see --help")
-    return [f"--{positional}={values[0]}"]
+    if any(option.partition("=")[0] == f"--{name}" for option in options):
+        raise UsageError(f"--{name} and {values[0]!r} are the same argument. Pass one of them.")
+    return {name: values[0] if name == positional else values}
 
 
 def call_function(function: Callable[..., object], verb: str, args: Sequence[str], positional: str = "") -> None:
@@ -85,8 +100,10 @@ def call_function(function: Callable[..., object], verb: str, args: Sequence[str
 
     parser = ArgumentParser(prog=f"python -m animals_pl {verb}", exit_on_error=False)
     parser.add_function_arguments(function)
+    options, values = normalise(args, positional, boolean_options(function))
+    parser.set_defaults(values)
     try:
-        options = parser.parse_args(normalise(args, positional, boolean_options(function)))
+        config = parser.parse_args(options)
     except argparse.ArgumentError as error:
         raise UsageError(explain_argument_error(error, list(parser.get_defaults().keys()))) from error
-    function(**options)
+    function(**config)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from animals_pl.arguments import call_function
 from animals_pl.errors import UsageError, did_you_mean, one_line
+from animals_pl.files import cache_dir
 
 LIGHTNING = "animals_pl.lightning_cli:run"
+
+WRONG_USE, INTERRUPTED = 2, 130
+"""Exit codes."""
+
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
+"""Errors of a disk or of permissions, which are no bugs: their text and file name say what to do."""
 
 
 class Verb(NamedTuple):
@@ -70,26 +80,54 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one verb, by default that of the process's command line.
 
     Returns:
-        The exit code: 0, or 2 for wrong use, which is explained on the last line of standard error.
+        The exit code: 0, 2 for wrong use or a machine that refuses (a full disk), which is explained on the last line
+        of standard error, or 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if args is None else args)
-    if not args or args[0] in {"-h", "--help", "help"}:
-        print(usage())
-        return 0 if args else 2
-    name = args[0]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # escape what its encoding does not have, such as → in cp1252
+            stream.reconfigure(errors="backslashreplace")
+    _keep_libraries_from_the_home_folder()
     try:
-        if name not in VERBS:
-            raise UsageError(f"unknown verb {name!r}; {did_you_mean(name, VERBS)}choose one of {', '.join(VERBS)}")
-        verb = VERBS[name]
-        module, _, function_name = verb.function.partition(":")
-        function = getattr(importlib.import_module(module), function_name)
-        if verb.function == LIGHTNING:
-            function(args, positional=verb.positional)
-        else:
-            call_function(function, name, args[1:], verb.positional)
+        try:
+            return _run(args)
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:  # reader closed the pipe (e.g. head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        message, code = "interrupted", INTERRUPTED
     except UsageError as error:
-        print(f"animals_pl {name}: error: {one_line(error)}", file=sys.stderr)
-        return 2
+        message, code = f"error: {one_line(error)}", WRONG_USE
+    except OSError as error:
+        if error.errno not in MACHINE_ERRORS:
+            raise
+        message, code = f"error: {error.strerror}: {error.filename!r}", WRONG_USE
+    with suppress(BrokenPipeError):
+        print(f"animals_pl {args[0]}: {message}", file=sys.stderr)
+    return code
+
+
+def _keep_libraries_from_the_home_folder() -> None:
+    """Give libraries another cache if there is no home folder: they would create a folder called ``~`` here."""
+    if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.expanduser raises instead
+        for name in ("HF_HOME", "MPLCONFIGDIR", "TORCH_HOME"):
+            os.environ.setdefault(name, str(cache_dir() / name.lower()))
+
+
+def _run(args: list[str]) -> int:
+    if not args or args[0] in {"-h", "--help", "help"}:
+        print(usage())
+        return 0 if args else WRONG_USE
+    name = args[0]
+    if name not in VERBS:
+        raise UsageError(f"unknown verb {name!r}; {did_you_mean(name, VERBS)}choose one of {', '.join(VERBS)}")
+    verb = VERBS[name]
+    module, _, function_name = verb.function.partition(":")
+    function = getattr(importlib.import_module(module), function_name)
+    if verb.function == LIGHTNING:
+        function(args, positional=verb.positional)
+    else:
+        call_function(function, name, args[1:], verb.positional)
     return 0

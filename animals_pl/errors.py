@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 
 class UsageError(ValueError):
@@ -41,10 +41,11 @@ def one_line(error: BaseException) -> str:
 _UNKNOWN_KEY = re.compile(
     r"unrecognized arguments: --([\w.+]+)|does not accept option '([\w.]+)'|[Kk]ey ['\"]?([\w.]+)['\"]? is not expected"
 )
-_WRONG_VALUE = re.compile(r'Parser key "([\w.]+)": Expected an? (.+?)\. Got value: (.*)')
-_WRONG_UNION = re.compile(r'Parser key "([\w.]+)": Does not validate .*?Subtypes: \[(.+)\] Errors: .*Given value: (.*)')
-_WRONG_NUMBER = re.compile(r'Parser key "([\w.]+)": Not of type \w+: (\S+) does not conform to restriction v(.+)')
+_NOT_ACCEPTED = re.compile(r"Option '(\w+)' is not accepted")
 _MISSING = re.compile(r"the following arguments are required: (.+)")
+_KEY = r'Parser key "([\w.]+)":'
+_WRONG_VALUE = re.compile(_KEY + r" Expected an? (.+?)\. Got value: (.*)")
+_WRONG_UNION = re.compile(_KEY + r" .*?Does not validate .*?Subtypes: \[(.+)\] Errors: .*Given value: (.*)")
 
 
 def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
@@ -58,16 +59,9 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
         return f"{name!r} is from animals_pl 0.1. {now}; see CHANGELOG.md."
     if found:
         return f"unknown key {wrong!r}; " + (did_you_mean(wrong, known, cutoff=0.5).strip() or "see --help")
-    if found := _WRONG_VALUE.search(message) or _WRONG_UNION.search(message):
-        key, expected, value = found.groups()
-        expected = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", expected)
-        expected = re.sub(r"<class '(\w+)'>", r"\1", expected).replace("NoneType", "null")
-        return f"{key}={value} is invalid; expected {expected}"
-    if found := _WRONG_NUMBER.search(message):
-        key, value, restriction = found.groups()
-        return f"{key}={value} is out of range; choose a value {restriction}"
-    if found := _MISSING.search(message):
-        return f"--{found.group(1)} is missing; see --help"
+    for pattern, explain in _EXPLANATIONS.items():
+        if found := pattern.search(message):
+            return explain(*found.groups())
     return message
 
 
@@ -75,3 +69,47 @@ def _old_name(text: str) -> str:
     """The first name of animals_pl 0.1 in a text."""
     words = set(re.findall(r"\w+", text))
     return next((name for name in RENAMED_IN_0_2 if name in words), "")
+
+
+def _wrong_type(key: str, expected: str, value: str) -> str:
+    expected = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", expected)
+    expected = re.sub(r"<class '([\w.]+)'>", r"\1", expected).replace("NoneType", "null")
+    expected = re.sub(r"\b[a-z_]\w*\.(?=[a-zA-Z_])", "", expected)  # modules
+    if re.search(r"\blist\b", expected) and not value.startswith("["):
+        expected += f"; a list is written as '[{value}]'"
+    return f"{key}={'null' if value == 'None' else value} is invalid; expected {expected}"
+
+
+def _wrong_class_argument(key: str, class_path: str, fault: str) -> str:
+    """Explain a wrong argument of a class in the configuration, such as a callback."""
+    name = class_path.rpartition(".")[2]
+    if found := _MISSING.search(fault):
+        return f"{key}: {name} needs {found.group(1)}; pass --{key}.{found.group(1).partition(',')[0]} VALUE"
+    if found := _NOT_ACCEPTED.search(fault):
+        return f"{key}: {name} has no argument {found.group(1)!r}; see --{key}.help {name}"
+    if found := _WRONG_VALUE.search(fault) or _WRONG_UNION.search(fault):
+        return _wrong_type(f"{key}.{found.group(1)}", *found.groups()[1:])
+    return f"{key}: {name}: {fault}"
+
+
+_EXPLANATIONS: dict[re.Pattern[str], Callable[..., str]] = {
+    re.compile(_KEY + r".*? Problem with given class_path '([\w.]+)': (.*?)(?: - |  Given value|$)"): (
+        _wrong_class_argument
+    ),
+    re.compile(_KEY + r".* Expected a dot import path string: (\S+)"): (
+        lambda key, value: f"{key}={value} is unknown; pass the name or the import path of a class"
+    ),
+    re.compile(_KEY + r" (?:Unable to load config|File does not exist:|Path is not a file:) '(.*?)'"): (
+        lambda key, value: f"{key}={value!r} is not a configuration file"
+    ),
+    _WRONG_VALUE: _wrong_type,
+    _WRONG_UNION: _wrong_type,
+    re.compile(_KEY + r" Not of type \w+: invalid literal for int\(\) with base 10: '(.*)'"): (
+        lambda key, value: _wrong_type(key, "int", value)
+    ),
+    re.compile(_KEY + r" Not of type \w+: (\S+) does not conform to restriction v(.+)"): (
+        lambda key, value, restriction: f"{key}={value} is out of range; choose a value {restriction}"
+    ),
+    _MISSING: lambda names: f"--{names} is missing; see --help",
+}
+"""Pattern of a message of jsonargparse → what it means, from the groups of the pattern. The first match counts."""

@@ -1,15 +1,24 @@
-"""Files: atomic writes, the cache folder, progress bars. Standard library and rich only."""
+"""Files and the console: output files, the cache folder, tables, progress bars. Standard library and rich only."""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import stat
+import sys
+import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track as rich_track
+from rich.table import Table
 
 from animals_pl.errors import UsageError
 
@@ -18,9 +27,10 @@ Item = TypeVar("Item")
 
 @contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to ``file`` on success, remove it on failure.
+    """Yield a temporary path; move it to ``file`` on success, remove it on failure.
 
-    Readers see the old file or the new one, never a partial one. The folder is created if needed.
+    Readers see the old file or the new one, never a partial one. The folder is created if needed. If ``file`` is a
+    link, the file that it points to is replaced. A pipe or a device receives the content at the end.
 
     Example:
         >>> import tempfile
@@ -30,36 +40,133 @@ def atomic_write(file: Path) -> Iterator[Path]:
         >>> target.read_text()
         '1 2 3'
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    stream = is_stream(file)
+    target = Path(os.path.realpath(file))
+    with tempfile.TemporaryDirectory() if stream else nullcontext(target.parent) as folder:
+        partial = Path(folder) / f"{target.name[:50]}.{os.getpid()}.partial"
+        try:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            if stream:
+                _copy(partial, file)
+            else:
+                partial.replace(target)
+        except OSError as error:
+            if error.errno and error.filename in (None, str(partial)):  # a full disk names no file
+                error.filename = str(file)
+            raise
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def is_stream(file: Path) -> bool:
+    """Whether a path is a pipe, a device, or a file that is the process's standard output."""
     try:
-        yield partial
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+        mode = file.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or is_stdout(file)
 
 
-def cache_dir() -> Path:
-    """Cache folder: ``$ANIMALS_PL_CACHE``, or ``animals_pl`` in the user's cache folder."""
-    named = os.environ.get("ANIMALS_PL_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "animals_pl"
+def is_stdout(file: Path) -> bool:
+    """Whether a path, such as /dev/stdout, is the process's standard output."""
+    with suppress(OSError):
+        return os.path.samestat(file.stat(), os.fstat(1))
+    return False
+
+
+def message_stream(file: Path) -> TextIO:
+    """Where to print about an output file: standard error if the file is standard output."""
+    return sys.stderr if is_stdout(file) else sys.stdout
+
+
+def _copy(source: Path, stream: Path) -> None:
+    sys.stdout.flush()
+    # Opening /dev/stdout anew would overwrite what has been written to it, if it is a file.
+    opened = os.fdopen(os.dup(1), "wb") if is_stdout(stream) else stream.open("wb")
+    with source.open("rb") as content, opened as output:
+        shutil.copyfileobj(content, output)
+
+
+def require_writable(path: Path, argument: str = "output", *, folder: bool = False) -> None:
+    """Check that a file or a folder can be written, before the work starts.
+
+    Raises:
+        UsageError: A file is a folder or the reverse, something above it is a file, or writing is not permitted.
+    """
+    target = Path(os.path.realpath(path))
+    existing = next(place for place in (target, *target.parents) if os.access(place, os.F_OK))
+    fault = ""
+    if is_stream(path):
+        fault = "" if not folder and os.access(path, os.W_OK) else "cannot be written"
+    elif existing == target and target.is_dir() != folder:
+        fault = "is a file" if folder else "is a folder"
+    elif existing != target and not existing.is_dir():
+        fault = f"cannot be created: {str(existing)!r} is a file"
+    elif existing == target and not os.access(target, os.W_OK):
+        fault = "is not writable"
+    else:
+        try:
+            with tempfile.TemporaryFile(dir=existing if existing.is_dir() else existing.parent):
+                pass
+        except OSError as error:
+            fault = f"cannot be written ({error.strerror})"
+    if fault:
+        raise UsageError(f"{argument}={str(path)!r} {fault}. Choose another {argument}.")
 
 
 def require_empty(folder: Path) -> None:
-    """Raise UsageError unless an output folder is new or empty."""
+    """Raise UsageError unless an output folder is new or empty, and can be written."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"output={str(folder)!r} exists and is not an empty folder. Choose another folder.")
+    require_writable(folder, folder=True)
 
 
-def wide_console(width: int = 130) -> Console:
-    """Console of standard output: as wide as the terminal or ``COLUMNS``, else ``width`` (rich's default is 80)."""
-    console = Console(highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=width, highlight=False)
+def cache_dir() -> Path:
+    """Cache folder: ``$ANIMALS_PL_CACHE``, or ``animals_pl`` in the user's cache folder.
+
+    A user without a home folder has none; a temporary folder is used, with a warning.
+    """
+    named = os.environ.get("ANIMALS_PL_CACHE")
+    if named:
+        return Path(named)
+    user_cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(user_cache or Path.home() / ".cache") / "animals_pl"
+    except RuntimeError:  # neither HOME nor an entry in the user database
+        return _temporary_cache()
 
 
-def track(
-    items: Iterable[Item], description: str, total: int | None = None, console: Console | None = None
-) -> Iterable[Item]:
-    """Iterate with a progress bar (by default on standard error), shown on terminals only and removed at the end."""
-    console = console or Console(stderr=True)
-    return rich_track(items, description, total, console=console, transient=True, disable=not console.is_terminal)
+@cache
+def _temporary_cache() -> Path:
+    """Folder that is removed when the process ends."""
+    warnings.warn(
+        "no results are cached: this user has no home folder. Set ANIMALS_PL_CACHE to a writable folder.", stacklevel=3
+    )
+    folder = Path(tempfile.mkdtemp(prefix="animals_pl-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def screen_width(default: int = 130) -> int:
+    """Columns of the terminal, or ``COLUMNS``, else ``default``."""
+    return shutil.get_terminal_size((default, 25)).columns
+
+
+def show(table: Table, width: int | None = None) -> None:
+    """Print a table, with the text of its cells as it is: brackets are not markup. Other text: ``print``.
+
+    Both appear above a progress bar, if there is one.
+    """
+    console = Console(width=width or screen_width(), markup=False, emoji=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    print(capture.get(), end="")
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
+    """Iterate with a progress bar on standard error, shown on terminals only and removed at the end."""
+    console = Console(stderr=True)
+    return rich_track(
+        items, escape(description), total, console=console, transient=True, disable=not console.is_terminal
+    )

@@ -6,24 +6,25 @@ The only private name of Lightning used in this project is ``LightningCLI._parse
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from jsonargparse import Namespace
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from rich import get_console
 
 from animals_pl import __version__
 from animals_pl.arguments import boolean_options, normalise
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
-from animals_pl.errors import UsageError, explain_argument_error
+from animals_pl.errors import UsageError, explain_argument_error, one_line
+from animals_pl.files import message_stream
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_left_out
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
@@ -41,11 +42,15 @@ class AnimalsCLI(LightningCLI):
     Args:
         args: The command line: verb and options.
         callbacks: Callbacks in addition to those of the configuration.
+        values: Settings by name, such as positional arguments, that are not parsed.
     """
 
-    def __init__(self, args: list[str], callbacks: Sequence[L.Callback] = ()) -> None:
+    def __init__(
+        self, args: list[str], callbacks: Sequence[L.Callback] = (), values: Mapping[str, Any] | None = None
+    ) -> None:
         self.run: Run | None = None
         """The run of ``fit``."""
+        self._values = values or {}
         self._more_callbacks = list(callbacks)
         self._verb = args[0]
         super().__init__(
@@ -78,8 +83,11 @@ class AnimalsCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; with ``--ckpt_path``, settings that are not given are taken from the checkpoint."""
-        verb, options = args[0], list(args[1:])
+        verb = args[0]
         self.config = self._parse(parser, args)
+        seed = self.config[verb].seed_everything
+        if not isinstance(seed, bool) and not 0 <= seed < 2**32:
+            raise UsageError(f"seed_everything={seed} is out of range; choose a value from 0 to {2**32 - 1}")
         ckpt_path = self.config[verb].ckpt_path
         if ckpt_path is None:
             if verb != "fit":
@@ -90,9 +98,11 @@ class AnimalsCLI(LightningCLI):
         split = Path(ckpt_path).parent / "split.csv"
         if split.is_file():  # it contains the result of grouping and exclusion
             settings["data"] |= {"split": str(split), "group_by": None, "exclude": None}
-        # Passed first, so that the user's configuration files and options override it.
-        # As JSON, because YAML reads a class called 1e3 as a number.
-        self.config = self._parse(parser, [verb, f"--config={json.dumps(settings)}", *options])
+        # Defaults: the user's configuration files and options override them.
+        self._verb_parser.set_defaults(
+            {f"{key}.{name}": settings[key][name] for key in settings for name in settings[key]}
+        )
+        self.config = self._parse(parser, args)
         config = self.config[verb]
         if split.is_file() and config.data.split is None:
             config.data.split = str(split)
@@ -107,13 +117,13 @@ class AnimalsCLI(LightningCLI):
 
     def _parse(self, parser: LightningArgumentParser, args: list[str]) -> Namespace:
         try:
-            return parser.parse_args(args)
+            config = parser.parse_args(args)
         except argparse.ArgumentError as error:
             message = explain_argument_error(error, list(self._verb_parser.get_defaults().keys()))
-            for flag in ("--config", "-c"):  # the YAML parser does not know which file it was reading
-                if flag in args[:-1]:
-                    message = message.replace("<unicode string>", args[args.index(flag) + 1])
             raise UsageError(message) from error
+        for key, value in self._values.items():
+            config[f"{self._verb}.{key}"] = value
+        return config
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: ``parse_arguments`` has applied the checkpoint's settings already."""
@@ -139,7 +149,7 @@ class AnimalsCLI(LightningCLI):
             callbacks.append(PredictionWriter(Path(config.output), config.top_k))
             options["devices"] = 1  # several processes would write the same file
         else:
-            callbacks.append(EvaluationSummary(self.datamodule, get_console()))
+            callbacks.append(EvaluationSummary(self.datamodule))
         return make_trainer(callbacks, **options)
 
     def fit(self, **kwargs: Any) -> None:
@@ -158,11 +168,13 @@ class AnimalsCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Predict and print where the result is."""
         self.trainer.predict(**kwargs | {"return_predictions": False})
-        console, config = get_console(), self.config_init[self.subcommand]
-        print_left_out(self.datamodule, console)
-        count = len(self.datamodule.catalogs["predict"].paths)
-        console.print(f"{count} predictions written to {config.output}", highlight=False)
+        output = self.config_init[self.subcommand].output
+        with redirect_stdout(message_stream(Path(output))):
+            print_left_out(self.datamodule)
+            print(f"{len(self.datamodule.catalogs['predict'].paths)} predictions written to {output}")
 
+
+CONFIG = ("--config", "-c")
 
 FLAGS = {
     "cache_features",
@@ -187,7 +199,23 @@ def run(args: Sequence[str], callbacks: Sequence[L.Callback] = (), positional: s
         UsageError: Something in the arguments, files or folders cannot be used.
     """
     with quiet():
-        return AnimalsCLI([args[0], *normalise(args[1:], positional, FLAGS)], callbacks)
+        options, values = normalise(args[1:], positional, FLAGS)
+        return AnimalsCLI([args[0], *map(_with_config_text, options)], callbacks, values)
+
+
+def _with_config_text(option: str) -> str:
+    """Replace the path of a configuration file by its text: the parser would read it in the locale's encoding."""
+    name, _, value = option.partition("=")
+    if name not in CONFIG or not Path(value).is_file():
+        return option
+    try:
+        settings = yaml.safe_load(Path(value).read_text(encoding="utf-8-sig"))
+        if not isinstance(settings, dict):
+            raise UsageError(f"config={value!r} has no keys such as 'data:'. Pass a configuration file.")
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = one_line(error).replace(' in "<unicode string>",', "")
+        raise UsageError(f"config={value!r} cannot be read: {reason}. Save it as YAML in UTF-8.") from error
+    return f"{name}={yaml.safe_dump(settings, width=float('inf'))}"  # other characters than ASCII are escaped
 
 
 def _dump_config(parser: LightningArgumentParser, config: Namespace, tuned: dict[str, float]) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -316,6 +317,83 @@ def test_paths_may_stand_before_and_after_options_and_flags(run, tmp_path):
     assert [row["path"] for row in rows(file)] == [str(first), *map(str, others)]
 
 
+FILE_NAMES = [
+    *("a\u202fb.jpg", "a\u00a0b.jpg", "a\u200bb.jpg", "a\nb.jpg", "a\rb.jpg", "a\tb.jpg", " a ", "a\\b.jpg"),
+    *("-x.jpg", "--output", "-", "[a].jpg", "[a", "{x}.jpg", "{x: 1}", "a: b", "# a", "'a'", '"a"', "&a", "!a", "@a"),
+    *("1e3", "null", "true", "a*.jpg", "?", "~", "~.jpg", "$HOME.jpg", "%d", "a,b.jpg", "a=b", "é", "e\u0301", "🐕"),
+]
+
+
+def test_any_file_name_is_predicted_and_named(run, tmp_path, monkeypatch):
+    image = (run.tree / "cane" / "cane_0.jpg").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    for name in FILE_NAMES:
+        Path(name).write_bytes(image)
+    assert cli("predict", "--ckpt_path", run.best, "--output", "out.csv", "--", *FILE_NAMES) == 0
+    assert [row["path"] for row in rows(Path("out.csv"))] == FILE_NAMES
+    plain = [name for name in FILE_NAMES if not name.startswith("-")]
+    assert cli("predict", *plain, "--ckpt_path", run.best, "--output", "out.csv") == 0
+    assert [row["path"] for row in rows(Path("out.csv"))] == plain
+
+
+def test_bytes_of_a_name_that_are_not_utf8_are_escaped(run, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / os.fsdecode(b"\xfc.jpg")).write_bytes((run.tree / "cane" / "cane_0.jpg").read_bytes())
+    (folder / os.fsdecode(b"broken\xfc.jpg")).touch()
+    assert cli("predict", folder, "--ckpt_path", run.best, "--output", tmp_path / "out.csv") == 0
+    assert {row["path"] for row in rows(tmp_path / "out.csv")} == {rf"{folder}/\xfc.jpg", rf"{folder}/broken\xfc.jpg"}
+
+
+def test_a_path_that_looks_like_an_option_is_explained(refused, run):
+    message = refused("predict", "-x.jpg")
+    assert "unknown option '-x.jpg'; a path that starts with '-' is written as './-x.jpg' or after '--'" in message
+
+
+def test_a_positional_argument_and_its_option_contradict_each_other(refused, run):
+    paths = ["--data.predict_paths", "['a.jpg']", "b.jpg"]
+    assert "--data.predict_paths and 'b.jpg' are the same argument" in refused("predict", *paths)
+
+
+def test_a_path_after_the_options_counts_more_than_a_configuration_file(run, tmp_path):
+    image, file = run.tree / "cane" / "cane_0.jpg", tmp_path / "out.csv"
+    config = tmp_path / "config.yaml"
+    config.write_text("data: {predict_paths: null}")
+    assert cli("predict", "--ckpt_path", run.best, "--config", config, "--output", file, image) == 0
+    assert [row["path"] for row in rows(file)] == [str(image)]
+
+
+def test_names_of_runs_and_classes_are_text(make_tree, tmp_path, capsys):
+    names = ["lynx [male]", "[bold]", ":cat:", "1e3", "null", "🐕", "a: b"]
+    tree = make_tree("[tree] ü", dict.fromkeys(names, 5))
+    assert fit(tree, tmp_path / "[runs]", "--name", "lr[a]", "--data.test_fraction", 0.2) == 0
+    told = capsys.readouterr().out
+    best = Path(re.search(r"best checkpoint: (.*)", told).group(1))
+    assert best == tmp_path / "[runs]" / "lr[a]" / "version_0" / "best.ckpt"
+    assert best.is_file()
+    assert f"{tree}: 35 images, 7 classes" in told
+    for verb in ("validate", "test"):
+        assert cli(verb, "--ckpt_path", best) == 0
+        told += capsys.readouterr().out
+        assert [name for name in names if f"  {name}  " not in told] == []
+    assert cli("report", tmp_path / "[runs]") == 0
+    assert "lr[a]" in capsys.readouterr().out
+
+
+def test_a_configuration_file_is_utf8_in_any_locale(tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text("\ufeffname: übung  # →\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "animals_pl", "fit", "--config", config, "--print_config"],
+        cwd=PROJECT,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert r"name: \xfcbung" in done.stdout
+
+
 def test_a_source_may_stand_after_the_options(tiny_tree, tmp_path):
     assert cli("analyze", "--output", tmp_path / "report", tiny_tree) == 0
     assert list((tmp_path / "report").rglob("*.html")) != []
@@ -414,6 +492,41 @@ def test_predict_takes_relative_files_and_folders(run, predictions, tmp_path, mo
     assert f"{len(found)} predictions written to {file}" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("verb", ["predict", "export", "report", "prepare", "analyze", "cross-validate", "search"])
+def test_an_output_below_a_file_is_refused_before_the_work_starts(refused, run, tmp_path, verb):
+    (tmp_path / "file").touch()
+    study = "searches/small_head.yaml" if verb == "search" else "studies/ablation.yaml"
+    args = {
+        "predict": [run.tree, "--ckpt_path", run.best],
+        "export": [run.best],
+        "report": [run.root],
+        "prepare": [run.tree],
+        "analyze": [run.tree],
+    }.get(verb, [PROJECT / "configs" / study, "--root", run.tree])
+    output = tmp_path / "file" / ("x.onnx" if verb == "export" else "x")
+    message = refused(verb, *args, "--output", output)
+    assert f"output='{output}' cannot be created: '{tmp_path / 'file'}' is a file. Choose another output." in message
+
+
+def test_predictions_are_written_through_a_pipe_and_a_link(run, tmp_path):
+    (tmp_path / "link.csv").symlink_to(tmp_path / "target.csv")
+    assert cli("predict", run.tree, "--ckpt_path", run.best, "--output", tmp_path / "link.csv") == 0
+    assert len(rows(tmp_path / "target.csv")) == 57
+    assert (tmp_path / "link.csv").is_symlink()
+    command = [sys.executable, "-m", "animals_pl", "predict", run.tree, "--ckpt_path", run.best]
+    done = subprocess.run(
+        [*command, "--output", "/dev/stdout"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert len(list(csv.DictReader(io.StringIO(done.stdout)))) == 57
+    assert done.stderr.endswith("57 predictions written to /dev/stdout\n")
+
+
+def test_a_full_disk_is_named(refused, run):
+    assert "No space left on device: '/dev/full'" in refused(
+        "predict", run.tree, "--ckpt_path", run.best, "--output", "/dev/full"
+    )
+
+
 def test_predict_needs_no_training_images(tiny_tree, tmp_path):
     tree = shutil.copytree(tiny_tree, tmp_path / "copy")
     assert fit(tree, tmp_path / "runs") == 0
@@ -482,7 +595,27 @@ def test_interrupted_predict_leaves_no_file(run, tmp_path, monkeypatch):
     file = tmp_path / "out.csv"
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         cli("predict", run.tree, "--ckpt_path", run.best, "--output", file, "--data.batch_size", 8)
-    assert not file.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_ends_without_a_traceback(tiny_tree, monkeypatch, capsys):
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("animals_pl.reports.analyze.catalog_of", interrupt)
+    assert cli("analyze", tiny_tree) == 130
+    assert capsys.readouterr().err == "animals_pl analyze: interrupted\n"
+
+
+@pytest.mark.parametrize("args", [["--help"], ["report", "--help"], ["report", "nowhere"]])
+def test_a_closed_pipe_ends_without_a_traceback(args):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "animals_pl", *args]
+    done = subprocess.run(command, cwd=PROJECT, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, "Traceback" in done.stderr) == (2 if "nowhere" in args else 0, False)
+    assert "BrokenPipe" not in done.stderr
 
 
 # ---------------------------------------------------------------- test
@@ -738,6 +871,25 @@ FIT_MISTAKES = {
     "negative weight decay": (["--model.weight_decay", -1], ["model.weight_decay=-1"]),
     "negative seed": (["--data.seed", -1], ["data.seed=-1"]),
     "unknown accelerator": (["--trainer.accelerator", "gpuu"], ["gpuu"]),
+    "text for a rate": (["--model.lr", "abc"], ["model.lr=abc is invalid; expected float"]),
+    "null for a number": (["--data.size", "null"], ["data.size=null is invalid; expected int"]),
+    "text for devices": (["--trainer.accelerator", "cpu", "--trainer.devices", "q"], ["`devices`", "int > 0"]),
+    "unknown callback": (["--trainer.callbacks+=Unknown"], ["trainer.callbacks=Unknown is unknown", "import path"]),
+    "callback without its argument": (
+        ["--trainer.callbacks", "EarlyStopping"],
+        ["EarlyStopping needs monitor; pass --trainer.callbacks.monitor VALUE"],
+    ),
+    "misspelt argument of a callback": (
+        ["--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitr", "x"],
+        ["EarlyStopping has no argument 'monitr'", "--trainer.callbacks.help EarlyStopping"],
+    ),
+    "text for a list of a callback": (
+        ["--trainer.callbacks", "ProgressiveResizing", "--trainer.callbacks.sizes", "8"],
+        ["trainer.callbacks.sizes=8 is invalid; expected list", "'[8]'"],
+    ),
+    "number in a list of classes": (["--trainer.callbacks", "[1]"], ["expected list[Callback], Callback, null"]),
+    "seed out of range": (["--seed_everything=-1"], ["seed_everything=-1 is out of range"]),
+    "no configuration of a section": (["--data", "nowhere.yaml"], ["data='nowhere.yaml' is not a configuration file"]),
 }
 
 
@@ -760,12 +912,15 @@ def test_fit_refuses(refused, tiny_tree, tmp_path, monkeypatch, mistake):
         ("trainer:\n  max_epoch: 3\n", ["max_epoch", "did you mean 'trainer.max_epochs'?"]),
         ("modle:\n  lr: 0.1\n", ["modle", "did you mean 'model"]),
         ("model:\n  head: deep\n", ["model.head=deep", "'linear', 'dense'"]),
-        ("data: [1, 2\n", ["config.yaml"]),
+        ("data: [1, 2\n", ["config.yaml' cannot be read", "line 1, column 7"]),
+        ("hello", ["config.yaml' has no keys"]),
+        ("", ["config.yaml' has no keys"]),
+        ("name: \udcfc", ["config.yaml' cannot be read", "Save it as YAML in UTF-8."]),
     ],
 )
 def test_fit_refuses_a_wrong_configuration_file(refused, tiny_tree, tmp_path, content, named):
     file = tmp_path / "config.yaml"
-    file.write_text(content)
+    file.write_text(content, errors="surrogateescape")
     options = ["--data.root", tiny_tree, "--trainer.default_root_dir", tmp_path / "runs", "--trainer.max_epochs", 1]
     message = refused("fit", "--config", file, *options)
     assert [part for part in named if part not in message] == [], message
@@ -882,6 +1037,25 @@ def test_predict_refuses(refused, run, tmp_path, args, named):
     assert not file.exists()
 
 
+@pytest.mark.parametrize(
+    ("verb", "options", "named"),
+    [
+        (
+            "cross-validate",
+            ["--only", "zz"],
+            "only=zz is invalid; expected list[str], null; a list is written as '[zz]'",
+        ),
+        ("cross-validate", ["--seed", -1], "seed=-1 is out of range"),
+        ("search", ["--trials", 0], "trials=0 is too small"),
+        ("search", ["--seed", 2**32], "seed=4294967296 is out of range"),
+    ],
+)
+def test_studies_refuse(refused, tiny_tree, tmp_path, verb, options, named):
+    study = "searches/small_head.yaml" if verb == "search" else "studies/ablation.yaml"
+    message = refused(verb, PROJECT / "configs" / study, "--root", tiny_tree, "--output", tmp_path, *options)
+    assert named in message
+
+
 @pytest.mark.parametrize("top_k", [0, -1])
 def test_predict_refuses_to_name_no_class(refused, run, tmp_path, top_k):
     args = ["--ckpt_path", run.best, "--output", tmp_path / "out.csv", "--top_k", top_k]
@@ -894,6 +1068,7 @@ def test_predict_refuses_to_name_no_class(refused, run, tmp_path, top_k):
         (["--source", "kagle"], ["source='kagle'", "did you mean 'kaggle'?"]),
         (["--count", "many"], ["count=many"]),
         (["--outptu", "x"], ["unknown key 'outptu'", "did you mean 'output'?"]),
+        (["--seed", -1], ["seed=-1 is too small"]),
     ],
 )
 def test_prepare_refuses(refused, tmp_path, monkeypatch, args, named):

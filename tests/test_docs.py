@@ -85,13 +85,15 @@ def parse(args: list[str], parsers: dict[str, tuple[ArgumentParser, ArgumentPars
     name, *options = [PLACEHOLDERS.get(arg, arg) for arg in args]
     verb = VERBS[name]
     if verb.function == LIGHTNING:
-        parsers[name][0].parse_args([name, *normalise(options, verb.positional, FLAGS)])
+        parsers[name][0].parse_args([name, *normalise(options, verb.positional, FLAGS)[0]])
         return
     module, _, function_name = verb.function.partition(":")
     function = getattr(importlib.import_module(module), function_name)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_function_arguments(function)
-    parser.parse_args(normalise(options, verb.positional, boolean_options(function)))
+    options, values = normalise(options, verb.positional, boolean_options(function))
+    parser.set_defaults(values)
+    parser.parse_args(options)
 
 
 COMMANDS = list(commands())

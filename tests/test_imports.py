@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "deploy": LOWER | {"training"},
     "lightning_cli": LOWER | {"training", "reports", "deploy", "arguments"},
     "experiments": LOWER | {"training", "reports", "deploy", "lightning_cli"},
-    "cli": {"errors", "arguments"},
+    "cli": {"errors", "files", "arguments"},
     "__main__": {"cli"},
 }
 """Room → the other rooms that it may import."""
@@ -202,3 +202,13 @@ def test_no_old_name_is_left():
         if re.search(OLD_NAMES, line)
     ]
     assert found == []
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module != "animals_pl.files"])
+def test_only_one_module_draws_with_rich(module):
+    """Names and paths are no markup: tables go through ``files.show`` and other text through ``print``."""
+    tree = parse(module)
+    imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported & {"rich.console", "rich.markup", "rich.progress"} == set()
+    calls = [node.func.attr for node in ast.walk(tree) if isinstance(node, ast.Call) and hasattr(node.func, "attr")]
+    assert "print" not in calls

@@ -18,7 +18,7 @@ from animals_pl.data.catalog import ANIMALS10, english_name, find_images
 from animals_pl.data.decode import decode, decodes
 from animals_pl.data.sources.practice.practice_set import draw_animal
 from animals_pl.errors import UsageError
-from animals_pl.files import atomic_write
+from animals_pl.files import atomic_write, is_stream, message_stream, require_writable
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
 
@@ -81,21 +81,26 @@ def export(
         >>> exported.path.name, exported.difference < 1e-4
         ('model.onnx', True)
     """
-    model = load_model(ckpt_path)
     target = Path(output)
+    require_writable(target)
+    if not is_stream(target) and target.suffix.lower() != ".onnx":
+        raise UsageError(f"output={str(output)!r} does not end in .onnx. Choose another name.")
     if target.resolve() == Path(ckpt_path).resolve():
         raise UsageError(f"output={str(output)!r} is the checkpoint itself. Choose another output.")
+    model = load_model(ckpt_path)
     images, source = _verification_images(image_folder, model)
     tta = tta or model.tta
     net = ExportedNet(model.net, tta).eval()
     with atomic_write(target) as partial:
         _write(net, images, partial, _metadata(model, tta, Path(ckpt_path)))
         difference = _verify(net, images, partial)
+        size = partial.stat().st_size
     verified_on = f"{len(images)} {source}"
     print(
-        f"{target} written ({target.stat().st_size / 1e6:.1f} MB): images uint8 (B, 3, {model.size}, {model.size}) → "
+        f"{target} written ({size / 1e6:.1f} MB): images uint8 (B, 3, {model.size}, {model.size}) → "
         f"probabilities, logits (B, {len(model.class_names)})\nverified on {verified_on}: "
-        f"probabilities differ from torch by at most {difference:.1e}"
+        f"probabilities differ from torch by at most {difference:.1e}",
+        file=message_stream(target),
     )
     return Export(target, verified_on, difference)
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from animals_pl.errors import UsageError
 from animals_pl.experiments.folds import Outcome, bootstrap_macro_recall, macro_recall
 from animals_pl.experiments.study import read_study
-from animals_pl.files import wide_console
+from animals_pl.files import show
 
 INTERVAL = (2.5, 97.5)
 """Percentiles."""
@@ -69,7 +69,7 @@ def cross_validate(
             print(f"{name}: fold {fold + 1} of {folds} done", file=sys.stderr, flush=True)
         outcomes[name] = load_outcome(name, shared, folds)
     baseline = plan.baseline if plan.baseline in outcomes else names[0]
-    wide_console().print(comparison(outcomes, shared.catalog.labels, baseline, markdown))
+    show(comparison(outcomes, shared.catalog.labels, baseline, markdown))
 
 
 def comparison(outcomes: Mapping[str, Outcome], labels: np.ndarray, baseline: str, markdown: bool = False) -> Table:

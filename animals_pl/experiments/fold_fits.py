@@ -20,7 +20,7 @@ from animals_pl.data.tables import write_table
 from animals_pl.errors import UsageError, one_line
 from animals_pl.experiments.folds import Outcome, draw_folds
 from animals_pl.experiments.study import Study, as_yaml
-from animals_pl.files import atomic_write
+from animals_pl.files import atomic_write, require_writable
 from animals_pl.lightning_cli import run
 
 
@@ -84,6 +84,9 @@ def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path)
     Raises:
         UsageError: The images cannot be read or divided.
     """
+    require_writable(output, folder=True)
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed={seed} is out of range. Choose a number from 0 to {2**32 - 1}.")
     root = root.resolve()
     catalog = load_dataset(root, argument="root").usable
     if catalog.split_folders:
@@ -117,7 +120,11 @@ def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
     if predictions.exists() and done.exists() and done.read_text() == digest:
         return
     log = predictions.with_suffix(".txt")
-    with log.open("w") as stream, contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+    with (
+        log.open("w", encoding="utf-8", errors="backslashreplace") as stream,
+        contextlib.redirect_stdout(stream),
+        contextlib.redirect_stderr(stream),
+    ):
         try:
             run(args, callbacks=[SavePredictions(predictions)])
         except UsageError as error:

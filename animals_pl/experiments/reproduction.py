@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from animals_pl.errors import UsageError, did_you_mean, one_line
 from animals_pl.experiments.reference import REFERENCE
 from animals_pl.experiments.study import CONFIGS, read_yaml
+from animals_pl.files import require_writable, show
 from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics
 
@@ -61,12 +61,13 @@ def reproduce(
     for argument, given in (("root", root), ("weights", weights)):
         if given is not None and not Path(given).is_dir():
             raise UsageError(f"{argument}={given!r} is not a folder. Pass another --{argument}.")
+    require_writable(Path(output), folder=True)
     folder = Path(weights) if weights else None
     outcomes = {}
     for name in names or REFERENCE:
         print(f"\n== {name}", flush=True)
         outcomes[name] = train(name, Path(root), folder, epochs, Path(output))
-    Console(width=200).print(comparison(outcomes))
+    show(comparison(outcomes), width=200)
 
 
 def find_weights(net: str, folder: Path | None) -> str | None:

@@ -12,10 +12,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from animals_pl.errors import UsageError
 from animals_pl.experiments.finished_runs import FinishedRun, find_runs
 from animals_pl.experiments.reference import REFERENCE
-from animals_pl.files import atomic_write, wide_console
+from animals_pl.files import atomic_write, message_stream, require_writable, screen_width, show
 
 RankBy = Literal["macro_recall", "acc", "loss", "macro_f1"]
 RANKED_BY = {"macro_recall": "macro recall", "acc": "accuracy", "loss": "loss", "macro_f1": "macro-F1"}
@@ -50,19 +49,22 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
     Raises:
         UsageError: There are no runs, or the output cannot be written.
     """
+    if output is not None:
+        require_writable(Path(output))
     found = find_runs(Path(folder))
     lines = table_lines(ranked(found.runs, rank_by))
     notes = legend(lines, rank_by) if lines else []
     notes += [f"incomplete: {label}" for label in found.incomplete]
     notes += [f"unreadable: {reason}" for reason in found.unreadable]
-    console = wide_console(WIDE)
     if lines:
-        console.print(terminal_table(lines, console.width))
+        width = screen_width(WIDE)
+        show(terminal_table(lines, width), width)
     for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
+        print(note)
     if output is not None:
-        _write(Path(output), markdown(lines, notes))
-        console.print(f"{output} written", markup=False, soft_wrap=True)
+        with atomic_write(Path(output)) as partial:
+            partial.write_text(markdown(lines, notes), encoding="utf-8", errors="backslashreplace")
+        print(f"{output} written", file=message_stream(Path(output)))
 
 
 def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
@@ -133,14 +135,3 @@ def markdown(lines: list[Line], notes: list[str]) -> str:
 
 def _escape(text: str) -> str:
     return re.sub(r"[\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        with atomic_write(file) as partial:
-            partial.write_text(text, encoding="utf-8", errors="replace")
-    except (OSError, ValueError) as error:  # ValueError: the path has no name
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UsageError(
-            f"output={str(file)!r} cannot be written ({reason}). Choose another file with --output FILE.md."
-        ) from error

@@ -6,9 +6,13 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from animals_pl.errors import UsageError
-from animals_pl.files import wide_console
+from animals_pl.files import show
+
+if TYPE_CHECKING:
+    from animals_pl.experiments.trials import Trials
 
 INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended."""
@@ -45,6 +49,8 @@ def search(
         UsageError: The study or the images cannot be used, or the first training failed.
         SystemExit: The search was interrupted; the code is 130.
     """
+    if trials < 1:
+        raise UsageError(f"trials={trials} is too small. Choose 1 or more.")
     try:
         import optuna
     except ImportError as error:
@@ -58,22 +64,24 @@ def search(
     plan = replace(plan, study=plan.study.override(weights, net))
     tuned_config(plan, Path(root).resolve(), dict.fromkeys(plan.space, "?"))  # fails now if the file cannot be edited
     state = Trials(plan, prepare_folds(plan.study, Path(root), folds, seed, Path(output)), seed)
-    interrupted = False
+    interrupted = _run_trials(state, trials)
+    if best := state.best_first():
+        show(trial_table(plan, best))
+        confirmation = shlex.quote(str(write_results(state, best[0])))
+        print(f"The best of {len(state.finished())} trials is an optimistic estimate. Confirm it on other folds:")
+        print(f"  python -m animals_pl cross-validate {confirmation} --root {shlex.quote(root)} --seed {seed + 1}")
+    else:
+        print("no trial is complete yet; the same command continues the search", file=sys.stderr)
+    if interrupted:
+        raise SystemExit(INTERRUPTED)
+
+
+def _run_trials(state: Trials, trials: int) -> bool:
+    """Run trials until there are enough; return whether Ctrl-C ended them."""
     try:
         while len(state.finished()) < trials:
             state.run_next(trials)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         print("interrupted; the same command continues the search", file=sys.stderr)
-        interrupted = True
-    if best := state.best_first():
-        wide_console().print(trial_table(plan, best))
-        confirmation = write_results(state, best[0])
-        print(
-            f"The best of {len(state.finished())} trials is an optimistic estimate. Confirm it on other folds:\n"
-            f"  python -m animals_pl cross-validate {shlex.quote(str(confirmation))} "
-            f"--root {shlex.quote(root)} --seed {seed + 1}"
-        )
-    else:
-        print("no trial is complete yet; the same command continues the search", file=sys.stderr)
-    if interrupted:
-        raise SystemExit(INTERRUPTED)
+        return True
+    return False

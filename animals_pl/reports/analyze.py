@@ -93,10 +93,7 @@ def _read_split(split: str, catalog: Catalog) -> dict[str, str]:
 def _make_folder(output: str | None) -> Path:
     if output is None:
         return new_run_folder(Path("checkpoints") / "analysis")
-    try:
-        Path(output).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"output={output!r} cannot be created ({error.strerror}). Choose another folder.") from error
+    Path(output).mkdir(parents=True, exist_ok=True)
     return Path(output)
 
 

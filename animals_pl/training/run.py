@@ -226,12 +226,11 @@ def prepare_run(
         kwargs["precision"] = "bf16-mixed"
     if ckpt_path is not None:
         _adopt_checkpoint(model, data, Path(ckpt_path))
-    console = get_console()  # that of the progress bar, so that lines are printed above it
-    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunSummary(data, console)]
+    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunSummary(data)]
     if options.compile:
         mine.append(Compilation())
     if options.cache_features and hasattr(data, "datasets"):
-        mine.append(FeatureCache(console))
+        mine.append(FeatureCache())
     finders = [callback for callback in callbacks if isinstance(callback, Finder)]
     given = [callback for callback in callbacks if not isinstance(callback, Finder)]
     folder = None
@@ -241,8 +240,8 @@ def prepare_run(
         dump_config = dump_config or partial(dump_hparams, model, data, asdict(options), trainer_kwargs)
         searches = [*finders, options.tune] if options.tune else finders
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
-        mine += [files, EpochTable(folder, console), TensorBoardImages(data)]
-        mine += [Tuner(what, console, files.record) for what in searches]
+        mine += [files, EpochTable(folder), TensorBoardImages(data)]
+        mine += [Tuner(what, files.record) for what in searches]
         if saves:
             mode = monitor_mode(options.monitor)
             best = RunCheckpoint(folder, "best", options.monitor, mode, save_top_k=options.save_top_k)
@@ -273,7 +272,7 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
     try:
         with quiet():
             return L.Trainer(**kwargs, callbacks=callbacks)
-    except (ValueError, MisconfigurationException) as error:
+    except (TypeError, ValueError, MisconfigurationException) as error:  # TypeError: of devices
         raise UsageError(one_line(error)) from error
 
 
@@ -299,7 +298,7 @@ def evaluate(
         ['acc/test', 'loss/test', 'macro_f1/test', 'macro_recall/test']
     """
     kwargs = {**TRAINER_DEFAULTS, "logger": False, "enable_checkpointing": False, **trainer_kwargs}
-    trainer = make_trainer([EvaluationSummary(data, get_console())], **kwargs)
+    trainer = make_trainer([EvaluationSummary(data)], **kwargs)
     with quiet():
         (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}

@@ -191,7 +191,7 @@ def measure_all(options: Options) -> bool:
                     print(f"{part} {repeat + 1}/{options.repeats} {name}: {shown}", file=sys.stderr, flush=True)
             console.print(result_table(TITLES[part].format(**vars(options)), results))
             succeeded &= not any(result.failure for result in results)
-    console.print(machine(options.keras) + f"; {options.csv}", soft_wrap=True)
+    print(machine(options.keras) + f"; {options.csv}")
     return succeeded
 
 

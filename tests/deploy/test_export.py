@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -279,6 +281,28 @@ def test_a_folder_without_images_is_refused(refused, tmp_path, kind):
     elif kind == "file":
         folder.write_text("text")
     assert f"image_folder='{folder}' is not a folder with images" in refused("--image_folder", folder)
+
+
+@pytest.mark.parametrize("name", ["model", "model.csv", "best.ckpt"])
+def test_another_kind_of_file_is_refused(checkpoint, tmp_path, capsys, name):
+    assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / name) == 2
+    assert "does not end in .onnx" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_the_checkpoint_is_refused(checkpoint, tmp_path, capsys):
+    before = checkpoint.read_bytes()
+    (tmp_path / "model.onnx").symlink_to(checkpoint)
+    assert cli("export", checkpoint, "--output", tmp_path / "model.onnx") == 2
+    assert "is the checkpoint itself" in capsys.readouterr().err
+    assert checkpoint.read_bytes() == before
+
+
+def test_a_terminal_without_arrows_gets_them_escaped(checkpoint, tmp_path, monkeypatch):
+    stdout = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert cli("export", checkpoint, "--output", tmp_path / "model.onnx") == 0
+    assert rb"(B, 3, 16, 16) \u2192 probabilities" in stdout.buffer.getvalue()
 
 
 def test_a_broken_image_is_named(refused, tmp_path):

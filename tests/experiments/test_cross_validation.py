@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from sklearn.metrics import balanced_accuracy_score
 
 from animals_pl.errors import UsageError
@@ -16,6 +15,7 @@ from animals_pl.experiments.cross_validation import comparison, cross_validate
 from animals_pl.experiments.fold_fits import load_outcome, prepare_folds
 from animals_pl.experiments.folds import Outcome
 from animals_pl.experiments.study import read_study
+from animals_pl.files import show
 
 STUDY = (
     "config: lenet\n"
@@ -40,7 +40,7 @@ def test_differences_are_paired_and_from_the_baseline(capsys):
     better[0] = worse[0] = 1  # both are wrong here, and one of them once more
     worse[25] = 0
     outcomes = {"a": Outcome(better, 1.0), "b": Outcome(worse, 1.0)}
-    Console(width=150).print(comparison(outcomes, labels, baseline="b", markdown=True))
+    show(comparison(outcomes, labels, baseline="b", markdown=True), width=150)
     rows = table_rows(capsys.readouterr().out)
     assert rows["a"][3] == "+0.0500"  # one in ten of one class of two
     assert rows["a"][4].startswith("+0.0000")  # never below: only the image that differs counts

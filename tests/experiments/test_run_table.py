@@ -503,8 +503,8 @@ def test_an_output_that_cannot_be_written_is_refused(write_run, capsys, tmp_path
     (tmp_path / "folder").mkdir()
     for output in (tmp_path / "folder", tmp_path / "file" / "report.md", Path()):
         error = refusal(capsys, tmp_path / "runs", "--output", output)
-        assert f"output='{output}' cannot be written" in error
-        assert "--output FILE.md" in error
+        assert f"output='{output}' " in error
+        assert "Choose another output." in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "runs"]
 
 

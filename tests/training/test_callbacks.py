@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
-from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
@@ -281,7 +280,7 @@ def test_hyper_parameters_stand_beside_the_best_metrics(board):
 
 @pytest.fixture
 def table_at(tmp_path):
-    return lambda: EpochTable(tmp_path, Console(quiet=True))
+    return lambda: EpochTable(tmp_path)
 
 
 def train_epoch(table: EpochTable, epoch: int, loss: float, validated: bool = True) -> SimpleNamespace:

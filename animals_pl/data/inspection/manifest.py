@@ -9,6 +9,7 @@ import hashlib
 import multiprocessing
 import os
 import posixpath
+import signal
 import sys
 import time
 import warnings
@@ -109,7 +110,10 @@ def inspect_all(files: Sequence[Path]) -> list[ImageFacts]:
         return list(progress(map(inspect, files)))
     # Fork as torch does: fast, and works in scripts without a __main__ guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    with ProcessPoolExecutor(mp_context=context) as pool:
+    # Ctrl-C reaches every process; the workers leave it to this one.
+    with ProcessPoolExecutor(
+        mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+    ) as pool:
         return list(progress(pool.map(inspect, files, chunksize=32)))
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from animals_pl.data.catalog import (
@@ -28,6 +27,7 @@ from animals_pl.data.sources.archives import is_archive, unpack
 from animals_pl.data.sources.practice import practice_set
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
 from animals_pl.errors import UsageError, did_you_mean, one_line
+from animals_pl.files import require_writable, show
 
 ANIMALS10_ROOT = "datasets/animals10"
 """Default output. The configurations expect the images in its folder ``raw-img``."""
@@ -56,23 +56,18 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     """
     folder = Path(output or (PRACTICE_ROOT if source == "practice" else ANIMALS10_ROOT))
     manifest = folder / "manifest.csv"
-    try:
-        if manifest.exists() and not is_manifest(manifest):
-            raise UsageError(
-                f"output: {str(manifest)!r} exists but is not a manifest. Rename it or pass another --output."
-            )
-        catalog = scan_folder(_provide(source, folder, count, seed), argument="source")
-        found = scan(catalog)
-        write_manifest(found.manifest, catalog.root, manifest)
-    except OSError as error:
-        raise UsageError(
-            f"output={str(folder)!r} cannot be prepared ({error}). "
-            "Free some space, fix the permissions or pass another --output."
-        ) from error
+    if seed < 0:
+        raise UsageError(f"seed={seed} is too small. Choose 0 or more.")
+    require_writable(folder, folder=True)
+    if manifest.exists() and not is_manifest(manifest):
+        raise UsageError(f"output: {str(manifest)!r} exists but is not a manifest. Rename it or pass another --output.")
+    catalog = scan_folder(_provide(source, folder, count, seed), argument="source")
+    found = scan(catalog)
+    write_manifest(found.manifest, catalog.root, manifest)
     root, counts = catalog.root, catalog.counts()
     link = f" -> {root.resolve()}" if root.is_symlink() else ""
-    print(f"images            {_printable(f'{root}{link}')}")
-    print(f"manifest          {_printable(str(manifest))}")
+    print(f"images            {root}{link}")
+    print(f"manifest          {manifest}")
     print(f"scan              {found}")
     if catalog.split_folders:
         print(f"split             folders {', '.join(catalog.split_folders)}")
@@ -173,16 +168,11 @@ def _link(folder: Path, output: Path) -> Path:
     return link
 
 
-def _printable(text: str) -> str:
-    """Text that a terminal can print. File names may contain any bytes."""
-    return text.encode(errors="backslashreplace").decode()
-
-
 def _print_faults(manifest: pd.DataFrame) -> None:
     broken = manifest[manifest["problem"] != ""]
     print(f"broken            {_number(len(broken), 'image')}")
     for path, problem in broken[["path", "problem"]].head(MAX_LISTED).itertuples(index=False):
-        print(f"  {_printable(f'{path}: {problem}')}")
+        print(f"  {path}: {problem}")
     if len(broken) > MAX_LISTED:
         print(f"  and {len(broken) - MAX_LISTED:,} more (see the manifest)")
     readable = manifest[manifest["problem"] == ""]
@@ -190,7 +180,7 @@ def _print_faults(manifest: pd.DataFrame) -> None:
     print(f"exact duplicates  {_summary(groups_by('sha256', readable))}")
     print(f"near duplicates   {_summary(groups[groups['sha256'] > 1])}")
     for path, size in groups.loc[groups["size"] > LARGE, ["first", "size"]].itertuples(index=False):
-        print(f"  {size:,} near duplicates, such as {_printable(path)}")
+        print(f"  {size:,} near duplicates, such as {path}")
 
 
 def _summary(groups: pd.DataFrame) -> str:
@@ -224,9 +214,9 @@ def _print_classes(counts: dict[str, int], known: dict[str, int]) -> None:
     rows = [(display_name(name), counts.get(name, 0), known.get(name, 0)) for name in names]
     for name, here, there in [*rows, ("total", sum(counts.values()), sum(known.values()))]:
         comparison = [f"{there:,}", f"{here - there:+,}" if here != there else ""] if known else []
-        table.add_row(_printable(name), f"{here:,}", *comparison)
+        table.add_row(name, f"{here:,}", *comparison)
     print()
-    Console(markup=False, emoji=False, highlight=False).print(table)
+    show(table)
     if known:
         _warn("missing classes of Animals-10", [name for name in known if name not in counts])
         _warn("classes that are not in Animals-10", [name for name in counts if name not in known])
@@ -236,7 +226,7 @@ def _print_classes(counts: dict[str, int], known: dict[str, int]) -> None:
 
 def _warn(what: str, class_names: list[str]) -> None:
     if class_names:
-        print(f"\nwarning: {what}: {_printable(', '.join(map(display_name, class_names)))}")
+        print(f"\nwarning: {what}: {', '.join(map(display_name, class_names))}")
 
 
 def _print_next(catalog: Catalog, configuration: str) -> None:

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import lightning as L
-from rich.console import Console
 
 from animals_pl.evaluation.figures import curves
 from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
@@ -21,10 +20,9 @@ class EpochTable(L.Callback):
     is resumed.
     """
 
-    def __init__(self, folder: Path, console: Console) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.file = folder / "metrics.csv"
-        self.console = console
         self.rows = read_metrics(self.file)
         self._began = 0.0
         self._validated = False
@@ -78,13 +76,11 @@ class EpochTable(L.Callback):
             return f"{row.get(key, math.nan):.4f}"
 
         total = f"/{epochs}" if epochs and epochs > 0 else ""
-        self.console.print(
+        print(
             f"epoch {int(row['epoch']) + 1:>3}{total}  {int(row.get('image_size', 0))} px  "
             f"loss {value('loss/train')} train {value('loss/val')} val  "
             f"accuracy {value('acc/train')} train {value('acc/val')} val  "
             f"macro recall {value('macro_recall/val')}  {row['seconds']:.1f} s",
-            highlight=False,
-            soft_wrap=True,
         )
 
 

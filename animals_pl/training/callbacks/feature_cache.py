@@ -13,7 +13,6 @@ import lightning as L
 import PIL
 import timm
 import torch
-from rich.console import Console
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -112,9 +111,6 @@ class FeatureCache(L.Callback):
     another head, another split or a dataset with a few new images reuses them.
     """
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-
     def on_fit_start(self, trainer: L.Trainer, pl_module: AnimalClassifier) -> None:  # type: ignore[override]
         """Compute missing features and replace the datasets."""
         data = trainer.datamodule  # type: ignore[attr-defined]
@@ -145,11 +141,9 @@ class FeatureCache(L.Callback):
             features = torch.stack([features, file.take(flipped)], dim=1)
         data.datasets[split] = FeatureDataset(features, data.catalogs[split].labels.tolist())
         seconds = time.perf_counter() - began
-        self.console.print(
+        print(
             f"{split}: {len(names) * (1 + flips):,} feature vectors ({len(file.rows) - known:,} new, "
             f"{seconds:.1f} s), {file}",
-            highlight=False,
-            soft_wrap=True,
         )
 
     def _complete(
@@ -169,7 +163,7 @@ class FeatureCache(L.Callback):
         rows: list[Tensor] = []
         try:
             batches = _extract(loader, trainer, module, flip)
-            rows.extend(track(batches, f"{split}: computing features", len(loader), self.console))
+            rows.extend(track(batches, f"{split}: computing features", len(loader)))
         finally:  # keep what an interrupted run has computed
             if rows:
                 computed = torch.cat(rows)

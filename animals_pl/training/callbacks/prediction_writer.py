@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +16,39 @@ from torch import Tensor
 from animals_pl.data.catalog import english_name
 from animals_pl.data.decode import is_image
 from animals_pl.errors import UsageError
+from animals_pl.files import atomic_write, require_writable
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes one row per image: path, class, English name, probability, the top k, and what is wrong with the file.
 
-    A broken image has a problem instead of a class; a truncated one may have both. Rows are appended to a temporary
-    file, which replaces the target at the end.
+    A broken image has a problem instead of a class; a truncated one may have both. Bytes of a name that are not UTF-8
+    are escaped. An interrupted prediction leaves no file.
     """
 
     def __init__(self, file: Path, top_k: int) -> None:
         super().__init__(write_interval="batch")
+        if is_image(file) or (file.exists() and file.suffix.lower() == ".ckpt"):
+            raise UsageError(f"output={str(file)!r} exists and is not a CSV file. Choose another --output.")
+        require_writable(file)
         self.file = file
-        self.partial = file.with_name(file.name + ".partial")
         self.top_k = top_k
+        self._opened = ExitStack()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the header and the rows of images that cannot be decoded."""
-        if is_image(self.file) or (self.file.exists() and self.file.suffix.lower() == ".ckpt"):
-            raise UsageError(f"output={str(self.file)!r} exists and is not a CSV file. Choose another --output.")
         self.top_k = min(self.top_k, len(pl_module.hparams["class_names"]))
-        self.partial.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._opened.enter_context(atomic_write(self.file))
+        stream = partial.open("w", newline="", encoding="utf-8", errors="backslashreplace")
+        self._rows = csv.writer(self._opened.enter_context(stream))
         ranks = range(1, self.top_k + 1)
         header = [column for k in ranks for column in (f"class_{k}", f"probability_{k}")]
-        self._append([["path", "class", "english", "probability", *header, "problem"]], mode="w")
+        self._rows.writerow(["path", "class", "english", "probability", *header, "problem"])
         data = trainer.datamodule  # type: ignore[attr-defined]
         predicted = set(data.catalogs["predict"].paths)
         blank = [""] * (3 + len(header))
-        self._append([[path, *blank, problem] for path, problem in data.broken.items() if path not in predicted])
+        undecodable = [path for path in data.broken if path not in predicted]
+        self._rows.writerows([_utf8(path), *blank, data.broken[path]] for path in undecodable)
 
     def write_on_batch_end(
         self,
@@ -58,23 +65,22 @@ class PredictionWriter(BasePredictionWriter):
         paths, problems = data.catalogs["predict"].paths, data.broken
         names = pl_module.hparams["class_names"]
         top = prediction.topk(self.top_k, dim=1)
-        rows = []
         for index, values, labels in zip(batch_indices or [], top.values.tolist(), top.indices.tolist(), strict=True):
             best = [(names[label], f"{value:.6f}") for label, value in zip(labels, values, strict=True)]
             name, probability = best[0]
             cells = [cell for pair in best for cell in pair]
             path = paths[index]
-            rows.append([path, name, english_name(name), probability, *cells, problems.get(path, "")])
-        self._append(rows)
+            self._rows.writerow([_utf8(path), name, english_name(name), probability, *cells, problems.get(path, "")])
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put the complete file in its place."""
-        self.partial.replace(self.file)
+        self._opened.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Remove the incomplete file."""
-        self.partial.unlink(missing_ok=True)
+        self._opened.__exit__(type(exception), exception, exception.__traceback__)
 
-    def _append(self, rows: list[list[str]], mode: str = "a") -> None:
-        with self.partial.open(mode, newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows(rows)
+
+def _utf8(path: str) -> str:
+    r"""A path as UTF-8 text in any locale; other bytes are escaped, such as ``\xfc``."""
+    return os.fsencode(path).decode(errors="backslashreplace")

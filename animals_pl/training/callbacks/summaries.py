@@ -7,12 +7,12 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import EarlyStopping
-from rich.console import Console
 from rich.table import Table
 
 from animals_pl.data.catalog import display_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.evaluation.metrics import recall_per_class
+from animals_pl.files import show
 from animals_pl.training.callbacks.epoch_table import best_row
 from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
@@ -27,9 +27,8 @@ class RunSummary(L.Callback):
     Other datamodules than AnimalsDataModule are not summarised.
     """
 
-    def __init__(self, data: L.LightningDataModule, console: Console) -> None:
+    def __init__(self, data: L.LightningDataModule) -> None:
         self.data = data
-        self.console = console
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the summary."""
@@ -43,10 +42,10 @@ class RunSummary(L.Callback):
         grid.add_column(overflow="fold")
         for row in rows.items():
             grid.add_row(*row)
-        self.console.print(grid)
+        show(grid)
         if isinstance(self.data, AnimalsDataModule):
-            self.console.print(_weights_table(self.data, pl_module))
-            print_left_out(self.data, self.console)
+            show(_weights_table(self.data, pl_module))
+            print_left_out(self.data)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print why training stopped early, the best epoch and its checkpoint."""
@@ -55,26 +54,23 @@ class RunSummary(L.Callback):
         for callback in trainer.early_stopping_callbacks:
             if isinstance(callback, EarlyStopping) and callback.stopping_reason_message and callback.stopped_epoch:
                 reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
-                self.console.print(f"\nstopped after epoch {callback.stopped_epoch + 1}: {reason}", highlight=False)
+                print(f"\nstopped after epoch {callback.stopped_epoch + 1}: {reason}")
         best, checkpoint = best_row(trainer), best_checkpoint(trainer)
         if not best or checkpoint is None:
             return
         metrics = {key.removesuffix("/val"): value for key, value in best.items() if key.endswith("/val")}
-        self.console.print(
+        print(
             f"\nbest epoch {int(best['epoch']) + 1} by {checkpoint.monitor}: "
             + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
             + f"\nbest checkpoint: {_short_path(checkpoint.best_model_path)}",
-            highlight=False,
-            soft_wrap=True,
         )
 
 
 class EvaluationSummary(L.Callback):
     """Prints recall and the most frequent confusion of each class, broken images and the metrics."""
 
-    def __init__(self, data: L.LightningDataModule, console: Console) -> None:
+    def __init__(self, data: L.LightningDataModule) -> None:
         self.data = data
-        self.console = console
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the result of ``validate``."""
@@ -90,24 +86,24 @@ class EvaluationSummary(L.Callback):
         matrix = (module.val_metrics if split == "val" else module.test_metrics).matrix()  # gathered from all processes
         if not trainer.is_global_zero:
             return
-        self.console.print(_recall_table(matrix, module.class_names or []))
+        show(_recall_table(matrix, module.class_names or []))
         if isinstance(self.data, AnimalsDataModule):
-            print_left_out(self.data, self.console)
+            print_left_out(self.data)
         for key, value in trainer.callback_metrics.items():
-            self.console.print(f"{key:<18} {float(value):.4f}", highlight=False)
+            print(f"{key:<18} {float(value):.4f}")
 
 
-def print_left_out(data: AnimalsDataModule, console: Console) -> None:
+def print_left_out(data: AnimalsDataModule) -> None:
     """List broken images with the reason, and count excluded ones."""
     if data.broken:
-        console.print(f"{len(data.broken)} broken images left out:", highlight=False)
+        print(f"{len(data.broken)} broken images left out:")
         for path, problem in list(data.broken.items())[:MAX_LISTED]:
-            console.print(f"  {path}: {problem}", highlight=False, markup=False, soft_wrap=True)
+            print(f"  {path}: {problem}")
         if len(data.broken) > MAX_LISTED:
             more = len(data.broken) - MAX_LISTED
-            console.print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists all", highlight=False)
+            print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists all")
     if data.excluded:
-        console.print(f"{len(data.excluded)} images are excluded by {data.hparams['exclude']}", highlight=False)
+        print(f"{len(data.excluded)} images are excluded by {data.hparams['exclude']}")
 
 
 def _short_path(path: str) -> str:

@@ -8,7 +8,6 @@ from typing import Literal
 import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
-from rich.console import Console
 
 from animals_pl.errors import UsageError
 
@@ -33,13 +32,11 @@ class Tuner(L.Callback):
 
     Args:
         what: ``lr`` or ``batch_size``, or one of Lightning's finders.
-        console: Where to print the result.
         record: Called with ``model.lr`` or ``data.batch_size`` and the value, to store it in the configuration.
     """
 
-    def __init__(self, what: Tune | Finder, console: Console, record: Callable[[str, float], None]) -> None:
+    def __init__(self, what: Tune | Finder, record: Callable[[str, float], None]) -> None:
         self.what = what
-        self.console = console
         self.record = record
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -63,7 +60,7 @@ class Tuner(L.Callback):
             hparams[key] = _suggestion(finder)
         if trainer.is_global_zero:
             title = "learning rate" if rates else "batch size"
-            self.console.print(f"{title} found: {hparams[key]:g} (was {before:g})", highlight=False)
+            print(f"{title} found: {hparams[key]:g} (was {before:g})")
             self.record(f"{section}.{key}", hparams[key])
         if rates:
             trainer.strategy.setup_optimizers(trainer)

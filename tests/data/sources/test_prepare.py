@@ -227,8 +227,7 @@ def test_an_archive_is_not_unpacked_through_a_link(own_folder, tmp_path, make_tr
 def test_an_output_that_cannot_be_is_named(own_folder, tmp_path, tiny_tree, refused):
     (own_folder / "file").write_text("x")
     message = refused("--source", zipped(tiny_tree, tmp_path / "x.zip"), "--output", "file/set")
-    assert "output='file/set' cannot be prepared" in message
-    assert "another --output" in message
+    assert f"output='file/set' cannot be created: '{own_folder / 'file'}' is a file. Choose another output." in message
 
 
 # ---------------------------------------------------------------- folder
