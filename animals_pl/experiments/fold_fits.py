@@ -25,11 +25,7 @@ from animals_pl.lightning_cli import run
 
 
 class SavePredictions(L.Callback):
-    """Write the logits of the last validation epoch and the training time in seconds.
-
-    Args:
-        file: The .npz file to write, with the arrays ``logits`` (N, C) and ``seconds`` ().
-    """
+    """Write the last validation epoch's ``logits`` (N, C) and the training's ``seconds`` () to an .npz file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -59,14 +55,7 @@ class SavePredictions(L.Callback):
 
 @dataclass(frozen=True)
 class StudyData:
-    """What all fits of a study share: images, folds and the folder of the results.
-
-    Attributes:
-        root: Folder of the images.
-        catalog: The images.
-        fold_of: Fold (N,) in which each image is predicted.
-        folder: Where results are kept.
-    """
+    """What all fits of a study share: images, the fold (N,) that predicts each, and the folder of the results."""
 
     root: Path
     catalog: Catalog

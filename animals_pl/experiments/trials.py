@@ -29,13 +29,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Trial:
-    """A complete trial.
-
-    Attributes:
-        number: From 1, in the order of the trials.
-        settings: ``section.key`` → value.
-        value: Macro recall of all images.
-    """
+    """A complete trial: its number from 1, settings (``section.key`` → value) and macro recall of all images."""
 
     number: int
     settings: dict[str, Any]
