@@ -25,7 +25,7 @@ from animals_pl.lightning_cli import run
 
 
 class SavePredictions(L.Callback):
-    """Write the last validation epoch's ``logits`` (N, C) and the training's ``seconds`` () to an .npz file."""
+    """Write the ``classes`` (N,) predicted in the last validation epoch and the training's ``seconds`` to a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -37,20 +37,20 @@ class SavePredictions(L.Callback):
         self.start = time.perf_counter()
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Discard the previous epoch's logits."""
+        """Discard the previous epoch's predictions."""
         self.batches = []
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Collect the logits of a batch."""
-        self.batches.append(outputs.float().cpu())
+        """Collect the predictions of a batch."""
+        self.batches.append(outputs.argmax(1).cpu())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file."""
         seconds = time.perf_counter() - self.start
         with atomic_write(self.file) as partial, partial.open("wb") as stream:
-            np.savez(stream, logits=torch.cat(self.batches).numpy(), seconds=seconds)
+            np.savez(stream, classes=torch.cat(self.batches).numpy(), seconds=seconds)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class StudyData:
     folder: Path
 
     def predictions(self, variant: str, fold: int) -> Path:
-        """File with the logits of a variant on a fold."""
+        """File with the predictions of a variant on a fold."""
         return self.folder / f"{variant}-fold{fold}.npz"
 
 
@@ -136,6 +136,7 @@ def load_outcome(variant: str, data: StudyData, count: int) -> Outcome:
     predicted, seconds = np.full(len(data.fold_of), -1), []
     for fold in range(count):
         kept = np.load(data.predictions(variant, fold))
-        predicted[data.fold_of == fold] = kept["logits"].argmax(1)
+        # Older results are logits (N, C).
+        predicted[data.fold_of == fold] = kept["classes"] if "classes" in kept else kept["logits"].argmax(1)
         seconds.append(float(kept["seconds"]))
     return Outcome(predicted, float(np.median(seconds)))

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from animals_pl.errors import UsageError
-from animals_pl.files import wide_console
 
 INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended."""
@@ -51,7 +50,7 @@ def search(
         raise UsageError("optuna is not installed. Run: python -m pip install -e '.[search]'") from error
     from animals_pl.experiments.fold_fits import prepare_folds
     from animals_pl.experiments.search_space import read_search
-    from animals_pl.experiments.trials import Trials, trial_table, tuned_config, write_results
+    from animals_pl.experiments.trials import Trials, print_results, tuned_config
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = read_search(Path(study))
@@ -65,15 +64,6 @@ def search(
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         print("interrupted; the same command continues the search", file=sys.stderr)
         interrupted = True
-    if best := state.best_first():
-        wide_console().print(trial_table(plan, best))
-        confirmation = write_results(state, best[0])
-        print(
-            f"The best of {len(state.finished())} trials is an optimistic estimate. Confirm it on other folds:\n"
-            f"  python -m animals_pl cross-validate {shlex.quote(str(confirmation))} "
-            f"--root {shlex.quote(root)} --seed {seed + 1}"
-        )
-    else:
-        print("no trial is complete yet; the same command continues the search", file=sys.stderr)
+    print_results(state, f"--root {shlex.quote(root)} --seed {seed + 1}")
     if interrupted:
         raise SystemExit(INTERRUPTED)

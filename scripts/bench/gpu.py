@@ -37,9 +37,8 @@ MODES = ("eager", "compiled")
 Step = Callable[[Tensor, Tensor], None]
 
 
-def train_step(name: str, variant: Sequence[str], options: argparse.Namespace) -> Step:
+def train_step(name: str, precision: str, layout: str, mode: str, options: argparse.Namespace) -> Step:
     """A function that trains one net on uint8 images (B, 3, S, S) and labels (B,)."""
-    precision, layout, mode = variant
     device, dtype, memory_format = options.device, PRECISIONS[precision], LAYOUTS[layout]
     net: nn.Module = registry.build_net(name, options.num_classes, options.size)
     net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -119,26 +118,26 @@ def main(args: Sequence[str] | None = None) -> None:
     options = parse(args)
     cuda = options.device.type == "cuda"
     table = Table(title="images/s in training", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("net", "precision", "layout", "mode"):
-        table.add_column(column, no_wrap=True)
-    for column in ("limit", "loaded", "÷ limit", "peak memory"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for number, column in enumerate(
+        ("net", "precision", "layout", "mode", "limit", "loaded", "÷ limit", "peak memory")
+    ):
+        table.add_column(column, justify="left" if number < 4 else "right", no_wrap=True)
     batch = torch.randint(0, 256, (options.batch_size, 3, options.size, options.size), dtype=torch.uint8)
     labels = torch.arange(options.batch_size) % options.num_classes
     synthetic = [(batch.to(options.device), labels.to(options.device))]
     real = real_batches(options) if options.root else None
-    for name, *variant in itertools.product(options.net, PRECISIONS, LAYOUTS, MODES):
-        print(name, *variant, file=sys.stderr, flush=True)
+    for variant in itertools.product(options.net, PRECISIONS, LAYOUTS, MODES):
+        print(*variant, file=sys.stderr, flush=True)
         torch.compiler.reset()
         if cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(options.device)
-        step = train_step(name, variant, options)
+        step = train_step(*variant, options)
         limit = speed(step, itertools.cycle(synthetic), options)
         loaded = speed(step, real, options) if real else None
         peak = f"{torch.cuda.max_memory_allocated(options.device) / 2**20:,.0f} MiB" if cuda else ""
         cells = [f"{loaded:,.0f}", f"{loaded / limit:.2f}"] if loaded else ["", ""]
-        table.add_row(name, *variant, f"{limit:,.0f}", *cells, peak)
+        table.add_row(*variant, f"{limit:,.0f}", *cells, peak)
         del step  # frees the net
     Console(width=110, highlight=False).print(table)
     device = torch.cuda.get_device_name(options.device) if cuda else "CPU, not a measurement"
