@@ -32,6 +32,11 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
     return f"did you mean {close[0]!r}? " if close else ""
 
 
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """``"a, b, c"``; of more than ``most`` names the first ones, and how many there are."""
+    return ", ".join(names[:most]) + (f", … ({len(names):,} in all)" if len(names) > most else "")
+
+
 def one_line(error: BaseException) -> str:
     """The message of an error in one line, without a DataLoader worker's traceback; its type if it has no message."""
     message = re.split(r"\n[\w.]*(?:Error|Exception): ", str(error))[-1]

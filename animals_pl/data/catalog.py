@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from animals_pl.data.decode import is_image
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, listed
 
 _ANIMALS10 = [
     ("cane", "dog", 4863),
@@ -48,6 +48,9 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 """Names of folders (lower case) that divide a dataset, and the split that each contains."""
+
+MAX_CLASSES = 30
+"""Maximum number of classes in a printed table or a figure."""
 
 
 def english_name(class_name: str) -> str:
@@ -230,19 +233,19 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
         UsageError: A folder matches no class, or two folders match the same class.
     """
     index_of = {_class_key(name): index for index, name in enumerate(class_names)}
-    indices = []
+    found: dict[int, str] = {}
     for name in folder_names:
         index = index_of.get(_class_key(name))
         if index is None:
-            known = ", ".join(display_name(c) for c in class_names)
+            known = listed([display_name(c) for c in class_names])
             raise UsageError(
                 f"{argument} has a folder {name!r}, which is not a class of this model. "
                 f"Rename or remove it, or train a model with it (classes of this model: {known})."
             )
-        if index in indices:
+        if index in found:
             raise UsageError(f"{argument} has two folders for the class {class_names[index]!r}. Merge them.")
-        indices.append(index)
-    return indices
+        found[index] = name
+    return list(found)
 
 
 def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argument: str = "data.root") -> Catalog:

@@ -92,12 +92,12 @@ def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float
     quotas = np.array([_quotas(count, fractions) for count in counts.tolist()]).reshape(num_classes, len(SPLITS))
     groups, ungrouped = _by_group(catalog)
     splits: dict[str, list[str]] = {split: [] for split in SPLITS}
-    missing = quotas.copy()
+    missing, used = quotas.copy(), quotas.sum(axis=0) > 0
     label_of = dict(zip(catalog.paths, catalog.labels.tolist(), strict=True))
     for paths in _largest_first(groups, seed):
-        sizes = np.bincount([label_of[path] for path in paths], minlength=num_classes)
-        index = _choose_split(sizes, missing, quotas)
-        missing[:, index] -= sizes
+        labels, sizes = np.unique([label_of[path] for path in paths], return_counts=True)
+        index = _choose_split(sizes, missing[labels], quotas[labels], used)
+        missing[labels, index] -= sizes
         splits[SPLITS[index]] += paths
     for label, paths in enumerate(ungrouped):
         shuffled = iter(_shuffle(paths, seed))
@@ -128,17 +128,17 @@ def _largest_first(groups: list[list[str]], seed: int) -> list[list[str]]:
     return sorted((group_of[path] for path in _shuffle(group_of, seed)), key=len, reverse=True)
 
 
-def _choose_split(sizes: np.ndarray, missing: np.ndarray, quotas: np.ndarray) -> int:
+def _choose_split(sizes: np.ndarray, missing: np.ndarray, quotas: np.ndarray, used: np.ndarray) -> int:
     """Index of the split for a group: the emptiest that can take all of it, otherwise the one it exceeds least.
 
-    The arrays count images: in the group (C,), those that each split still needs, and those it should have (C, S).
+    The arrays count images of the group's classes: in the group (K,), those that each split still needs, and those it
+    should have (K, S). ``used`` (S,) tells which splits should have any image.
     """
-    involved = sizes > 0
-    left = (missing[involved] - sizes[involved, None]).min(axis=0)
+    left = (missing - sizes[:, None]).min(axis=0)
     if (left >= 0).any():
-        emptiness = (missing[involved] / np.maximum(quotas[involved], 1)).min(axis=0)
+        emptiness = (missing / np.maximum(quotas, 1)).min(axis=0)
         return int(np.argmax(np.where(left >= 0, emptiness, -1)))
-    return int(np.argmax(np.where(quotas.sum(axis=0) > 0, left, -np.inf)))
+    return int(np.argmax(np.where(used, left, -np.inf)))
 
 
 def folder_split(catalog: Catalog, val_fraction: float = VAL_FRACTION, seed: int = 42) -> Split:

@@ -11,6 +11,10 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from scipy.sparse import coo_array, csr_array
+
+MAX_LABELS, MAX_CELLS = 30, 200
+"""Maximum number of class names and of cells on an axis of a confusion matrix; both bound its size and memory."""
 
 TRAIN_COLOUR, VAL_COLOUR = "#4c72b0", "#dd8452"
 
@@ -89,24 +93,35 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def confusion_matrix(confusion: np.ndarray, class_names: Sequence[str]) -> Figure:
+def confusion_matrix(confusion: np.ndarray | csr_array, class_names: Sequence[str]) -> Figure:
     """Plot a confusion matrix: numbers are counts, colours the share of the true class.
 
+    With more than MAX_LABELS classes there are no numbers and only some names, with more than MAX_CELLS a cell is the
+    sum over neighbouring classes.
+
     Args:
-        confusion: (C, C) counts; rows are true classes, columns predictions.
+        confusion: (C, C) counts, dense or sparse; rows are true classes, columns predictions.
         class_names: C names.
     """
     count = len(class_names)
-    side = max(5, 2.5 + 0.55 * count)
+    cells = min(count, MAX_CELLS)
+    pairs = coo_array(confusion)
+    counts = np.zeros((cells, cells), dtype=int)
+    np.add.at(counts, (pairs.row * cells // count, pairs.col * cells // count), pairs.data)
+    side = max(5, 2.5 + 0.55 * count) if count <= MAX_LABELS else 12
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
-    share = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(confusion), strict=True):
+    for row, column in zip(*np.nonzero(counts), strict=True) if count <= MAX_LABELS else ():
         colour = "white" if share[row, column] > 0.7 else "black"
-        axes.text(column, row, str(confusion[row, column]), ha="center", va="center", color=colour, fontsize=9)
-    names = drawable(class_names)
-    axes.set_xticks(range(count), names, rotation=45, ha="right")
-    axes.set_yticks(range(count), names)
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+    labelled = range(0, count, -(-count // MAX_LABELS))
+    ticks = [label * cells // count for label in labelled]
+    names = drawable([class_names[label] for label in labelled])
+    axes.set_xticks(ticks, names, rotation=45, ha="right")
+    axes.set_yticks(ticks, names)
     axes.set(xlabel="predicted", ylabel="true")
+    if cells < count:
+        axes.set_title(f"{count:,} classes in {cells} × {cells} cells")
     return draw_literally(figure)

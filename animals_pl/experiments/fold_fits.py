@@ -25,11 +25,7 @@ from animals_pl.lightning_cli import run
 
 
 class SavePredictions(L.Callback):
-    """Write the logits of the last validation epoch and the training time in seconds.
-
-    Args:
-        file: The .npz file to write, with the arrays ``logits`` (N, C) and ``seconds`` ().
-    """
+    """Write the ``classes`` (N,) predicted in the last validation epoch and the training's ``seconds`` to a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -41,32 +37,25 @@ class SavePredictions(L.Callback):
         self.start = time.perf_counter()
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Discard the previous epoch's logits."""
+        """Discard the previous epoch's predictions."""
         self.batches = []
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Collect the logits of a batch."""
-        self.batches.append(outputs.float().cpu())
+        """Collect the predictions of a batch."""
+        self.batches.append(outputs.argmax(1).cpu())
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file."""
         seconds = time.perf_counter() - self.start
         with atomic_write(self.file) as partial, partial.open("wb") as stream:
-            np.savez(stream, logits=torch.cat(self.batches).numpy(), seconds=seconds)
+            np.savez(stream, classes=torch.cat(self.batches).numpy(), seconds=seconds)
 
 
 @dataclass(frozen=True)
 class StudyData:
-    """What all fits of a study share: images, folds and the folder of the results.
-
-    Attributes:
-        root: Folder of the images.
-        catalog: The images.
-        fold_of: Fold (N,) in which each image is predicted.
-        folder: Where results are kept.
-    """
+    """What all fits of a study share: images, the fold (N,) that predicts each, and the folder of the results."""
 
     root: Path
     catalog: Catalog
@@ -74,7 +63,7 @@ class StudyData:
     folder: Path
 
     def predictions(self, variant: str, fold: int) -> Path:
-        """File with the logits of a variant on a fold."""
+        """File with the predictions of a variant on a fold."""
         return self.folder / f"{variant}-fold{fold}.npz"
 
 
@@ -154,6 +143,7 @@ def load_outcome(variant: str, data: StudyData, count: int) -> Outcome:
     predicted, seconds = np.full(len(data.fold_of), -1), []
     for fold in range(count):
         kept = np.load(data.predictions(variant, fold))
-        predicted[data.fold_of == fold] = kept["logits"].argmax(1)
+        # Older results are logits (N, C).
+        predicted[data.fold_of == fold] = kept["classes"] if "classes" in kept else kept["logits"].argmax(1)
         seconds.append(float(kept["seconds"]))
     return Outcome(predicted, float(np.median(seconds)))

@@ -20,12 +20,9 @@ COLUMNS = ("trainable", "source", "epochs", "best", "train loss", "train acc", "
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one experiment.
+    """Result of one experiment: metrics of each epoch, initial weights, and why the training failed, if it did.
 
-    Attributes:
-        rows: Metrics of each epoch.
-        start: ``pretrained``, ``scratch`` (intended) or ``random`` (a backbone without its weights).
-        failure: Why the training failed; empty if it did not.
+    ``start`` is ``pretrained``, ``scratch`` (intended) or ``random`` (a backbone without its weights).
     """
 
     rows: list[Row]

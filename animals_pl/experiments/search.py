@@ -6,13 +6,8 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from animals_pl.errors import UsageError
-from animals_pl.files import show
-
-if TYPE_CHECKING:
-    from animals_pl.experiments.trials import Trials
 
 INTERRUPTED = 130
 """Exit code of a process that Ctrl-C ended."""
@@ -57,31 +52,20 @@ def search(
         raise UsageError("optuna is not installed. Run: python -m pip install -e '.[search]'") from error
     from animals_pl.experiments.fold_fits import prepare_folds
     from animals_pl.experiments.search_space import read_search
-    from animals_pl.experiments.trials import Trials, trial_table, tuned_config, write_results
+    from animals_pl.experiments.trials import Trials, print_results, tuned_config
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = read_search(Path(study))
     plan = replace(plan, study=plan.study.override(weights, net))
     tuned_config(plan, Path(root).resolve(), dict.fromkeys(plan.space, "?"))  # fails now if the file cannot be edited
     state = Trials(plan, prepare_folds(plan.study, Path(root), folds, seed, Path(output)), seed)
-    interrupted = _run_trials(state, trials)
-    if best := state.best_first():
-        show(trial_table(plan, best))
-        confirmation = shlex.quote(str(write_results(state, best[0])))
-        print(f"The best of {len(state.finished())} trials is an optimistic estimate. Confirm it on other folds:")
-        print(f"  python -m animals_pl cross-validate {confirmation} --root {shlex.quote(root)} --seed {seed + 1}")
-    else:
-        print("no trial is complete yet; the same command continues the search", file=sys.stderr)
-    if interrupted:
-        raise SystemExit(INTERRUPTED)
-
-
-def _run_trials(state: Trials, trials: int) -> bool:
-    """Run trials until there are enough; return whether Ctrl-C ended them."""
+    interrupted = False
     try:
         while len(state.finished()) < trials:
             state.run_next(trials)
     except (KeyboardInterrupt, SystemExit):  # Lightning turns the first into the second
         print("interrupted; the same command continues the search", file=sys.stderr)
-        return True
-    return False
+        interrupted = True
+    print_results(state, f"--root {shlex.quote(root)} --seed {seed + 1}")
+    if interrupted:
+        raise SystemExit(INTERRUPTED)

@@ -21,7 +21,6 @@ class Study:
 
     Attributes:
         name: The file's name without its suffix.
-        config: The configuration of all variants.
         options: Settings of all variants, key → value. They override the configuration.
         variants: Name → settings of this variant. They override the options.
         baseline: The variant that the others are compared with. Empty: the first one.
@@ -50,12 +49,7 @@ class Study:
 
 
 def find_config(name: str, folder: Path) -> Path:
-    """Absolute path of a configuration.
-
-    Args:
-        name: A file, relative to ``folder`` or to the working directory, or the name of a shipped configuration
-            such as ``mobilenetv3_small_best``.
-        folder: Searched first.
+    """Absolute path of a file below ``folder`` or the working directory, or of a shipped configuration by its name.
 
     Raises:
         UsageError: There is no such file.

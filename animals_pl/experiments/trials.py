@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from animals_pl.experiments.config_edit import edit_config
 from animals_pl.experiments.fold_fits import StudyData, fit_fold, load_outcome
 from animals_pl.experiments.folds import macro_recall
 from animals_pl.experiments.search_space import SearchPlan, contains, rounded
-from animals_pl.files import atomic_write
+from animals_pl.files import atomic_write, show
 
 SHOWN = 5
 """Trials in the table."""
@@ -29,13 +30,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Trial:
-    """A complete trial.
-
-    Attributes:
-        number: From 1, in the order of the trials.
-        settings: ``section.key`` → value.
-        value: Macro recall of all images.
-    """
+    """A complete trial: its number from 1, settings (``section.key`` → value) and macro recall of all images."""
 
     number: int
     settings: dict[str, Any]
@@ -133,7 +128,21 @@ class Trials:
         return value, ""
 
 
-def trial_table(plan: SearchPlan, best: list[Trial]) -> Table:
+def print_results(state: Trials, arguments: str) -> None:
+    """Print the best trials; write the best as a configuration and as a study to be run with ``arguments``."""
+    best = state.best_first()
+    if not best:
+        print("no trial is complete yet; the same command continues the search", file=sys.stderr)
+        return
+    show(_trial_table(state.plan, best))
+    confirmation = _write_results(state, best[0])
+    print(
+        f"The best of {len(state.finished())} trials is an optimistic estimate. Confirm it on other folds:\n"
+        f"  python -m animals_pl cross-validate {shlex.quote(str(confirmation))} {arguments}"
+    )
+
+
+def _trial_table(plan: SearchPlan, best: list[Trial]) -> Table:
     """Table of the configuration and the best trials."""
     start = {key: plan.config.get(key, "default") for key in plan.space}
     origin = next((trial.value for trial in best if trial.settings == start), None)
@@ -147,7 +156,7 @@ def trial_table(plan: SearchPlan, best: list[Trial]) -> Table:
     return table
 
 
-def write_results(state: Trials, best: Trial) -> Path:
+def _write_results(state: Trials, best: Trial) -> Path:
     """Write best.yaml and the confirming study; return the file of the study."""
     plan, folder = state.plan, state.folds.folder.resolve()
     heading = (

@@ -14,15 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from PIL import Image
 
-from animals_pl.data.catalog import display_name
+from animals_pl.data.catalog import MAX_CLASSES, display_name
 from animals_pl.evaluation.figures import draw_literally, drawable
 from animals_pl.reports.findings import class_table, elongation, readable, zoom_limits
 from animals_pl.reports.thumbnails import thumbnail
 
 BLUE, ORANGE, GREY = "#4c72b0", "#dd8452", "#8c8c8c"
-
-MAX_CLASSES = 30
-"""Maximum number of classes on histograms and the contact sheet, which show the largest ones."""
 
 SHEET_COLUMNS = 10
 """Images per class on the contact sheet."""
@@ -51,14 +48,21 @@ def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
 
 
 def class_counts(classes: pd.DataFrame) -> Figure:
-    """Bar chart of a :func:`~animals_pl.reports.findings.class_table`: images per class, largest class on top."""
+    """Bar chart of a :func:`~animals_pl.reports.findings.class_table`: images per class, largest class on top.
+
+    Of more than MAX_CLASSES classes, the largest and the smallest are shown.
+    """
     rows = classes.sort_values("images", kind="stable")
+    ratio = rows["images"].max() / rows["images"].min()
+    title = f"images per class (imbalance {ratio:.2f} : 1)"
+    if len(rows) > MAX_CLASSES:
+        rows = pd.concat([rows.head(MAX_CLASSES // 2), rows.tail(MAX_CLASSES // 2)])
+        title += f", the {MAX_CLASSES // 2} largest and smallest of {len(classes):,} classes"
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(rows["class"], rows["images"], color=BLUE)
     axes.bar_label(bars, [f"{count:,}" for count in rows["images"]], padding=4)
-    ratio = rows["images"].max() / rows["images"].min()
-    axes.set(title=f"images per class (imbalance {ratio:.2f} : 1)", xticks=[])
+    axes.set(title=title, xticks=[])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.margins(x=0.1)
     return figure

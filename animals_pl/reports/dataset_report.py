@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,9 @@ from animals_pl.files import atomic_write
 from animals_pl.reports.dataset_figures import size_plot, spread
 from animals_pl.reports.findings import Findings, readable, size_table, suggest_sizes
 from animals_pl.reports.thumbnails import thumbnail_uri
+
+SAMPLE_CLASSES = 100
+"""Maximum number of classes whose images are on the page."""
 
 SAMPLES, GROUPS, GROUP_IMAGES, SUSPECTS, BROKEN = 16, 60, 24, 200, 200
 """Maximum number of images of a class, duplicate groups, images of a group, suspects and broken files on the page."""
@@ -100,9 +104,10 @@ class DatasetReport:
 
     def _images(self) -> dict[str, Any]:
         found = self.findings
+        by_class = readable(found.manifest).groupby("label")["path"]
         samples = [
             {"name": display_name(name), "images": self._tiles(spread(paths.tolist(), SAMPLES))}
-            for name, paths in readable(found.manifest).groupby("label")["path"]
+            for name, paths in islice(by_class, SAMPLE_CLASSES)
         ]
         outliers = [
             {"name": kind, "images": self._tiles(rows["path"], rows["value"], rows["label"])}
@@ -111,6 +116,7 @@ class DatasetReport:
         broken = found.broken.head(BROKEN)
         return {
             "samples": samples,
+            "samples_left_out": by_class.ngroups - len(samples),
             "outliers": outliers,
             "broken": [{"href": self._href(row.path), **row._asdict()} for row in broken.itertuples(index=False)],
             "broken_total": len(found.broken),

@@ -18,7 +18,7 @@ from animals_pl import __version__
 from animals_pl.data.catalog import english_name
 from animals_pl.data.class_weights import ClassWeights
 from animals_pl.data.info import DataInfo
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, listed
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
 from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
@@ -143,8 +143,8 @@ class AnimalClassifier(L.LightningModule):
             self.hparams["class_names"], self.hparams["input_size"] = list(info.class_names), info.size
         elif list(info.class_names) != self.hparams["class_names"]:
             raise UsageError(
-                f"the data has the classes {', '.join(info.class_names)}, but the model was trained on "
-                f"{', '.join(self.hparams['class_names'])}. Use data with the model's classes, or a new model."
+                f"the data has the classes {listed(info.class_names)}, but the model was trained on "
+                f"{listed(self.hparams['class_names'])}. Use data with the model's classes, or a new model."
             )
         elif info.size != self.hparams["input_size"]:
             raise UsageError(

@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from scipy.sparse import csr_array
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from animals_pl.evaluation.metrics import summarise
+
+
+class LabelPairs(Metric):
+    """True and predicted class (N, 2) of every image. Linear in N; a dense confusion matrix is quadratic in C."""
+
+    full_state_update = False
+    pairs: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("pairs", [], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Start a new epoch."""
+        super().reset()
+        # For a process without images; torchmetrics would gather an empty float tensor from it.
+        self.pairs.append(torch.empty((0, 2), dtype=torch.int64, device=self.device))
+
+    def update(self, logits: Tensor, labels: Tensor) -> None:
+        """Add a batch: logits (B, C), labels (B,)."""
+        self.pairs.append(torch.stack([labels, logits.argmax(1)], dim=1))
+
+    def compute(self) -> Tensor:
+        """Pairs (N, 2) of all processes."""
+        return dim_zero_cat(self.pairs)
 
 
 class SplitMetrics(nn.Module):
@@ -15,22 +43,25 @@ class SplitMetrics(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.loss = MeanMetric()
-        self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.pairs = LabelPairs()
 
     def update(self, losses: Tensor, logits: Tensor, labels: Tensor) -> None:
         """Add a batch: losses (B,), logits (B, C), labels (B,)."""
         self.loss.update(losses.detach())
-        self.confusion.update(logits.detach(), labels)
+        self.pairs.update(logits.detach(), labels)
 
     def reset(self) -> None:
         """Start a new epoch."""
         self.loss.reset()
-        self.confusion.reset()
+        self.pairs.reset()
 
-    def matrix(self) -> np.ndarray:
-        """Confusion matrix (C, C) over all processes: rows are true classes, columns predictions."""
-        return self.confusion.compute().cpu().numpy()
+    def matrix(self) -> csr_array:
+        """Sparse confusion matrix (C, C) over all processes: rows are true classes, columns predictions."""
+        truth, predicted = self.pairs.compute().cpu().numpy().T
+        ones = np.ones(len(truth), dtype=np.int64)
+        return csr_array((ones, (truth, predicted)), shape=(self.num_classes, self.num_classes))
 
     def compute(self) -> dict[str, float]:
         """``loss``, ``acc``, ``macro_recall`` and ``macro_f1`` over all processes."""

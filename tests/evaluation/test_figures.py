@@ -15,9 +15,10 @@ from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from scipy.sparse import csr_array
 
 from animals_pl.evaluation import figures
-from animals_pl.evaluation.figures import confusion_matrix, curves
+from animals_pl.evaluation.figures import MAX_CELLS, MAX_LABELS, confusion_matrix, curves
 
 NAN = float("nan")
 ROWS = [
@@ -198,6 +199,26 @@ def test_the_colour_is_the_part_of_the_true_class_on_a_scale_from_none_to_all() 
     (image,) = axes.images
     np.testing.assert_allclose(image.get_array(), [[0.8, 0.2, 0], [0, 30 / 31, 1 / 31], [0, 0, 0]])
     assert image.get_clim() == (0, 1)
+
+
+@pytest.mark.parametrize("count", [MAX_LABELS, MAX_LABELS + 1, MAX_CELLS, 10_000])
+def test_a_matrix_of_many_classes_is_no_larger_than_one_of_few(count: int) -> None:
+    """Every class is taken for the next one, ten times."""
+    labels = np.arange(count)
+    confusion = csr_array((np.full(count, 10), (labels, (labels + 1) % count)), shape=(count, count))
+    figure = confusion_matrix(confusion, [f"class {label}" for label in labels])
+    (axes,) = figure.axes
+    share = np.asarray(axes.images[0].get_array())
+    assert max(figure.get_size_inches()) <= 20
+    assert share.shape == 2 * (min(count, MAX_CELLS),)
+    np.testing.assert_allclose(share.sum(1), 1)
+    per_cell = count / len(share)
+    np.testing.assert_allclose([share[0, 0], share[0, 1], share[-1, 0]], [1 - 1 / per_cell, 1 / per_cell, 1 / per_cell])
+    assert len(axes.texts) == (count if count == MAX_LABELS else 0)
+    named = [int(label.get_text().split()[1]) for label in axes.get_yticklabels()]
+    assert MAX_LABELS / 2 <= len(named) <= MAX_LABELS
+    assert axes.get_yticks().tolist() == [int(label / per_cell) for label in named]
+    assert ("classes in" in axes.get_title()) == (count > MAX_CELLS)
 
 
 def luminance(colour: object) -> float:

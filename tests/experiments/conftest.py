@@ -39,7 +39,7 @@ class FakeTraining:
         with split.open() as stream:
             names = [Path(row["path"]).parent.name for row in csv.DictReader(stream) if row["split"] == "val"]
         labels = np.array([list(ANIMALS10).index(name) for name in names])
-        np.savez(callbacks[0].file, logits=np.eye(10)[labels if right else 0 * labels], seconds=1.0)
+        np.savez(callbacks[0].file, classes=labels if right else 0 * labels, seconds=1.0)
         self.fits.append((options["--name"], split.stem))
 
 

@@ -50,6 +50,15 @@ def test_class_counts_are_labelled_bars_with_the_largest_on_top():
     assert axes.get_title() == "images per class (imbalance 2.50 : 1)"
 
 
+def test_class_counts_of_many_classes_show_the_largest_and_the_smallest():
+    counts = pd.DataFrame({"class": [f"class {number}" for number in range(1000)], "images": np.arange(1, 1001)})
+    figure = class_counts(counts)
+    (axes,) = figure.axes
+    assert [bar.get_width() for bar in axes.patches] == [*range(1, 16), *range(986, 1001)]
+    assert figure.get_size_inches()[1] < 12
+    assert axes.get_title().endswith("(imbalance 1000.00 : 1), the 15 largest and smallest of 1,000 classes")
+
+
 # ---------------------------------------------------------------- sizes
 
 

@@ -24,6 +24,7 @@ from animals_pl.errors import UsageError
 from animals_pl.models.synsets import SYNSETS
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.split_metrics import SplitMetrics
 
 SIZE = 16
 DATA_KEYS = {"sampling", "augment", "seed", "batch_size", "size", "num_workers"}
@@ -207,6 +208,26 @@ def test_metrics_are_reset_each_epoch(tiny_tree):
     """Without learning, every epoch has the same metrics; a sum over epochs would change."""
     _, _, recorder = train(tiny_tree, epochs=3, lr=0.0)
     assert len(set(recorder.val_losses)) == 1
+
+
+def test_metrics_take_memory_for_the_images_not_for_all_pairs_of_classes():
+    """A dense confusion matrix of a million classes has 8 TB."""
+    metrics = SplitMetrics(1_000_000)
+    metrics.reset()
+    logits = torch.zeros(3, 1_000_000)
+    logits[[0, 1, 2], [7, 999_999, 7]] = 1
+    metrics.update(torch.ones(3), logits, torch.tensor([7, 999_999, 8]))
+    matrix = metrics.matrix()
+    assert (matrix.nnz, matrix[7, 7], matrix[8, 7]) == (3, 1, 1)
+    assert metrics.compute() == pytest.approx({"loss": 1, "acc": 2 / 3, "macro_recall": 2 / 3, "macro_f1": 5 / 9})
+
+
+def test_a_process_without_images_gathers_as_many_columns_as_the_others():
+    """Processes can only exchange tensors of the same type and number of dimensions."""
+    metrics = SplitMetrics(3)
+    empty = metrics.pairs.pairs[0]
+    metrics.update(torch.ones(1), torch.eye(3)[:1], torch.tensor([0]))
+    assert (empty.dtype, empty.ndim) == (metrics.pairs.pairs[1].dtype, metrics.pairs.pairs[1].ndim)
 
 
 # ---------------------------------------------------------------- checkpoint

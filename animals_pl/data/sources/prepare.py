@@ -14,6 +14,7 @@ from rich.table import Table
 from animals_pl.data.catalog import (
     ANIMALS10,
     ANIMALS10_COUNTS,
+    MAX_CLASSES,
     RAW,
     Catalog,
     display_name,
@@ -212,10 +213,13 @@ def _print_classes(counts: dict[str, int], known: dict[str, int]) -> None:
         table.add_column(column, justify="right")
     names = sorted(counts.keys() | known.keys())
     rows = [(display_name(name), counts.get(name, 0), known.get(name, 0)) for name in names]
+    print()
+    if len(rows) > MAX_CLASSES:
+        print(f"the {MAX_CLASSES} of {len(rows):,} classes with the fewest images:")
+        rows = sorted(rows, key=lambda row: row[1])[:MAX_CLASSES]
     for name, here, there in [*rows, ("total", sum(counts.values()), sum(known.values()))]:
         comparison = [f"{there:,}", f"{here - there:+,}" if here != there else ""] if known else []
         table.add_row(name, f"{here:,}", *comparison)
-    print()
     show(table)
     if known:
         _warn("missing classes of Animals-10", [name for name in known if name not in counts])

@@ -8,8 +8,9 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import EarlyStopping
 from rich.table import Table
+from scipy.sparse import csr_array
 
-from animals_pl.data.catalog import display_name
+from animals_pl.data.catalog import MAX_CLASSES, display_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.evaluation.metrics import recall_per_class
 from animals_pl.files import show
@@ -147,22 +148,23 @@ def _run_rows(trainer: L.Trainer, module: AnimalClassifier) -> dict[str, str]:
 def _weights_table(data: AnimalsDataModule, module: AnimalClassifier) -> Table:
     counts = {split: catalog.counts() for split, catalog in data.catalogs.items() if catalog.paths}
     table = _class_table(*counts, "class weight")
-    weights = module.training_loss.weights.tolist()
-    for name, weight in zip(data.class_names, weights, strict=True):
-        table.add_row(display_name(name), *(str(count[name]) for count in counts.values()), f"{weight:.3f}")
+    names, weights = data.class_names, module.training_loss.weights.tolist()
+    images = np.array([counts["train"][name] for name in names])
+    for label in _shown(table, images, "fewest training images"):
+        numbers = (str(count[names[label]]) for count in counts.values())
+        table.add_row(display_name(names[label]), *numbers, f"{weights[label]:.3f}")
     return table
 
 
-def _recall_table(matrix: np.ndarray, class_names: list[str]) -> Table:
+def _recall_table(matrix: csr_array, class_names: list[str]) -> Table:
     table = _class_table("images", "recall")
     table.add_column("most often predicted instead")
-    for label, recall in enumerate(recall_per_class(matrix)):
-        if not matrix[label].any():
-            continue
-        others = matrix[label].copy()
-        others[label] = 0
+    recalls = recall_per_class(matrix)
+    for label in _shown(table, recalls, "lowest recall"):
+        others = matrix[label].toarray()
+        images, others[label] = others.sum(), 0
         confused = f"{display_name(class_names[others.argmax()])} ({others.max()})" if others.any() else ""
-        table.add_row(display_name(class_names[label]), str(matrix[label].sum()), f"{recall:.4f}", confused)
+        table.add_row(display_name(class_names[label]), str(images), f"{recalls[label]:.4f}", confused)
     return table
 
 
@@ -172,3 +174,12 @@ def _class_table(*numbers: str) -> Table:
     for column in numbers:
         table.add_column(column, justify="right")
     return table
+
+
+def _shown(table: Table, values: np.ndarray, what: str) -> list[int]:
+    """Labels with a value; of many, those with the smallest values, and the table's title says so."""
+    labels = np.flatnonzero(~np.isnan(values))
+    if len(labels) > MAX_CLASSES:
+        table.title, table.title_justify = f"the {MAX_CLASSES} of {len(labels):,} classes with the {what}", "left"
+        labels = labels[np.argsort(values[labels], kind="stable")[:MAX_CLASSES]]
+    return labels.tolist()
