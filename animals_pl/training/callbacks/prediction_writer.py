@@ -63,7 +63,7 @@ class PredictionWriter(BasePredictionWriter):
         """Append the rows of a batch of probabilities (B, C)."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         paths, problems = data.catalogs["predict"].paths, data.broken
-        names = pl_module.hparams["class_names"]
+        names = [_utf8(name) for name in pl_module.hparams["class_names"]]
         top = prediction.topk(self.top_k, dim=1)
         for index, values, labels in zip(batch_indices or [], top.values.tolist(), top.indices.tolist(), strict=True):
             best = [(names[label], f"{value:.6f}") for label, value in zip(labels, values, strict=True)]
@@ -81,6 +81,6 @@ class PredictionWriter(BasePredictionWriter):
         self._opened.__exit__(type(exception), exception, exception.__traceback__)
 
 
-def _utf8(path: str) -> str:
-    r"""A path as UTF-8 text in any locale; other bytes are escaped, such as ``\xfc``."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+def _utf8(name: str) -> str:
+    r"""A name as UTF-8 text in any locale; other bytes are escaped, such as ``\xfc``."""
+    return os.fsencode(name).decode(errors="backslashreplace")
