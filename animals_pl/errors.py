@@ -33,8 +33,8 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """``"a, b, c"``; of more than ``most`` names the first ones, and how many there are."""
-    return ", ".join(names[:most]) + (f", … ({len(names):,} in all)" if len(names) > most else "")
+    """``"a, b, c"``; of more than ``most`` names ``"a, b, …"``."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 def one_line(error: BaseException) -> str:

@@ -16,6 +16,7 @@ from animals_pl.cli import main
 from animals_pl.data.catalog import MAX_CLASSES, match_classes
 from animals_pl.errors import UsageError
 from animals_pl.reports import dataset_figures, dataset_report
+from animals_pl.reports.findings import Findings
 
 CLASSES = 40
 
@@ -70,9 +71,10 @@ def test_prepare_prints_the_smallest_classes(tree: Path, tmp_path: Path, capsys:
     assert re.search(rf"^ *total +{3 * CLASSES + 6} *$", text, re.MULTILINE)
 
 
-def test_the_page_of_analyze_counts_the_classes_that_it_does_not_show(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_analyze_counts_the_classes_that_it_does_not_show(
+    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(Findings, "notes", [f"class {label} has a fault" for label in range(CLASSES)])
     monkeypatch.setattr(dataset_report, "SAMPLE_CLASSES", MAX_CLASSES)
     for slow in ("contact_sheet", "histograms"):
         monkeypatch.setattr(dataset_figures, slow, lambda *args: Figure((1, 1)))
@@ -80,10 +82,14 @@ def test_the_page_of_analyze_counts_the_classes_that_it_does_not_show(
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")
     assert len(re.findall(r"<h3>class_\d\d</h3>", page)) == MAX_CLASSES
     assert f"{CLASSES - MAX_CLASSES} more classes are not shown." in page
+    assert page.count("has a fault") == CLASSES
+    text = capsys.readouterr().out
+    assert text.count("has a fault") == MAX_CLASSES
+    assert f"and {CLASSES - MAX_CLASSES} more such classes; the report lists all" in text
 
 
 def test_messages_name_some_of_the_classes(tree: Path) -> None:
     names = [folder.name for folder in sorted(tree.iterdir())]
-    with pytest.raises(UsageError, match=r"class_09, … \(40 in all\)\)") as caught:
+    with pytest.raises(UsageError, match=r"class_09, …\)\.") as caught:
         match_classes(["lynx"], names)
     assert "class_10" not in str(caught.value)

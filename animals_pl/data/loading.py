@@ -15,7 +15,7 @@ from animals_pl.data.grouping import join_groups
 from animals_pl.data.inspection.manifest import scan
 from animals_pl.data.splits import VAL_FRACTION, Split, folder_split, load_split, stratified_split
 from animals_pl.data.tables import read_image_rows
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, listed
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,8 @@ def _warn_of_missing_classes(split: Split, catalog: Catalog) -> None:
     total = catalog.counts()
     for name, kind in (("train", "training"), ("val", "validation")):
         counts = catalog.select(getattr(split, name)).counts()
-        if absent := [class_name for class_name, count in counts.items() if total[class_name] and not count]:
-            listed = ", ".join(map(repr, absent[:5])) + (", …" if len(absent) > 5 else "")
-            warnings.warn(f"{len(absent)} classes have no {kind} images: {listed}. Add some", stacklevel=4)
+        if absent := [repr(class_name) for class_name, count in counts.items() if total[class_name] and not count]:
+            warnings.warn(f"{len(absent)} classes have no {kind} images: {listed(absent, 5)}. Add some", stacklevel=4)
 
 
 def _read_exclude(file: Path, catalog: Catalog) -> set[str]:

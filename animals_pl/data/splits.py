@@ -14,7 +14,7 @@ import pandas as pd
 
 from animals_pl.data.catalog import SPLITS, Catalog
 from animals_pl.data.tables import read_image_rows, write_table
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, listed
 
 LEFT_OUT = "left out"
 """Value in a split file for images in no split."""
@@ -253,5 +253,4 @@ def _find_moved(
 
 def _warn(what: str, names: Sequence[str], catalog: Catalog, file: Path) -> None:
     if names:
-        listed = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-        warnings.warn(f"{len(names)} images in {catalog.root} {what} {listed} ({file})", stacklevel=3)
+        warnings.warn(f"{len(names)} images in {catalog.root} {what} {listed(names, 3)} ({file})", stacklevel=3)

@@ -10,7 +10,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from animals_pl.data.catalog import Catalog
+from animals_pl.data.catalog import MAX_CLASSES, Catalog
 from animals_pl.data.inspection.manifest import catalog_of, scan, write_manifest
 from animals_pl.data.tables import read_image_rows, write_table
 from animals_pl.errors import UsageError
@@ -153,5 +153,8 @@ def _print_summary(found: Findings) -> None:
     }
     for name, value in lines.items():
         print(f"{name:<18} {value}")
-    for note in [*found.notes, *(errors.unchecked if errors else [])]:
+    notes = [*found.notes, *(errors.unchecked if errors else [])]
+    for note in notes[:MAX_CLASSES]:
         print(note)
+    if len(notes) > MAX_CLASSES:
+        print(f"and {len(notes) - MAX_CLASSES:,} more such classes; the report lists all")
