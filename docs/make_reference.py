@@ -38,9 +38,11 @@ def options() -> Iterator[Option]:
     for verb in TRAINING:
         yield Option("config", verb, "`null`", "YAML file with settings. Options override it.")
         yield Option("seed_everything", verb, "`42`", "Seed of the initial weights. `false`: none.")
-        required = "`null`" if verb == "fit" else "required"
-        meaning = "Checkpoint to resume from; the run continues in its folder." if verb == "fit" else "The checkpoint."
-        yield Option("ckpt_path", verb, required, meaning)
+        if verb == "fit":
+            meaning = "Checkpoint to resume from; the run continues in its folder."
+            yield Option("ckpt_path", verb, "`null`", meaning)
+        else:
+            yield Option("ckpt_path", verb, "required", "Checkpoint to evaluate.")
     yield from _options(RunOptions, "fit")
     yield from _predict_options()
     for verb in TRAINING:

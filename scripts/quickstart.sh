@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set-up and the main job on a fresh machine: draw the practice set, train, test, export.
+# Set-up and the main job on a fresh machine: generate the practice set, train, test, export.
 set -euo pipefail
 source "$(dirname "$0")/set_up.sh"
 

@@ -69,7 +69,8 @@ def export(
     Args:
         ckpt_path: The best.ckpt or last.ckpt of a run.
         output: The ONNX file to write.
-        image_folder: Folder of images to verify on. Default: the training data, or drawn images if it is gone.
+        image_folder: Folder of images to verify on. Default: the training data, or generated images if it no longer
+            exists.
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
 
     Raises:

@@ -40,10 +40,11 @@ def cross_validate(
     Fits whose results exist are not repeated.
 
     Args:
-        study: YAML file with the keys config, options, variants and baseline, such as those in configs/studies.
+        study: YAML file with the keys config and variants, and optionally options and baseline (default: the first
+            variant). See configs/studies.
         root: Folder with one folder of images per class.
         weights: File with the backbone's weights. Default: those of the configuration.
-        net: The net. Default: that of the configuration.
+        net: Name of the net. Default: that of the configuration.
         config: The configuration to start from, a file or a name in configs. Default: the study's.
         only: Variants to run. Default: all.
         folds: Number of folds, 2 or more.

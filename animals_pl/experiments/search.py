@@ -31,10 +31,10 @@ def search(
     best.yaml, and as a study that confirms it on other folds. The same command continues an interrupted search.
 
     Args:
-        study: YAML file with the keys config, options and search, such as those in configs/searches.
+        study: YAML file with the keys config and search, and optionally options. See configs/searches.
         root: Folder with one folder of images per class.
         weights: File with the backbone's weights. Default: those of the configuration.
-        net: The net. Default: that of the configuration.
+        net: Name of the net. Default: that of the configuration.
         folds: Number of folds, 2 or more.
         seed: Seed of the folds and of the sampler.
         trials: Number of trials, including those of earlier runs of this search.

@@ -37,7 +37,7 @@ def analyze(
     Args:
         source: A folder with one folder of images per class, or a manifest.csv written by prepare.
         output: New or empty folder for the report. Default: the next checkpoints/analysis/version_N.
-        split: The split.csv of a run, to find duplicates in several splits.
+        split: The split.csv of a run, to report duplicates that span splits.
         ckpt_path: Search for label errors with the backbone of this checkpoint. A frozen backbone has not been
             trained on the errors; a fine-tuned one may have learned them.
         model: Search for label errors with this exported ONNX file.

@@ -45,8 +45,8 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     Existing images are kept, so an interrupted run can be repeated; a second run only inspects again.
 
     Args:
-        source: ``practice`` draws a set of ten stylised animals. ``kaggle`` downloads Animals-10. An archive (.zip,
-            .tar, .tar.gz) is unpacked. A folder with one folder of images per class is linked.
+        source: ``practice`` generates a synthetic dataset of ten animal classes. ``kaggle`` downloads Animals-10. An
+            archive (.zip, .tar, .tar.gz) is unpacked. A folder with one folder of images per class is linked.
         output: Folder for the images and ``manifest.csv``. Default: ``datasets/practice`` for the practice set,
             otherwise ``datasets/animals10``.
         count: Number of images of the practice set, in Animals-10's class proportions.
