@@ -29,8 +29,8 @@ from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_left_out
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
-from animals_pl.training.quiet import quiet
-from animals_pl.training.run import TRAINER_DEFAULTS, Run, RunOptions, make_trainer, prepare_run
+from animals_pl.training.run import Run, RunOptions, prepare_run
+from animals_pl.training.trainer import TRAINER_DEFAULTS, make_trainer, quiet
 
 OVERRIDABLE = ("tta",)
 """Model settings that may differ from the checkpoint's in validate, test and predict."""
@@ -132,7 +132,8 @@ class AnimalsCLI(LightningCLI):
         """Create the trainer of the verb."""
         verb, config = str(self.subcommand), self.config_init[self.subcommand]
         options = {**config.trainer, **kwargs}
-        callbacks = [*(options.pop("callbacks") or []), *self._more_callbacks]
+        given = options.pop("callbacks") or []  # a single one without arguments is not in a list
+        callbacks = [*(given if isinstance(given, list) else [given]), *self._more_callbacks]
         if verb == "fit":
             self.run = prepare_run(
                 self.model,

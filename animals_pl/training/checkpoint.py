@@ -1,14 +1,17 @@
-"""Read checkpoints."""
+"""Read and write checkpoints."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
 from animals_pl import __version__
 from animals_pl.errors import UsageError
+from animals_pl.files import atomic_write
 
 
 def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -36,6 +39,31 @@ def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, A
     return checkpoint
 
 
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its target, then renames it.
+
+    Lightning writes to the folder for temporary files, which may be on another file system; the copy that follows
+    replaces a good checkpoint by a torn one where the disk is full.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            UsageError: The file cannot be written; an earlier one is kept.
+        """
+        content = io.BytesIO()  # torch.save to a file hides the reason for a failure
+        torch.save(checkpoint, content)
+        try:
+            with atomic_write(Path(path)) as partial:
+                partial.write_bytes(content.getbuffer())
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {str(path)!r} ({error.strerror}); an earlier file of this name is kept. Make room, "
+                "and resume with --ckpt_path."
+            ) from error
+
+
 def model_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``AnimalClassifier`` in a checkpoint."""
     return _arguments(checkpoint["hyper_parameters"])
@@ -52,6 +80,12 @@ def require_same(key: str, given: Any, trained: Any) -> None:
         raise UsageError(
             f"{key}={given!r} contradicts the checkpoint, which was trained with {trained!r}. Remove the option."
         )
+
+
+def with_atomic_io(plugins: Any) -> list[Any]:
+    """The trainer's plugins with :class:`AtomicCheckpointIO`, unless they have a ``CheckpointIO``."""
+    given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
+    return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, AtomicCheckpointIO()]
 
 
 def _arguments(hparams: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -280,20 +281,51 @@ class AnimalClassifier(L.LightningModule):
         """Log ``lr``, ``image_size``, ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``.
 
         If the checkpoint was saved during validation, the resumed epoch has no batches left and logs nothing.
+
+        Raises:
+            UsageError: The training has diverged.
         """
         if self.train_metrics.loss.update_called:
             self.log("image_size", float(self.image_size), sync_dist=True)
             self.log("lr", torch.tensor(self._epoch_lr, dtype=torch.float64), sync_dist=True)
             self._log_epoch(self.train_metrics, "train")
             self.trainer.callback_metrics  # noqa: B018  # caches the values for callbacks, before they are reset
+            if not self.val_metrics.loss.update_called:
+                self._check_convergence(self.train_metrics)
+
+    def _check_convergence(self, metrics: SplitMetrics) -> None:
+        """Before a net with weights of NaN is saved as the best. A training loss of NaN alone may be one batch's."""
+        loss = metrics.loss.compute().item()
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}. Lower model.lr "
+                f"(now {self.hparams['lr']:g}), raise model.warmup_epochs, or set trainer.gradient_clip_val. "
+                "Checkpoints of earlier epochs are kept."
+            )
 
     def on_validation_epoch_end(self) -> None:
-        """Log ``loss/val``, ``acc/val``, ``macro_recall/val``, ``macro_f1/val``."""
+        """Log ``loss/val``, ``acc/val``, ``macro_recall/val``, ``macro_f1/val``.
+
+        Raises:
+            UsageError: The training has diverged.
+        """
+        if self.trainer.state.fn == "fit":
+            self._check_convergence(self.val_metrics)
         self._log_epoch(self.val_metrics, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log ``loss/test``, ``acc/test``, ``macro_recall/test``, ``macro_f1/test``."""
         self._log_epoch(self.test_metrics, "test")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave out the state of schedules: they follow from the epoch and the settings, which may be new."""
+        checkpoint["lr_schedulers"] = []
+
+    def on_train_start(self) -> None:
+        """Set the learning rate of a resumed run as its schedule has it, now that ``max_epochs`` may be another."""
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, Scheduler) and self.current_epoch > 0:
+            scheduler.step(epoch=self.current_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Record the version that writes the checkpoint."""

@@ -17,13 +17,19 @@ Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 
 
 def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> OptimizerLRScheduler:
-    """Optimizer of a net for the hyper-parameters of the classifier, with a schedule over a number of epochs."""
+    """Optimizer of a net for the hyper-parameters of the classifier, with a schedule over a number of epochs.
+
+    Raises:
+        UsageError: The number of epochs is not known (-1), or see :func:`parameter_groups`.
+    """
     eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
     rates = {key: hparams[key] for key in ("lr", "weight_decay", "backbone_lr_mult", "layer_decay")}
     optimizer = create_optimizer_v2(parameter_groups(net, **rates), hparams["optimizer"], lr=hparams["lr"], **eps)
     schedule, warmup_epochs = hparams["schedule"], hparams["warmup_epochs"]
     if schedule == "constant" and not warmup_epochs:
         return optimizer
+    if epochs < 1:
+        raise UsageError(f"model.schedule={schedule} needs a length. Set trainer.max_epochs (or trainer.max_steps).")
     # timm has no constant schedule with warm-up; a step schedule with decay_rate=1 is equivalent.
     options: dict[str, Any] = {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
     options |= {"num_epochs": epochs, "warmup_epochs": warmup_epochs, "decay_epochs": max(1, epochs // 3)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,40 +13,28 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich import get_console
 
-from animals_pl.data.resize import PREPROCESSING
-from animals_pl.errors import UsageError, one_line
+from animals_pl.errors import UsageError
+from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
 from animals_pl.training.callbacks.feature_cache import FeatureCache
-from animals_pl.training.callbacks.progress_bar import EpochBar
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
+from animals_pl.training.callbacks.run_length import RunLength
 from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
-from animals_pl.training.callbacks.tensorboard import RunTensorBoard, TensorBoardImages
+from animals_pl.training.callbacks.tensorboard import TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
-from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
+from animals_pl.training.checkpoint import with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
-from animals_pl.training.malloc import set_malloc_thresholds
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
-from animals_pl.training.quiet import quiet
+from animals_pl.training.resume import adopt_checkpoint
 from animals_pl.training.run_folder import new_run_folder
 from animals_pl.training.trained import TrainedModel, load_classifier, load_model
+from animals_pl.training.trainer import TRAINER_DEFAULTS, check_training_arguments, make_trainer, quiet
 
 Monitor = Literal["loss/val", "acc/val", "macro_recall/val", "macro_f1/val"]
-
-TRAINER_DEFAULTS: dict[str, Any] = {
-    "default_root_dir": "checkpoints",
-    "use_distributed_sampler": False,  # our samplers shard by themselves
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-    "log_every_n_steps": 10,
-}
-"""Arguments of ``lightning.Trainer`` that differ from its own defaults."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +105,16 @@ class Run:
         try:
             with quiet():
                 self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self.ckpt_path, weights_only=True)
-        except (UsageError, MisconfigurationException) as error:
+        except UsageError:
             if self.ckpt_path is None:
                 _remove_empty_run(self.folder)
-            raise UsageError(one_line(error)) from error
+            raise
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UsageError(
+                f"cannot write below {str(self.folder)!r} ({error.strerror}). Make room, and resume with --ckpt_path."
+            ) from error
         return self
 
     @property
@@ -218,15 +213,17 @@ def prepare_run(
     ``dump_config`` returns the run's configuration as YAML, with tuned values such as ``{"model.lr": 0.01}`` filled in.
     By default it is made from the hyper-parameters.
     """
+    _check_types(model, data)
     kwargs = {**TRAINER_DEFAULTS, **trainer_kwargs}
     callbacks = [callbacks] if isinstance(callbacks, L.Callback) else list(callbacks or ())
     saves = kwargs.get("enable_checkpointing") is not False
     _check_combination(options, ckpt_path, saves)
+    check_training_arguments(kwargs)
     if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
         kwargs["precision"] = "bf16-mixed"
     if ckpt_path is not None:
-        _adopt_checkpoint(model, data, Path(ckpt_path))
-    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunSummary(data)]
+        adopt_checkpoint(model, data, options.monitor, Path(ckpt_path))
+    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data)]
     if options.compile:
         mine.append(Compilation())
     if options.cache_features and hasattr(data, "datasets"):
@@ -247,6 +244,7 @@ def prepare_run(
             best = RunCheckpoint(folder, "best", options.monitor, mode, save_top_k=options.save_top_k)
             mine += [best, RunCheckpoint(folder, "last")]
         kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}
+        kwargs["plugins"] = with_atomic_io(kwargs.get("plugins"))
     try:
         trainer = make_trainer([*given, *mine], **kwargs)
     except UsageError:
@@ -254,26 +252,6 @@ def prepare_run(
             _remove_empty_run(folder)
         raise
     return Run(model, data, trainer, folder and folder.resolve(), ckpt_path)
-
-
-def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
-    """Create a trainer, with a progress bar on terminals.
-
-    Raises:
-        UsageError: Lightning does not know the accelerator, strategy or precision, or the device does not exist.
-    """
-    set_malloc_thresholds()
-    callbacks = list(callbacks)
-    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
-        if kwargs.get("enable_progress_bar") is not False and get_console().is_terminal:
-            callbacks.append(EpochBar())
-        else:
-            kwargs["enable_progress_bar"] = False
-    try:
-        with quiet():
-            return L.Trainer(**kwargs, callbacks=callbacks)
-    except (TypeError, ValueError, MisconfigurationException) as error:  # TypeError: of devices
-        raise UsageError(one_line(error)) from error
 
 
 def evaluate(
@@ -297,6 +275,7 @@ def evaluate(
         >>> sorted(metrics)
         ['acc/test', 'loss/test', 'macro_f1/test', 'macro_recall/test']
     """
+    _check_types(model, data)
     kwargs = {**TRAINER_DEFAULTS, "logger": False, "enable_checkpointing": False, **trainer_kwargs}
     trainer = make_trainer([EvaluationSummary(data)], **kwargs)
     with quiet():
@@ -318,6 +297,13 @@ def _remove_empty_run(folder: Path | None) -> None:
             folder.parent.rmdir()
 
 
+def _check_types(model: Any, data: Any) -> None:
+    if not isinstance(model, AnimalClassifier):
+        raise UsageError(f"model={model!r} is not a model. Pass AnimalClassifier(net=…), or load_classifier(FILE).")
+    if not isinstance(data, L.LightningDataModule):
+        raise UsageError(f"data={data!r} is not a datamodule. Pass AnimalsDataModule(FOLDER).")
+
+
 def _check_combination(options: RunOptions, ckpt_path: str | Path | None, saves: bool) -> None:
     if options.save_top_k > 1 and not saves:
         raise UsageError(
@@ -325,22 +311,6 @@ def _check_combination(options: RunOptions, ckpt_path: str | Path | None, saves:
         )
     if options.tune and ckpt_path:
         raise UsageError(f"tune={options.tune} is for new runs, but ckpt_path resumes one. Remove one of them.")
-
-
-def _adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, ckpt_path: Path) -> None:
-    """Check that model and data are the checkpoint's; take over its classes, its size and the run's split."""
-    checkpoint = load_checkpoint(ckpt_path, mmap=True)
-    for key, trained in data_settings(checkpoint).items():
-        if key in PREPROCESSING:
-            require_same(f"data.{key}", data.hparams.get(key, trained), trained)
-    for key, trained in model_settings(checkpoint).items():
-        given = model.hparams[key]
-        if not (given is None and key in ("class_names", "input_size")):
-            require_same(f"model.{key}", given, trained)
-        model.hparams[key] = trained
-    split = ckpt_path.parent / "split.csv"
-    if split.is_file() and "split" in data.hparams and data.hparams["split"] is None:
-        data.hparams["split"] = str(split)
 
 
 def _loggers(folder: Path, given: Any) -> Any:

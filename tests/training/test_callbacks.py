@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator, ScalarEvent
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from animals_pl.cli import main
@@ -229,6 +230,12 @@ def board(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     return run, events
 
 
+def scalars_of(run: Path, tag: str) -> list[ScalarEvent]:
+    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    events.Reload()
+    return events.Scalars(tag)
+
+
 def picture(events: EventAccumulator, tag: str, index: int, folder: Path) -> np.ndarray:
     file = folder / "picture.png"
     file.write_bytes(events.Images(tag)[index].encoded_image_string)
@@ -239,7 +246,7 @@ def picture(events: EventAccumulator, tag: str, index: int, folder: Path) -> np.
 def test_training_images_are_shown_every_fifth_epoch(board, tmp_path):
     _, events = board
     shown = events.Images("training images")
-    assert [image.step for image in shown] == [0, 5 * 3]
+    assert [image.step for image in shown] == [1, 6]
     # 16 of 32 pixels, in rows of eight, with 2 pixels between them
     assert (shown[0].width, shown[0].height) == (8 * 34 + 2, 2 * 34 + 2)
     assert not np.array_equal(*(picture(events, "training images", index, tmp_path) for index in (0, 1)))
@@ -248,7 +255,7 @@ def test_training_images_are_shown_every_fifth_epoch(board, tmp_path):
 def test_confusion_matrix_of_every_fifth_epoch_and_the_last(board, tmp_path):
     _, events = board
     shown = events.Images("confusion matrix/val")
-    assert [image.step for image in shown] == [1 * 3, 6 * 3, 7 * 3]
+    assert [image.step for image in shown] == [1, 6, 7]
     assert picture(events, "confusion matrix/val", 2, tmp_path).std() > 0
 
 
@@ -258,7 +265,38 @@ def test_scalars_are_the_table_s(board):
     expected |= {"lr", "image_size"}
     assert expected <= set(events.Tags()["scalars"])
     for tag in expected:
-        assert [scalar.value for scalar in events.Scalars(tag)] == pytest.approx(column(run, tag)), tag
+        scalars = events.Scalars(tag)
+        assert [scalar.value for scalar in scalars] == pytest.approx(column(run, tag)), tag
+        assert [scalar.step for scalar in scalars] == [1, 2, 3, 4, 5, 6, 7], tag
+
+
+def test_training_and_validation_share_a_chart(board):
+    _, events = board
+    content = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    (category,) = Layout.FromString(content).category
+    charts = {chart.title: list(chart.multiline.tag) for chart in category.chart}
+    metrics = {"loss": "loss", "accuracy": "acc", "macro recall": "macro_recall", "macro F1": "macro_f1"}
+    assert charts == {title: [f"{metric}/train", f"{metric}/val"] for title, metric in metrics.items()}
+    assert {tag for tags in charts.values() for tag in tags} <= set(events.Tags()["scalars"])
+
+
+def test_runs_with_other_batch_sizes_have_the_same_steps(tiny_tree, tmp_path):
+    for size in (4, 40):
+        run = fit(tiny_tree, tmp_path / str(size), "--data.batch_size", size, epochs=2)
+        assert [scalar.step for scalar in scalars_of(run, "loss/val")] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+def test_a_resumed_run_has_one_curve(tiny_tree, tmp_path, name):
+    """The best epoch by macro recall is an early one, which is resumed while later ones are on the board."""
+    own = ["--trainer.callbacks", "LearningRateMonitor", "--model.lr", 0.02]
+    run = fit(tiny_tree, tmp_path, "--monitor", "macro_recall/val", *own, epochs=4)
+    resume = ["--config", run / "config.yaml", "--ckpt_path", run / f"{name}.ckpt", "--trainer.max_epochs", 5]
+    assert main(["fit", *map(str, resume)]) == 0
+    for tag in ("loss/train", "loss/val", "acc/val", "lr", "macro_f1/train"):
+        scalars = scalars_of(run, tag)
+        assert [scalar.step for scalar in scalars] == [1, 2, 3, 4, 5], tag
+        assert [scalar.value for scalar in scalars] == pytest.approx(column(run, tag)), tag
 
 
 def test_hyper_parameters_stand_beside_the_best_metrics(board):
@@ -285,8 +323,11 @@ def table_at(tmp_path):
 
 def train_epoch(table: EpochTable, epoch: int, loss: float, validated: bool = True) -> SimpleNamespace:
     """Call the hooks of an epoch as Lightning does, and return the trainer that stood in for it."""
-    trainer = SimpleNamespace(callback_metrics={}, is_global_zero=True, current_epoch=epoch, max_epochs=5)
+    trainer = SimpleNamespace(
+        callback_metrics={}, is_global_zero=True, current_epoch=epoch, max_epochs=5, loggers=[], checkpoint_callbacks=[]
+    )
     table.on_train_epoch_start(trainer, None)
+    trainer.callback_metrics = {"loss/val": torch.tensor(loss + 1, dtype=torch.float64)}
     if validated:
         table.on_validation_end(trainer, None)
     table.on_train_epoch_end(trainer, None)

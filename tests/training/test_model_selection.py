@@ -13,6 +13,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from animals_pl.cli import main
+from animals_pl.training.metrics_csv import best_epoch, read_metrics
 
 pytestmark = pytest.mark.usefixtures("wide_screen", "small_figures")
 
@@ -120,8 +121,17 @@ def test_resumed_from_any_of_its_files_it_ends_the_same(kept, tmp_path):
         (["--tune", "speed"], "tune=speed is invalid; expected one of 'lr', 'batch_size', null"),
         (["--tune", "batch_size"], "tune=batch_size needs a GPU"),
         (["--tune", "lr"], "tune=lr needs a run of at least 20 steps, but this one has 6. Raise trainer.max_epochs"),
+        (["--trainer.accumulate_grad_batches", 0], "trainer.accumulate_grad_batches=0 is out of range"),
+        (["--trainer.limit_train_batches", 0.0], "trainer.limit_train_batches=0.0 is out of range"),
+        (["--trainer.max_epochs", 0], "trainer.max_epochs=0 is out of range"),
+        (["--trainer.check_val_every_n_epoch", 0], "trainer.check_val_every_n_epoch=0 is out of range"),
+        (["--trainer.val_check_interval", 99], "(6). If you want to disable validation"),
+        (["--trainer.strategy", "ddp_spawn"], "trainer.strategy=ddp_spawn starts its processes by spawn"),
+        (["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00", "--model.schedule=cosine"], "needs a length"),
+        (["--seed_everything=-1"], "-1 is not in bounds, numpy accepts from 0 to 4294967295. Choose another seed"),
+        (["--model.net=minivggnet", "--data.batch_size=1"], "BatchNorm needs at least 2 images per batch"),
+        (["--model.lr", 1e30], "the training diverged in epoch 1: its loss is nan. Lower model.lr (now 1e+30)"),
     ],
-    ids=["keep_none", "no_checkpoints", "unknown_tune", "batch_size_on_cpu", "short_run"],
 )
 def test_wrong_use(tiny_tree, tmp_path, capsys, options, reason):
     data = ["--data.root", tiny_tree, "--data.size", 16, "--data.batch_size", 8, "--data.num_workers", 0]
@@ -129,6 +139,34 @@ def test_wrong_use(tiny_tree, tmp_path, capsys, options, reason):
     assert cli("fit", "--model.net", "shallownet", *data, *trainer, *options) == 2
     assert reason in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_resumed_with_fewer_epochs_to_keep_it_tracks_the_best_of_them(kept, tmp_path):
+    run = shutil.copytree(kept, tmp_path / "version_0")
+    options = ["--save_top_k", 2, "--trainer.max_epochs", EPOCHS + 2]
+    assert cli("fit", "--config", run / "config.yaml", "--ckpt_path", run / "last.ckpt", *options) == 0
+    assert set(expected_files(run, 2)) <= set(epoch_files(run))
+    state = next(value for key, value in load(run / "last.ckpt")["callbacks"].items() if "top_k" in value)
+    assert sorted(Path(file).name for file in state["top_k"]["best_k_models"]) == expected_files(run, 2)
+
+
+@pytest.mark.parametrize("monitor", ["loss/val", "macro_recall/val"])
+def test_of_several_validations_in_an_epoch_the_best_has_its_row(tiny_tree, tmp_path, capsys, monitor):
+    options = ["--trainer.val_check_interval", 0.25, "--model.lr", 0.02, "--monitor", monitor]
+    run = fit(tiny_tree, tmp_path, *options, epochs=3)
+    output = capsys.readouterr().out
+    best = best_epoch(read_metrics(run / "metrics.csv"), monitor)
+    assert load(run / "best.ckpt")["epoch"] == best["epoch"]
+    assert f"best epoch {best['epoch'] + 1:.0f} by {monitor}: " in output
+    assert f"{monitor.removesuffix('/val').replace('_', ' ')} {best[monitor]:.4f}" in output
+    assert cli("validate", "--ckpt_path", run / "best.ckpt") == 0
+    found = printed(capsys.readouterr().out)
+    assert {metric: float(found[metric]) for metric in METRICS} == pytest.approx(
+        {metric: best[f"{metric}/val"] for metric in METRICS}, abs=2e-4
+    )
+    assert cli("fit", "--config", run / "config.yaml", "--ckpt_path", run / "best.ckpt") == 0
+    again = best_epoch(read_metrics(run / "metrics.csv"), monitor)
+    assert (again["epoch"], again[monitor]) == (best["epoch"], best[monitor])
 
 
 # ---------------------------------------------------------------- Lightning's own
@@ -163,6 +201,22 @@ def test_early_stopping_ends_the_run(tiny_tree, tmp_path, capsys):
     assert "best epoch 1 by macro_recall/val" in output
     reason = r"Monitored metric macro_recall/val did not improve in the last 1 records\. Best score: \d\.\d{3}\.$"
     assert re.search(rf"^stopped after epoch 2: {reason}", output, re.MULTILINE)
+
+
+def test_early_stopping_by_an_unknown_metric_is_refused(tiny_tree, tmp_path, capsys):
+    stop = "[{class_path: EarlyStopping, init_args: {monitor: accuracy/val}}]"
+    data = [
+        "--data.root",
+        tiny_tree,
+        "--data.size",
+        16,
+        "--data.num_workers",
+        0,
+        "--trainer.default_root_dir",
+        tmp_path,
+    ]
+    assert cli("fit", "--model.net", "shallownet", *data, "--trainer.callbacks", stop, "--trainer.max_epochs", 1) == 2
+    assert "`accuracy/val` which is not available" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

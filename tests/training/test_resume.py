@@ -163,6 +163,43 @@ def test_resumed_schedule(tiny_tree, tmp_path, schedule):
     assert_same_state(run / "last.ckpt", expected / "last.ckpt")
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "poly"])
+def test_more_epochs_lengthen_the_schedule(tiny_tree, tmp_path, schedule):
+    """The remaining epochs have the learning rates of a run that was planned with the new length."""
+    more = ["--model.schedule", schedule, "--model.warmup_epochs", 1]
+    expected = table(first_half(tiny_tree, tmp_path / "whole", 0, EPOCHS, *more))
+    run = first_half(tiny_tree, tmp_path / "short", 0, 2, *more)
+    assert resume(run) == 0
+    rates = [row["lr"] for row in table(run)]
+    assert rates[2:] == [row["lr"] for row in expected[2:]]
+    assert len(set(rates[2:])) == 2
+
+
+def test_new_patience_counts(tiny_tree, tmp_path):
+    """The learning rate is 0, so the first validation stays the best one."""
+    stop = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=acc/val", "--trainer.callbacks.patience"]
+    run = first_half(tiny_tree, tmp_path, 0, 2, "--model.lr", 0, *stop, 9)
+    assert fit("--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 9, *stop, 3) == 0
+    assert len(table(run)) == 4
+
+
+def test_a_run_keeps_its_monitor(halves, tmp_path, capsys):
+    run = copy_of(halves[0], tmp_path)
+    assert resume(run, "--monitor", "acc/val") == 2
+    error = capsys.readouterr().err
+    assert "monitor='acc/val' contradicts the run, whose best.ckpt was selected by 'loss/val'. Set" in error
+
+
+@pytest.mark.parametrize("steps", [BATCHES - 2, 2 * BATCHES + 3])
+def test_a_run_that_ended_within_an_epoch_goes_on_there(tiny_tree, whole, tmp_path, steps):
+    run = first_half(tiny_tree, tmp_path, 0, EPOCHS, "--trainer.max_steps", steps)
+    assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == steps
+    assert resume(run, "--trainer.max_steps", -1) == 0
+    others = [epoch for epoch in range(EPOCHS) if epoch != steps // BATCHES]
+    assert [table(run)[epoch] for epoch in others] == [table(whole)[epoch] for epoch in others]
+    assert_same_state(run / "last.ckpt", whole / "last.ckpt")
+
+
 # ---------------------------------------------------------------- the same through Lightning's own Trainer
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import re
+import resource
 import runpy
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +24,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from animals_pl import AnimalClassifier, AnimalsDataModule, DataInfo, Run, fit, load_model
+from animals_pl import AnimalClassifier, AnimalsDataModule, DataInfo, ProgressiveResizing, Run, fit, load_model
 from animals_pl.cli import main
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
+from animals_pl.training.checkpoint import AtomicCheckpointIO
 from animals_pl.training.metrics_csv import read_metrics
+from animals_pl.training.trainer import quiet
 
 SCRIPT = Path(__file__).with_name("api_script.py")
 FILES = ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "split.csv"]
@@ -262,6 +267,112 @@ def test_a_name_that_is_no_folder_name_is_refused(tiny_tree, tmp_path, name):
     with pytest.raises(UsageError, match="is not the name of a folder"):
         fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), name=name, default_root_dir=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((AnimalClassifier(net="shallownet"), "images"), r"data='images' is not a datamodule\. Pass AnimalsDataModule"),
+        (("shallownet", AnimalsDataModule()), r"model='shallownet' is not a model\. Pass AnimalClassifier"),
+    ],
+)
+def test_other_things_than_a_model_and_data_are_refused(tmp_path, arguments, reason):
+    with pytest.raises(UsageError, match=reason):
+        fit(*arguments, default_root_dir=str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_do_not_pass_through_the_folder_for_temporary_files(tiny_tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    options = {"max_epochs": 1, "default_root_dir": str(tmp_path / "runs")}
+    assert fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), **options).best_path.exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
+    file = tmp_path / "best.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, file)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UsageError, match=r"cannot write '.*best\.ckpt' \(File too large\); an earlier file"):
+            AtomicCheckpointIO().save_checkpoint({"epoch": 2, "weights": torch.zeros(10_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.load(file, weights_only=True) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_is_named(tiny_tree, tmp_path, monkeypatch):
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("animals_pl.training.callbacks.epoch_table.write_metrics", full)
+    with pytest.raises(UsageError, match=r"cannot write below '.*version_0' \(No space left on device\)\. Make room"):
+        options = {"max_epochs": 1, "default_root_dir": str(tmp_path)}
+        fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), **options)
+
+
+def test_a_run_without_validation_says_that_it_has_no_best_epoch(tiny_tree, tmp_path, capsys):
+    options = {"max_epochs": 1, "limit_val_batches": 0, "default_root_dir": str(tmp_path)}
+    run = fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), **options)
+    assert "no epoch was validated, so there is no best.ckpt" in capsys.readouterr().out
+    assert run.last_path.exists()
+    assert not run.best_path.exists()
+
+
+def test_steps_alone_give_a_run_its_epochs(tiny_tree, tmp_path, capsys):
+    """43 images in batches of 16 are 3 steps, so 7 steps are 3 epochs, the last of which is cut short."""
+    model = AnimalClassifier(net="test_resnet", schedule="cosine")
+    sizes = ProgressiveResizing([16, 24, 32])
+    data = small_data(tiny_tree, size=32, test_fraction=0.0)
+    options = {"max_steps": 7, "accelerator": "cpu", "default_root_dir": str(tmp_path)}
+    run = fit(model, data, callbacks=sizes, **options)
+    assert [row["image_size"] for row in run.metrics] == [16, 24, 32]
+    assert [row["lr"] for row in run.metrics] == pytest.approx([0.001, 0.00075, 0.00025], rel=0.01)
+    assert all("loss/val" in row for row in run.metrics)
+    output = capsys.readouterr().out
+    assert "3 epochs (7 steps)" in output
+    assert "stopped after 1 of 3 batches of epoch 3: trainer.max_steps=7 is reached." in output
+
+
+def test_a_run_without_a_length_has_no_progressive_sizes(tiny_tree, tmp_path):
+    options = {"max_epochs": -1, "max_time": "00:00:10:00", "default_root_dir": str(tmp_path)}
+    with pytest.raises(UsageError, match="ProgressiveResizing needs a length"):
+        fit(
+            AnimalClassifier(net="test_resnet"),
+            small_data(tiny_tree),
+            callbacks=ProgressiveResizing([16, 32]),
+            **options,
+        )
+
+
+def test_time_that_is_used_up_is_said(tiny_tree, tmp_path, capsys):
+    options = {"max_epochs": 9, "max_time": {"microseconds": 1}, "default_root_dir": str(tmp_path)}
+    run = fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), **options)
+    assert "stopped after 1 of 3 batches of epoch 1: trainer.max_time is reached." in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"trainer\.max_time is used up: .* Raise trainer\.max_time"):
+        fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), ckpt_path=run.last_path, **options)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("unable to allocate shared memory(shm) for file </torch_1_2_0>: No space left on device (28)"),
+        RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's"),
+    ],
+)
+def test_exhausted_shared_memory_is_named(error):
+    with pytest.raises(UsageError, match=r"Set data\.num_workers=0, or enlarge /dev/shm"), quiet():
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError(), OSError(28, "")]
+)
+def test_other_errors_keep_their_traceback(error):
+    with pytest.raises(type(error)) as raised, quiet():
+        raise error
+    assert raised.value is error
 
 
 def test_a_model_is_trained_at_one_size(tiny_tree):

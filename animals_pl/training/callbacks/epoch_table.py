@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 
 from animals_pl.evaluation.figures import curves
+from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics, write_metrics
 
@@ -25,7 +26,7 @@ class EpochTable(L.Callback):
         self.file = folder / "metrics.csv"
         self.rows = read_metrics(self.file)
         self._began = 0.0
-        self._validated = False
+        self._validation: Row = {}  # the best validation of the epoch, by the metric that selects best.ckpt
         self._ended: tuple[int, float] | None = None  # epoch and seconds of an epoch without a row yet
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -38,8 +39,13 @@ class EpochTable(L.Callback):
         self._began = time.perf_counter()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note that the epoch has validation metrics of its own."""
-        self._validated = True
+        """Keep the metrics of the epoch's best validation: ``val_check_interval`` may ask for several."""
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.endswith("/val")}
+        latest = {"epoch": trainer.current_epoch, **metrics}
+        checkpoint = best_checkpoint(trainer)
+        if self._validation.get("epoch") == latest["epoch"] and checkpoint is not None and checkpoint.monitor:
+            latest = best_epoch([self._validation, latest], checkpoint.monitor, checkpoint.mode)
+        self._validation = latest
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop the epoch's clock."""
@@ -55,25 +61,37 @@ class EpochTable(L.Callback):
         """Write the last finished epoch."""
         self.on_train_end(trainer, pl_module)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Metrics of the epoch's best validation, for a run that is resumed between two of them."""
+        return {"validation": self._validation}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the metrics of the epoch's best validation."""
+        self._validation = state_dict["validation"]
+
     def _write_row(self, trainer: L.Trainer) -> None:
         if self._ended is None:
             return
         (epoch, seconds), self._ended = self._ended, None
-        row = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "loss"}
-        if not self._validated:
-            row = {key: value for key, value in row.items() if not key.endswith("/val")}
-        self._validated = False
-        if not trainer.is_global_zero or "loss/train" not in row:  # resumed after its last batch
+        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "loss"}
+        row = {key: value for key, value in metrics.items() if not key.endswith("/val")}
+        if self._validation.get("epoch") == epoch:
+            row |= self._validation
+        has_row = any(earlier["epoch"] == epoch for earlier in self.rows)
+        if not trainer.is_global_zero or ("loss/train" not in row and has_row):  # resumed after its last batch
             return
         row |= {"epoch": epoch, "seconds": seconds}
         # On resume, drop rows from this epoch on.
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < epoch] + [row]
         write_metrics(self.file, self.rows)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunTensorBoard):
+                logger.log_epoch(row)
         self._print(row, trainer.max_epochs)
 
     def _print(self, row: Row, epochs: int | None) -> None:
         def value(key: str) -> str:
-            return f"{row.get(key, math.nan):.4f}"
+            return f"{row[key]:.4f}" if key in row else "-"
 
         total = f"/{epochs}" if epochs and epochs > 0 else ""
         print(

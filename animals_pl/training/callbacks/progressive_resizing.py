@@ -44,15 +44,15 @@ class ProgressiveResizing(L.Callback):
             )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Hand the schedule to the datamodule."""
-        if stage != "fit":
-            return
-        epochs = trainer.max_epochs or 1
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        data.size_schedule = lambda epoch: size_at(epoch, epochs, self.sizes, self.fractions)
+        """Hand the schedule to the datamodule; the number of epochs is not known yet."""
+        if stage == "fit":
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            data.size_schedule = lambda epoch: size_at(epoch, trainer.max_epochs or 1, self.sizes, self.fractions)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that the net takes several sizes."""
+        """Check that the run has a length, and that the net takes several sizes."""
+        if trainer.max_epochs == -1:
+            raise UsageError("ProgressiveResizing needs a length. Set trainer.max_epochs (or trainer.max_steps).")
         if pl_module.net.fixed_size:  # type: ignore[union-attr]
             raise UsageError(
                 f"ProgressiveResizing: model.net={pl_module.hparams['net']!r} takes images of one size only. "

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+
+from animals_pl.training.callbacks.run_length import epoch_is_complete
 
 
 class TopKCheckpoint(ModelCheckpoint):
@@ -29,9 +32,13 @@ class TopKCheckpoint(ModelCheckpoint):
         return super().format_checkpoint_name({**metrics, "epoch": metrics["epoch"] + 1}, *args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best epochs whose files still exist; the run's folder may have been moved."""
+        """Restore the best epochs whose files still exist; the run's folder may have been moved, and k be smaller."""
         state = _moved_to(Path(str(self.dirpath)), state_dict)
-        best = {path: score for path, score in state["best_k_models"].items() if Path(path).is_file()}
+        scores = state["best_k_models"]
+        files = sorted(filter(os.path.isfile, scores), key=scores.__getitem__, reverse=self.mode == "max")
+        best = {path: scores[path] for path in files[: self.save_top_k]}
+        if best:
+            state["kth_best_model_path"], state["kth_value"] = list(best.items())[-1]
         super().load_state_dict({**state, "best_k_models": best})
 
 
@@ -74,6 +81,22 @@ class RunCheckpoint(ModelCheckpoint):
         if self.top_k is not None:
             self.top_k.on_validation_end(trainer, pl_module)
         super().on_validation_end(trainer, pl_module)
+        self._save_where_it_stops(trainer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save the latest state if the training stops within an epoch."""
+        self._save_where_it_stops(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save a complete epoch. One that was cut short is resumed where it was cut."""
+        if epoch_is_complete(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
+
+    def _save_where_it_stops(self, trainer: L.Trainer) -> None:
+        if self.monitor is None and trainer.should_stop and not epoch_is_complete(trainer):
+            trainer.save_checkpoint(self.format_checkpoint_name({}))
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming: best epochs and their scores."""

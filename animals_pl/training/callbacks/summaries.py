@@ -6,7 +6,6 @@ from pathlib import Path
 
 import lightning as L
 import numpy as np
-from lightning.pytorch.callbacks import EarlyStopping
 from rich.table import Table
 from scipy.sparse import csr_array
 
@@ -16,6 +15,7 @@ from animals_pl.evaluation.metrics import recall_per_class
 from animals_pl.files import show
 from animals_pl.training.callbacks.epoch_table import best_row
 from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
+from animals_pl.training.callbacks.run_length import length, why_stopped
 from animals_pl.training.classifier import AnimalClassifier
 
 MAX_LISTED = 10
@@ -52,12 +52,13 @@ class RunSummary(L.Callback):
         """Print why training stopped early, the best epoch and its checkpoint."""
         if not trainer.is_global_zero:
             return
-        for callback in trainer.early_stopping_callbacks:
-            if isinstance(callback, EarlyStopping) and callback.stopping_reason_message and callback.stopped_epoch:
-                reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
-                print(f"\nstopped after epoch {callback.stopped_epoch + 1}: {reason}")
+        if reason := why_stopped(trainer):
+            print(f"\n{reason}")
         best, checkpoint = best_row(trainer), best_checkpoint(trainer)
-        if not best or checkpoint is None:
+        if checkpoint is None:
+            return
+        if not best:
+            print("\nno epoch was validated, so there is no best.ckpt; last.ckpt is the latest epoch")
             return
         metrics = {key.removesuffix("/val"): value for key, value in best.items() if key.endswith("/val")}
         print(
@@ -138,7 +139,7 @@ def _run_rows(trainer: L.Trainer, module: AnimalClassifier) -> dict[str, str]:
     return {
         "net": f"{hparams['net']}{kind}, from {hparams['weights'] or 'random weights'}",
         "parameters": f"{trainable:,} trainable of {total:,}",
-        "training": f"{trainer.max_epochs} epochs, {hparams['optimizer']} {hparams['lr']:g} ({hparams['schedule']}), "
+        "training": f"{length(trainer)}, {hparams['optimizer']} {hparams['lr']:g} ({hparams['schedule']}), "
         f"loss {hparams['loss']}, class weights {hparams['class_weights']}",
         "device": f"{trainer.strategy.root_device} × {trainer.world_size}, precision {trainer.precision}",
         "run": trainer.default_root_dir,

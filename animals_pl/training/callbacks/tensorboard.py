@@ -6,26 +6,18 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.transforms.v2.functional import resize
 from torchvision.utils import make_grid
 
 from animals_pl.data.catalog import display_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.evaluation.figures import confusion_matrix
+from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.epoch_table import best_row
 from animals_pl.training.classifier import AnimalClassifier
 
 THUMBNAIL = 128
 """Side of the images in the grid, in pixels. Keeps event files small."""
-
-
-class RunTensorBoard(TensorBoardLogger):
-    """TensorBoard events only: the hyper-parameters are in config.yaml already."""
-
-    def save(self) -> None:
-        """Flush the events."""
-        self.experiment.flush()
 
 
 class TensorBoardImages(L.Callback):
@@ -42,17 +34,25 @@ class TensorBoardImages(L.Callback):
         self.data = data
         self.num_images = num_images
         self.every_n_epochs = every_n_epochs
+        self._epoch = -1  # the latest one with a training batch
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the first images of the epoch, augmented as the net sees them."""
-        board, epoch = _experiment(trainer), trainer.current_epoch
-        if board is None or epoch % self.every_n_epochs or not isinstance(self.data, AnimalsDataModule):
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """At the first batch of an epoch, log the epoch's first images, augmented as the net sees them."""
+        board, epoch, latest = _board(trainer), trainer.current_epoch, self._epoch
+        self._epoch = epoch
+        if board is None or epoch == latest:
+            return
+        if latest < 0:
+            board.start(epoch + 1)
+        if epoch % self.every_n_epochs or not isinstance(self.data, AnimalsDataModule):
             return
         first_batch = next(iter(self.data.train_sampler(lambda: (epoch, 0))))
         dataset = self.data.dataset("train")
         images = torch.stack([dataset[key][0] for key in first_batch[: self.num_images]])
         grid = make_grid(resize(images, min(images.shape[-1], THUMBNAIL)), nrow=8)
-        board.add_image("training images", grid, trainer.global_step)
+        board.experiment.add_image("training images", grid, epoch + 1)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the confusion matrix of the validation split."""
@@ -63,25 +63,24 @@ class TensorBoardImages(L.Callback):
         if not isinstance(pl_module, AnimalClassifier) or pl_module.class_names is None:
             return
         matrix = pl_module.val_metrics.matrix()  # on every process: it is gathered from all
-        board = _experiment(trainer)
+        board = _board(trainer)
         if board is not None:
             names = [display_name(name) for name in pl_module.class_names]
-            board.add_figure("confusion matrix/val", confusion_matrix(matrix, names), trainer.global_step)
+            board.experiment.add_figure("confusion matrix/val", confusion_matrix(matrix, names), epoch + 1)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log hyper-parameters and the best epoch's metrics to the HPARAMS tab."""
-        best = best_row(trainer)
-        if not best or _experiment(trainer) is None or trainer.logger is None:
+        best, board = best_row(trainer), _board(trainer)
+        if not best or board is None:
             return
         hparams = {**pl_module.hparams, **self.data.hparams}
         simple = (bool, int, float, str)
         plain = {k: v for k, v in hparams.items() if isinstance(v, simple) and not k.startswith("_")}
         metrics = {f"best/{k.removesuffix('/val')}": v for k, v in best.items() if k.endswith("/val")}
-        trainer.logger.log_hyperparams(plain, metrics)
+        board.log_hyperparams(plain, metrics, step=trainer.current_epoch)
 
 
-def _experiment(trainer: L.Trainer) -> Any:
-    """TensorBoard's writer on the process that writes, else ``None``."""
-    if trainer.is_global_zero and isinstance(trainer.logger, TensorBoardLogger):
-        return trainer.logger.experiment
-    return None
+def _board(trainer: L.Trainer) -> RunTensorBoard | None:
+    """The run's TensorBoard on the process that writes, else ``None``."""
+    boards = [logger for logger in trainer.loggers if isinstance(logger, RunTensorBoard)]
+    return boards[0] if boards and trainer.is_global_zero else None

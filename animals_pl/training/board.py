@@ -1,0 +1,51 @@
+"""TensorBoard: one curve per metric over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+from animals_pl.training.metrics_csv import Row
+
+_METRICS = {"loss": "loss", "accuracy": "acc", "macro recall": "macro_recall", "macro F1": "macro_f1"}
+CHARTS = {
+    "training and validation": {
+        title: ["Multiline", [f"{metric}/train", f"{metric}/val"]] for title, metric in _METRICS.items()
+    }
+}
+"""Layout of the Custom Scalars tab."""
+
+
+class RunTensorBoard(TensorBoardLogger):
+    """TensorBoard events of a run, by epoch as on the screen, so that runs with other batch sizes compare.
+
+    The hyper-parameters are in config.yaml, so ``hparams.yaml`` is not written.
+    """
+
+    def start(self, epoch: int) -> None:
+        """Describe the charts, and hide what an earlier session logged from ``epoch`` (from 1) on."""
+        self.experiment.add_custom_scalars(CHARTS)
+        restart = Event(session_log=SessionLog(status=SessionLog.START))
+        self.experiment.file_writer.add_event(restart, epoch)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log metrics of the user's own callbacks. Lightning's are left out: :meth:`log_epoch` has them."""
+        own = {key: value for key, value in metrics.items() if not _is_epoch_metric(key)}
+        if own:
+            super().log_metrics(own, step)
+
+    def log_epoch(self, row: Row) -> None:
+        """Log a row of metrics.csv."""
+        step = int(row["epoch"]) + 1
+        super().log_metrics({key: value for key, value in row.items() if key != "epoch"}, step)
+
+    def save(self) -> None:
+        """Flush the events."""
+        self.experiment.flush()
+
+
+def _is_epoch_metric(key: str) -> bool:
+    return key.endswith(("/train", "/val")) or key in {"epoch", "lr", "image_size"}

@@ -1,0 +1,91 @@
+"""Length of a run that is limited by steps or by time."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+
+from animals_pl.errors import UsageError
+
+
+class RunLength(L.Callback):
+    """Gives a run that is limited by steps alone its number of epochs, and validates where a limit ends an epoch early.
+
+    Schedules and image sizes depend on the number of epochs.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Set ``max_epochs`` to the epochs that ``max_steps`` takes."""
+        if stage == "fit" and trainer.max_epochs == -1 and trainer.max_steps > 0:
+            with suppress(TypeError):  # a loader without a length
+                trainer.fit_loop.max_epochs = math.ceil(trainer.max_steps / _steps_per_epoch(trainer))
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the new ``patience`` of early stopping: Lightning restores the old one."""
+        for callback in trainer.early_stopping_callbacks:
+            if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint["callbacks"]:
+                checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that a resumed run has time left; Lightning counts that of all sessions."""
+        for timer in _timers(trainer):
+            if timer.time_elapsed() and (timer.time_remaining() or 0) <= 0:
+                raise UsageError(
+                    f"trainer.max_time is used up: the run has taken {timer.time_elapsed():.0f} s so far, all sessions "
+                    "together. Raise trainer.max_time."
+                )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop at ``max_steps`` as Lightning does at ``max_time``: after a validation."""
+        if 0 < trainer.max_steps <= trainer.global_step and not epoch_is_complete(trainer):
+            trainer.should_stop = True
+
+
+def epoch_is_complete(trainer: L.Trainer) -> bool:
+    """Whether the current epoch has no batches left."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return progress.is_last_batch or progress.current.ready >= trainer.num_training_batches
+
+
+def why_stopped(trainer: L.Trainer) -> str:
+    """Why a run ended before ``max_epochs`` were complete; empty if it did not."""
+    for callback in trainer.early_stopping_callbacks:
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message and callback.stopped_epoch:
+            reason = callback.stopping_reason_message.removesuffix(" Signaling Trainer to stop.")
+            return f"stopped after epoch {callback.stopped_epoch + 1}: {reason}"
+    if any((timer.time_remaining() or 0) <= 0 for timer in _timers(trainer)):
+        limit = "max_time"
+    elif 0 < trainer.max_steps <= trainer.global_step:
+        limit = f"max_steps={trainer.max_steps}"
+    else:
+        return ""
+    if epoch_is_complete(trainer):
+        return f"stopped after epoch {trainer.current_epoch}: trainer.{limit} is reached."
+    done, total = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.num_training_batches
+    return f"stopped after {done} of {total} batches of epoch {trainer.current_epoch}: trainer.{limit} is reached."
+
+
+def length(trainer: L.Trainer) -> str:
+    """Length of a run, in words."""
+    if trainer.max_epochs == -1:
+        return "epochs without limit"
+    steps = f" ({trainer.max_steps} steps)" if trainer.max_steps > 0 else ""
+    return f"{trainer.max_epochs} epochs{steps}"
+
+
+def _timers(trainer: L.Trainer) -> list[Timer]:
+    return [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+
+
+def _steps_per_epoch(trainer: L.Trainer) -> int:
+    """Optimizer steps per epoch. The loader is not kept: the feature cache replaces its dataset later."""
+    batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
+    limit = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return max(1, math.ceil(batches / trainer.accumulate_grad_batches))

@@ -1,0 +1,40 @@
+"""Resume a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+
+from animals_pl.data.resize import PREPROCESSING
+from animals_pl.errors import UsageError
+from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
+from animals_pl.training.classifier import AnimalClassifier
+
+
+def adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, monitor: str, ckpt_path: Path) -> None:
+    """Check that a run's settings are the checkpoint's; take over its classes, its size and the run's split.
+
+    Raises:
+        UsageError: The model, the preprocessing or ``monitor`` are not those of the run.
+    """
+    checkpoint = load_checkpoint(ckpt_path, mmap=True)
+    monitors = {
+        state.get("monitor") for key, state in checkpoint["callbacks"].items() if key.startswith("RunCheckpoint")
+    }
+    if monitors and monitor not in monitors:
+        (own,) = monitors - {None}
+        raise UsageError(
+            f"monitor={monitor!r} contradicts the run, whose best.ckpt was selected by {own!r}. Set monitor={own}."
+        )
+    for key, trained in data_settings(checkpoint).items():
+        if key in PREPROCESSING:
+            require_same(f"data.{key}", data.hparams.get(key, trained), trained)
+    for key, trained in model_settings(checkpoint).items():
+        given = model.hparams[key]
+        if not (given is None and key in ("class_names", "input_size")):
+            require_same(f"model.{key}", given, trained)
+        model.hparams[key] = trained
+    split = ckpt_path.parent / "split.csv"
+    if split.is_file() and "split" in data.hparams and data.hparams["split"] is None:
+        data.hparams["split"] = str(split)

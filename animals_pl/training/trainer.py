@@ -1,0 +1,145 @@
+"""Create trainers, and turn complaints of Lightning and torch about the user's settings into one line."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich import get_console
+
+from animals_pl.errors import UsageError, one_line
+from animals_pl.training.callbacks.progress_bar import EpochBar
+from animals_pl.training.malloc import set_malloc_thresholds
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "default_root_dir": "checkpoints",
+    "use_distributed_sampler": False,  # our samplers shard by themselves
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "log_every_n_steps": 10,
+}
+"""Arguments of ``lightning.Trainer`` that differ from its own defaults."""
+
+IRRELEVANT_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*The number of training batches.*is smaller than the logging interval.*",
+    ".*Checkpoint directory.*exists and is not empty.*",
+    ".*callbacks used to create the checkpoint need to be provided.*",
+    ".*module.s. in eval mode at the start of training.*",  # frozen backbones are meant to be
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*WeightAveraging callback with a model that overrides the configure_model.*",  # nothing here is sharded
+    ".*your dataloader is not resumable.*",  # its sampler reads the position from Lightning's counters
+    ".*Encountered .nan. values in tensor.*",  # AnimalClassifier says it
+)
+"""Patterns of warnings that do not concern the user."""
+
+SHARED_MEMORY = (
+    "A DataLoader worker ran out of shared memory. Set data.num_workers=0, or enlarge /dev/shm (docker: --shm-size=2g)."
+)
+REMEDIES = {
+    r"is not in bounds, numpy accepts": "Choose another seed_everything.",
+    r"`val_check_interval` \(\d+\) must be less": "Lower trainer.val_check_interval, or give a fraction such as 0.5.",
+    r"Early stopping conditioned on metric": "Set monitor of EarlyStopping.",
+    r"Expected more than 1 value per channel when training": "BatchNorm needs at least 2 images per batch. Raise "
+    "data.batch_size, or choose a net without BatchNorm.",
+    r"unable to (allocate|open|mmap|write|resize).*shared memory|shared memory \(shm\)|Bus error": SHARED_MEMORY,
+}
+"""Pattern of a ValueError or RuntimeError that only the user's settings or machine can cause → what to do."""
+
+TRAINS_NOTHING = (
+    "max_epochs",
+    "max_steps",
+    "limit_train_batches",
+    "accumulate_grad_batches",
+    "check_val_every_n_epoch",
+    "val_check_interval",
+)
+"""Arguments of ``lightning.Trainer`` that 0 makes no sense for."""
+
+
+def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
+    """Create a trainer, with a progress bar on terminals.
+
+    Raises:
+        UsageError: Lightning does not know the accelerator, strategy or precision, or the device does not exist.
+    """
+    set_malloc_thresholds()
+    callbacks = list(callbacks)
+    if not any(isinstance(callback, ProgressBar) for callback in callbacks):
+        if kwargs.get("enable_progress_bar") is not False and get_console().is_terminal:
+            callbacks.append(EpochBar())
+        else:
+            kwargs["enable_progress_bar"] = False
+    try:
+        with quiet():
+            return L.Trainer(**kwargs, callbacks=callbacks)
+    except (TypeError, ValueError, MisconfigurationException) as error:  # TypeError: of devices
+        raise UsageError(one_line(error)) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress Lightning's own messages; warnings and errors that the user's data and settings cause stay.
+
+    Raises:
+        UsageError: Lightning or torch cannot work with the settings or on the machine; see :data:`REMEDIES`.
+    """
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for message in IRRELEVANT_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    except UsageError:
+        raise
+    except MisconfigurationException as error:
+        raise UsageError(one_line(error)) from error
+    except (ValueError, RuntimeError) as error:
+        remedy = next((text for pattern, text in REMEDIES.items() if re.search(pattern, str(error))), None)
+        if remedy is None:
+            raise
+        raise UsageError(f"{one_line(error).rstrip('.')}. {remedy}") from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC or not _shared_memory_is_full():
+            raise
+        raise UsageError(f"{error.strerror}. {SHARED_MEMORY}") from error
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _shared_memory_is_full() -> bool:
+    folder = Path("/dev/shm")
+    return folder.is_dir() and shutil.disk_usage(folder).free < 1 << 16
+
+
+def check_training_arguments(kwargs: Mapping[str, Any]) -> None:
+    """Check arguments of ``lightning.Trainer`` that Lightning accepts, but cannot train with.
+
+    Raises:
+        UsageError: An argument is out of its range.
+    """
+    for key in TRAINS_NOTHING:
+        value = kwargs.get(key)
+        unlimited = value == -1 and key in ("max_epochs", "max_steps")
+        if isinstance(value, int | float) and not value > 0 and not unlimited:
+            raise UsageError(f"trainer.{key}={value} is out of range; choose a value above 0")
+    strategy = kwargs.get("strategy")
+    if isinstance(strategy, str) and re.match("ddp_(spawn|fork|notebook)", strategy):
+        raise UsageError(
+            f"trainer.strategy={strategy} starts its processes by {strategy.split('_')[1]}, which loses the run's "
+            "results. Use trainer.strategy=ddp."
+        )
