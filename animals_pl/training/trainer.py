@@ -47,7 +47,6 @@ SHARED_MEMORY = (
     "A DataLoader worker ran out of shared memory. Set data.num_workers=0, or enlarge /dev/shm (docker: --shm-size=2g)."
 )
 REMEDIES = {
-    r"is not in bounds, numpy accepts": "Choose another seed_everything.",
     r"`val_check_interval` \(\d+\) must be less": "Lower trainer.val_check_interval, or give a fraction such as 0.5.",
     r"Early stopping conditioned on metric": "Set monitor of EarlyStopping.",
     r"Expected more than 1 value per channel when training": "BatchNorm needs at least 2 images per batch. Raise "
