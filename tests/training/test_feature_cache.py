@@ -68,7 +68,7 @@ def decoded(monkeypatch) -> Counter[str]:
         return decode(path, *args)
 
     monkeypatch.setattr(dataset_file, "decode", count)
-    monkeypatch.setattr(TensorBoardImages, "on_train_epoch_start", lambda *args: None)  # its grid decodes too
+    monkeypatch.setattr(TensorBoardImages, "on_train_batch_start", lambda *args: None)  # its grid decodes too
     return counts
 
 
