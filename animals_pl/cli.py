@@ -20,7 +20,8 @@ LIGHTNING = "animals_pl.lightning_cli:run"
 WRONG_USE, INTERRUPTED = 2, 130
 """Exit codes."""
 
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENAMETOOLONG}
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+MACHINE_ERRORS |= {errno.EFBIG, errno.ENAMETOOLONG, errno.EMFILE}
 """Errors of a disk or of permissions, which are no bugs: their text and file name say what to do."""
 
 

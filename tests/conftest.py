@@ -9,30 +9,16 @@ from pathlib import Path
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-import numpy as np
 import pytest
 import rich
 import torch
+from image_trees import write_tree
 from matplotlib.figure import Figure
-from PIL import Image
 
 from animals_pl.data.catalog import ANIMALS10
 
 COUNTS = dict(zip(ANIMALS10, [8, 6, 5, 5, 6, 5, 5, 5, 7, 5], strict=True))
 """Images per class in the tiny tree: unequal on purpose."""
-
-
-def write_tree(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
-    """Write JPEGs of varied shape, each class around a colour of its own, one folder per class."""
-    rng = np.random.default_rng(seed)
-    for name, count in counts.items():
-        colour = np.random.default_rng(list(os.fsencode(name))).integers(40, 215, 3)
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            shape = (*rng.integers(40, 90, 2), 3)
-            pixels = (colour + rng.normal(0, 25, shape)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{name}_{index}.jpg", quality=90)
-    return root
 
 
 @pytest.fixture(scope="session")

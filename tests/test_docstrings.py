@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 import rich
-from conftest import write_tree
+from image_trees import write_tree
 
 import animals_pl
 from animals_pl import AnimalClassifier, AnimalsDataModule, fit

@@ -12,7 +12,7 @@ import pytest
 import timm.models._builder as timm_builder
 import torch
 import yaml
-from conftest import write_tree
+from image_trees import write_tree
 from test_docs import COMMANDS, PAGES, PROJECT, blocks
 from torch.utils.data import DataLoader, TensorDataset
 

@@ -62,7 +62,14 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     require_writable(folder, folder=True)
     if manifest.exists() and not is_manifest(manifest):
         raise UsageError(f"output: {str(manifest)!r} exists but is not a manifest. Rename it or pass another --output.")
-    catalog = scan_folder(_provide(source, folder, count, seed), argument="source")
+    try:
+        catalog = scan_folder(_provide(source, folder, count, seed), argument="source")
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UsageError(  # a full disk names no file
+            f"output={str(folder)!r} cannot be written ({error.strerror}). Free disk space, or choose another output."
+        ) from error
     found = scan(catalog)
     write_manifest(found.manifest, catalog.root, manifest)
     root, counts = catalog.root, catalog.counts()
