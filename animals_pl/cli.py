@@ -22,11 +22,11 @@ WRONG_USE, INTERRUPTED = 2, 130
 
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 MACHINE_ERRORS |= {errno.EFBIG, errno.ENAMETOOLONG, errno.EMFILE}
-"""Errors of a disk or of permissions, which are no bugs: their text and file name say what to do."""
+"""Disk, permission and open-file errors, reported in one line instead of a traceback."""
 
 
 class Verb(NamedTuple):
-    """One verb."""
+    """A subcommand."""
 
     help: str
     function: str
@@ -41,7 +41,7 @@ VERBS = {
     "test": Verb("evaluate a checkpoint on test images, or on another folder", LIGHTNING),
     "predict": Verb("classify images and write the predictions to a CSV file", LIGHTNING, "data.predict_paths*"),
     "prepare": Verb(
-        "download, unpack, link or draw a dataset, and check it",
+        "download, unpack, link or generate a dataset, and check it",
         "animals_pl.data.sources.prepare:prepare",
         "source",
     ),
@@ -55,7 +55,7 @@ VERBS = {
     ),
     "search": Verb("search for better settings by cross-validation", "animals_pl.experiments.search:search", "study"),
     "reproduce": Verb(
-        "rerun the reference's experiments and compare with its results",
+        "retrain the experiments of the reference Keras notebooks and compare the results",
         "animals_pl.experiments.reproduction:reproduce",
         "names*",
     ),
@@ -78,17 +78,17 @@ first steps:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one verb, by default that of the process's command line.
+    """Run one command. ``args`` defaults to ``sys.argv[1:]``.
 
     Returns:
-        The exit code: 0, 2 for wrong use or a machine that refuses (a full disk), which is explained on the last line
-        of standard error, or 130 after Ctrl-C.
+        Exit code: 0 on success, 2 on usage and disk or permission errors (reported in one line on stderr), 130 after
+        Ctrl-C.
     """
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # escape what its encoding does not have, such as → in cp1252
+        if isinstance(stream, io.TextIOWrapper):  # escape characters missing in its encoding, such as → in cp1252
             stream.reconfigure(errors="backslashreplace")
-    _keep_libraries_from_the_home_folder()
+    _redirect_library_caches()
     try:
         try:
             return _run(args)
@@ -110,8 +110,8 @@ def main(args: Sequence[str] | None = None) -> int:
     return code
 
 
-def _keep_libraries_from_the_home_folder() -> None:
-    """Give libraries another cache if there is no home folder: they would create a folder called ``~`` here."""
+def _redirect_library_caches() -> None:
+    """Point library caches to cache_dir() if there is no home directory; they would create ``./~``."""
     if os.path.expanduser("~") == "~":  # noqa: PTH111 - Path.expanduser raises instead
         for name in ("HF_HOME", "MPLCONFIGDIR", "TORCH_HOME"):
             os.environ.setdefault(name, str(cache_dir() / name.lower()))
@@ -123,7 +123,7 @@ def _run(args: list[str]) -> int:
         return 0 if args else WRONG_USE
     name = args[0]
     if name not in VERBS:
-        raise UsageError(f"unknown verb {name!r}; {did_you_mean(name, VERBS)}choose one of {', '.join(VERBS)}")
+        raise UsageError(f"unknown verb {name!r}. {did_you_mean(name, VERBS)}Choose one of {', '.join(VERBS)}.")
     verb = VERBS[name]
     module, _, function_name = verb.function.partition(":")
     function = getattr(importlib.import_module(module), function_name)

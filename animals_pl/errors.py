@@ -1,4 +1,4 @@
-"""UsageError, and readable messages for errors of the argument parser."""
+"""UsageError, and helpers for its messages."""
 
 import difflib
 import re
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 
 class UsageError(ValueError):
-    """Wrong use: an argument, a file or a folder that cannot be used.
+    """An argument, file or folder that cannot be used.
 
     The message names the argument, its value and the remedy, in one line. The command line prints it without a
     traceback and exits with code 2. Every other exception is a bug and keeps its traceback.
@@ -27,9 +27,9 @@ RENAMED_IN_0_2 = {
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """``"did you mean 'nearest'? "`` for a misspelt name; empty if no known name has that similarity (0…1)."""
+    """``"Did you mean 'nearest'? "`` for a misspelt name; empty if no known name has that similarity (0…1)."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"did you mean {close[0]!r}? " if close else ""
+    return f"Did you mean {close[0]!r}? " if close else ""
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
@@ -37,8 +37,13 @@ def listed(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
+def counted(count: int, noun: str) -> str:
+    """``"1 image"``, ``"2 images"``, ``"1,000 classes"``."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+
+
 def one_line(error: BaseException) -> str:
-    """The message of an error in one line, without a DataLoader worker's traceback; its type if it has no message."""
+    """Message of an error in one line, without a DataLoader worker's traceback; the type if there is no message."""
     message = re.split(r"\n[\w.]*(?:Error|Exception): ", str(error))[-1]
     return " ".join(message.split()) or type(error).__name__
 
@@ -54,7 +59,7 @@ _WRONG_UNION = re.compile(_KEY + r" .*?Does not validate .*?Subtypes: \[(.+)\] E
 
 
 def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
-    """One line for a parser's error, with the nearest of the known keys (``data.size``) if one was misspelt."""
+    """One-line message for a parser error, with the nearest known key (``data.size``) if one was misspelt."""
     message = " ".join(str(error).split())
     found = _UNKNOWN_KEY.search(message)
     wrong = next(filter(None, found.groups())) if found else ""
@@ -63,7 +68,7 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
         now = f"It is now called {name.replace(old, new)}" if new else "It was removed"
         return f"{name!r} is from animals_pl 0.1. {now}; see CHANGELOG.md."
     if found:
-        return f"unknown key {wrong!r}; " + (did_you_mean(wrong, known, cutoff=0.5).strip() or "see --help")
+        return f"unknown key {wrong!r}. " + (did_you_mean(wrong, known, cutoff=0.5).strip() or "See --help.")
     for pattern, explain in _EXPLANATIONS.items():
         if found := pattern.search(message):
             return explain(*found.groups())
@@ -102,7 +107,7 @@ _EXPLANATIONS: dict[re.Pattern[str], Callable[..., str]] = {
         _wrong_class_argument
     ),
     re.compile(_KEY + r".* Expected a dot import path string: (\S+)"): (
-        lambda key, value: f"{key}={value} is unknown; pass the name or the import path of a class"
+        lambda key, value: f"{key}={value} is unknown. Pass the name or the import path of a class."
     ),
     re.compile(_KEY + r" (?:Unable to load config|File does not exist:|Path is not a file:) '(.*?)'"): (
         lambda key, value: f"{key}={value!r} is not a configuration file"
@@ -113,8 +118,8 @@ _EXPLANATIONS: dict[re.Pattern[str], Callable[..., str]] = {
         lambda key, value: _wrong_type(key, "int", value)
     ),
     re.compile(_KEY + r" Not of type \w+: (\S+) does not conform to restriction v(.+)"): (
-        lambda key, value, restriction: f"{key}={value} is out of range; choose a value {restriction}"
+        lambda key, value, restriction: f"{key}={value} is out of range. Choose a value {restriction}."
     ),
     _MISSING: lambda names: f"--{names} is missing; see --help",
 }
-"""Pattern of a message of jsonargparse → what it means, from the groups of the pattern. The first match counts."""
+"""jsonargparse message pattern → function of its groups that returns our message. The first match wins."""

@@ -60,7 +60,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 def is_stream(file: Path) -> bool:
-    """Whether a path is a pipe, a device, or a file that is the process's standard output."""
+    """Whether a path is a pipe, a device, or the process's standard output."""
     try:
         mode = file.stat().st_mode
     except OSError:
@@ -76,13 +76,13 @@ def is_stdout(file: Path) -> bool:
 
 
 def message_stream(file: Path) -> TextIO:
-    """Where to print about an output file: standard error if the file is standard output."""
+    """Stream for status messages: stderr if the output file is stdout, else stdout."""
     return sys.stderr if is_stdout(file) else sys.stdout
 
 
 def _copy(source: Path, stream: Path) -> None:
     sys.stdout.flush()
-    # Opening /dev/stdout anew would overwrite what has been written to it, if it is a file.
+    # Reopening /dev/stdout would truncate it if it is a regular file.
     opened = os.fdopen(os.dup(1), "wb") if is_stdout(stream) else stream.open("wb")
     with source.open("rb") as content, opened as output:
         shutil.copyfileobj(content, output)
@@ -92,7 +92,7 @@ def require_writable(path: Path, argument: str = "output", *, folder: bool = Fal
     """Check that a file or a folder can be written, before the work starts.
 
     Raises:
-        UsageError: A file is a folder or the reverse, something above it is a file, or writing is not permitted.
+        UsageError: The path has the wrong type, one of its parents is a file, or permission is denied.
     """
     target = Path(os.path.realpath(path))
     existing = next(place for place in (target, *target.parents) if os.access(place, os.F_OK))
@@ -125,7 +125,7 @@ def require_empty(folder: Path) -> None:
 def cache_dir() -> Path:
     """Cache folder: ``$ANIMALS_PL_CACHE``, or ``animals_pl`` in the user's cache folder.
 
-    A user without a home folder has none; a temporary folder is used, with a warning.
+    Without a home folder, a temporary folder is used, with a warning.
     """
     named = os.environ.get("ANIMALS_PL_CACHE")
     if named:
@@ -141,7 +141,7 @@ def cache_dir() -> Path:
 def _temporary_cache() -> Path:
     """Folder that is removed when the process ends."""
     warnings.warn(
-        "no results are cached: this user has no home folder. Set ANIMALS_PL_CACHE to a writable folder.", stacklevel=3
+        "nothing is cached: this user has no home folder. Set ANIMALS_PL_CACHE to a writable folder.", stacklevel=3
     )
     folder = Path(tempfile.mkdtemp(prefix="animals_pl-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -154,9 +154,9 @@ def screen_width(default: int = 130) -> int:
 
 
 def show(table: Table, width: int | None = None) -> None:
-    """Print a table, with the text of its cells as it is: brackets are not markup. Other text: ``print``.
+    """Print a table without interpreting Rich markup. Use ``print`` for other text.
 
-    Both appear above a progress bar, if there is one.
+    Both appear above a progress bar.
     """
     console = Console(width=width or screen_width(), markup=False, emoji=False, highlight=False)
     with console.capture() as capture:

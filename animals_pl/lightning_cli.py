@@ -23,7 +23,7 @@ from animals_pl import __version__
 from animals_pl.arguments import boolean_options, normalise
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
-from animals_pl.errors import UsageError, explain_argument_error, one_line
+from animals_pl.errors import UsageError, counted, explain_argument_error, one_line
 from animals_pl.files import message_stream
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_left_out
@@ -87,7 +87,7 @@ class AnimalsCLI(LightningCLI):
         self.config = self._parse(parser, args)
         seed = self.config[verb].seed_everything
         if not isinstance(seed, bool) and not 0 <= seed < 2**32:
-            raise UsageError(f"seed_everything={seed} is out of range; choose a value from 0 to {2**32 - 1}")
+            raise UsageError(f"seed_everything={seed} is out of range. Choose a value from 0 to {2**32 - 1}.")
         ckpt_path = self.config[verb].ckpt_path
         if ckpt_path is None:
             if verb != "fit":
@@ -172,7 +172,7 @@ class AnimalsCLI(LightningCLI):
         output = self.config_init[self.subcommand].output
         with redirect_stdout(message_stream(Path(output))):
             print_left_out(self.datamodule)
-            print(f"{len(self.datamodule.catalogs['predict'].paths)} predictions written to {output}")
+            print(f"{counted(len(self.datamodule.catalogs['predict'].paths), 'prediction')} written to {output}")
 
 
 CONFIG = ("--config", "-c")
@@ -197,7 +197,7 @@ def run(args: Sequence[str], callbacks: Sequence[L.Callback] = (), positional: s
         positional: Option that receives positional arguments.
 
     Raises:
-        UsageError: Something in the arguments, files or folders cannot be used.
+        UsageError: An argument, file or folder cannot be used.
     """
     with quiet():
         options, values = normalise(args[1:], positional, FLAGS)

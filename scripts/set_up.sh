@@ -1,4 +1,4 @@
-# Creates .venv beside this folder and installs the project into it; does nothing where that is up to date.
+# Creates .venv beside this folder and installs the project into it, unless it is up to date.
 # Sourced by quickstart.sh and test.sh; the first argument names an extra, such as test.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -6,11 +6,11 @@ EXTRA="${1:+[$1]}"
 PYTHON="${PYTHON:-python3}"
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "animals_pl needs Python 3.11 or later; name one with PYTHON=/path/to/python3.11 $0" >&2
+    echo "animals_pl needs Python 3.11 or later; set one with PYTHON=/path/to/python3.11 $0" >&2
     exit 2
 }
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv || {
-    echo "no virtual environment could be made; on Debian and Ubuntu: apt install python3-venv" >&2
+    echo "could not create a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2
     exit 2
 }
 STAMP=".venv/installed${EXTRA}"

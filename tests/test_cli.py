@@ -243,7 +243,7 @@ def test_fit_validate_and_test_leave_broken_images_out_and_say_so(make_tree, tmp
     line = f"{broken.relative_to(tree)}: truncated"
     assert fit(tree, tmp_path, "--data.test_fraction", 0.2) == 0
     told = capsys.readouterr().out
-    assert "1 broken images left out" in told and line in told
+    assert "1 broken image:" in told and line in told
     run = tmp_path / "run" / "version_0"
     split_of = splits(run)
     assert split_of.pop("cane/cane_3.jpg") == "left out"
@@ -265,7 +265,7 @@ def test_fit_takes_a_list_of_images_to_leave_out(make_tree, tmp_path, capsys):
     exclude = tmp_path / "exclude.csv"
     exclude.write_text("reason,path\nodd,cane/cane_1.jpg\n,gatto/gatto_7.jpg\n")
     assert fit(tree, tmp_path, "--data.exclude", exclude) == 0
-    assert f"2 images are excluded by {exclude}" in capsys.readouterr().out
+    assert f"2 images excluded by {exclude}" in capsys.readouterr().out
     run = tmp_path / "run" / "version_0"
     split = {row["path"]: row["split"] for row in rows(run / "split.csv")}
     assert [path for path, split in split.items() if split == "left out"] == ["cane/cane_1.jpg", "gatto/gatto_7.jpg"]
@@ -279,7 +279,7 @@ def test_an_exclude_file_that_fits_another_folder_is_noticed(make_tree, tmp_path
     tree = make_tree("tree", {"cane": 10, "gatto": 10})
     exclude = tmp_path / "exclude.csv"
     exclude.write_text("path\nnowhere/1.jpg\ncane/cane_1.jpg\n")
-    with pytest.warns(UserWarning, match=r"lists 1 images that are not in .*tree.* \(first: nowhere/1\.jpg\)"):
+    with pytest.warns(UserWarning, match=r"lists 1 image not in .*tree.* \(first: nowhere/1\.jpg\)"):
         assert fit(tree, tmp_path, "--data.exclude", exclude) == 0
     exclude.write_text("file\ncane/cane_1.jpg\n")
     options = ["--data.root", tree, "--data.exclude", exclude, "--trainer.default_root_dir", tmp_path]
@@ -564,7 +564,7 @@ def test_predict_lists_broken_images_and_names_the_others(run, make_tree, tmp_pa
     capsys.readouterr()
     assert cli("predict", tree, *options, "--output", tmp_path / "out.csv") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "3 broken images" in told
+    assert "3 broken images:" in told
     before = {row["path"]: row for row in rows(tmp_path / "whole.csv")}
     after = {row["path"]: row for row in rows(tmp_path / "out.csv")}
     assert after.keys() == before.keys() == set(map(str, whole))
@@ -697,7 +697,7 @@ def test_weights_are_where_the_net_begins(tiny_tree, tmp_path):
 
 def test_prepare_draws_a_set_to_train_on(tmp_path, capsys):
     assert cli("prepare", "--output", tmp_path / "practice", "--count", 60) == 0
-    assert "60 images drawn" in capsys.readouterr().out
+    assert "60 images generated" in capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "practice").iterdir()) == sorted([*ANIMALS10, "manifest.csv"])
     assert fit(tmp_path / "practice", tmp_path / "runs") == 0
 
@@ -778,7 +778,7 @@ def test_wrong_use_of_the_program_itself_exits_with_2():
         [sys.executable, "-m", "animals_pl", "fti"], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("animals_pl fti: error: unknown verb 'fti'; did you mean 'fit'?")
+    assert done.stderr.startswith("animals_pl fti: error: unknown verb 'fti'. Did you mean 'fit'?")
 
 
 # ---------------------------------------------------------------- wrong use
@@ -805,10 +805,10 @@ FIT_MISTAKES = {
     "missing root": (["--data.root", "nowhere"], ["data.root='nowhere'", "prepare", "--data.root DIR"]),
     "root is a file": (["--data.root", PROJECT / "setup.cfg"], ["data.root=", "setup.cfg", "--data.root DIR"]),
     "unknown net": (["--model.net", "mobilenetv3_smal_100"], ["'mobilenetv3_smal_100'", "'mobilenetv3_small_100'"]),
-    "misspelt own net": (["--model.net", "minivgnet"], ["model.net='minivgnet'", "did you mean 'minivggnet'?"]),
+    "misspelt own net": (["--model.net", "minivgnet"], ["model.net='minivgnet'", "Did you mean 'minivggnet'?"]),
     "unknown tag": (["--model.net", "resnet18.nope"], ["model.net='resnet18.nope'", "resnet18.a1_in1k"]),
     "unknown augmentation": (["--data.augment", "lihgt"], ["data.augment='lihgt'", "'light'"]),
-    "unknown optimizer": (["--model.optimizer", "adamm"], ["model.optimizer='adamm'", "did you mean 'adam"]),
+    "unknown optimizer": (["--model.optimizer", "adamm"], ["model.optimizer='adamm'", "Did you mean 'adam"]),
     "unknown schedule": (["--model.schedule", "cosin"], ["model.schedule=cosin", "'cosine'"]),
     "unknown head": (["--model.head", "deep"], ["model.head=deep", "'linear', 'dense'"]),
     "unknown resize": (["--data.resize", "squash"], ["data.resize=squash", "'stretch', 'crop'"]),
@@ -827,8 +827,8 @@ FIT_MISTAKES = {
         ["data.val_fraction=0.7", "data.test_fraction=0.4"],
     ),
     "crop without crop": (["--data.crop_pct", 0.9], ["data.crop_pct=0.9", "data.resize=crop"]),
-    "misspelt key": (["--data.siez", 32], ["unknown key 'data.siez'", "did you mean 'data.size'?"]),
-    "misspelt name": (["--nmae", "x"], ["unknown key 'nmae'", "did you mean 'name'?"]),
+    "misspelt key": (["--data.siez", 32], ["unknown key 'data.siez'", "Did you mean 'data.size'?"]),
+    "misspelt name": (["--nmae", "x"], ["unknown key 'nmae'", "Did you mean 'name'?"]),
     "missing configuration": (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
     "missing split": (["--data.split", "nowhere.csv"], ["data.split='nowhere.csv'"]),
     "missing weights": (
@@ -907,10 +907,10 @@ def test_fit_refuses(refused, tiny_tree, tmp_path, monkeypatch, mistake):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        ("data:\n  siez: 32\n", ["'data.siez'", "did you mean 'data.size'?"]),
+        ("data:\n  siez: 32\n", ["'data.siez'", "Did you mean 'data.size'?"]),
         ("model:\n  learning_rate: 0.1\n", ["learning_rate"]),
-        ("trainer:\n  max_epoch: 3\n", ["max_epoch", "did you mean 'trainer.max_epochs'?"]),
-        ("modle:\n  lr: 0.1\n", ["modle", "did you mean 'model"]),
+        ("trainer:\n  max_epoch: 3\n", ["max_epoch", "Did you mean 'trainer.max_epochs'?"]),
+        ("modle:\n  lr: 0.1\n", ["modle", "Did you mean 'model"]),
         ("model:\n  head: deep\n", ["model.head=deep", "'linear', 'dense'"]),
         ("data: [1, 2\n", ["config.yaml' cannot be read", "line 1, column 7"]),
         ("hello", ["config.yaml' has no keys"]),
@@ -947,7 +947,7 @@ def test_fit_refuses_a_class_that_is_all_broken(refused, make_tree, tmp_path):
 
 
 def test_unknown_verb(refused):
-    assert "did you mean 'predict'? choose one of fit, validate" in refused("pedict")
+    assert "Did you mean 'predict'? Choose one of fit, validate" in refused("pedict")
 
 
 def test_a_checkpoint_of_version_0_1_is_refused(refused, run, tmp_path):
@@ -1065,9 +1065,9 @@ def test_predict_refuses_to_name_no_class(refused, run, tmp_path, top_k):
 @pytest.mark.parametrize(
     ("args", "named"),
     [
-        (["--source", "kagle"], ["source='kagle'", "did you mean 'kaggle'?"]),
+        (["--source", "kagle"], ["source='kagle'", "Did you mean 'kaggle'?"]),
         (["--count", "many"], ["count=many"]),
-        (["--outptu", "x"], ["unknown key 'outptu'", "did you mean 'output'?"]),
+        (["--outptu", "x"], ["unknown key 'outptu'", "Did you mean 'output'?"]),
         (["--seed", -1], ["seed=-1 is too small"]),
     ],
 )

@@ -71,7 +71,7 @@ class Augmentation:
             self.loaded = _load(self.file)
         elif policy not in (known := ["none", *POLICIES]):
             raise UsageError(
-                f"data.augment={policy!r} is unknown; {did_you_mean(policy, known)}choose one of {', '.join(known)}, "
+                f"data.augment={policy!r} is unknown. {did_you_mean(policy, known)}Choose one of {', '.join(known)}, "
                 "or a .yaml or .json file saved by albumentations."
             )
 

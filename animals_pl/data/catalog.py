@@ -47,7 +47,7 @@ SPLIT_FOLDERS = {
     "test": "test",
     "testing": "test",
 }
-"""Names of folders (lower case) that divide a dataset, and the split that each contains."""
+"""Names of split folders (lower case) → split."""
 
 MAX_CLASSES = 30
 """Maximum number of classes in a printed table or a figure."""
@@ -65,7 +65,7 @@ def display_name(class_name: str) -> str:
 
 
 def _class_key(name: str) -> str:
-    """The same for all names of a class: Italian or English, upper or lower case, any Unicode normal form."""
+    """Canonical key of a class name: English, lower case, Unicode NFC."""
     return english_name(unicodedata.normalize("NFC", name)).lower()
 
 
@@ -80,7 +80,7 @@ class Catalog:
         labels: int64 array (N,), one class index per path.
         sha256: N content hashes; empty strings if not computed.
         groups: int64 array (N,), the number of the group that a split must keep together, or -1.
-        split_folders: Folder → split, if the dataset is divided into train, val and test folders. Otherwise empty.
+        split_folders: Folder → split, if the dataset has train, val and test folders. Otherwise empty.
     """
 
     root: Path
@@ -112,7 +112,7 @@ class Catalog:
         return replace(self, paths=list(paths), labels=labels, sha256=sha256, groups=groups)
 
     def folder_splits(self) -> dict[str, str]:
-        """Path → split of its folder; empty if the dataset is not divided into folders."""
+        """Path → split of its folder; empty without split folders."""
         folders = self.split_folders
         return {path: folders[path.partition("/")[0]] for path in self.paths} if folders else {}
 
@@ -123,7 +123,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    """Image files below a folder. Linked folders come last; a folder is read once and never one above ``folder``."""
+    """Yield the image files below a folder. Links come last; no folder is read twice, and none above ``folder``."""
     seen = {_identity(parent) for parent in folder.resolve().parents}
     folders, links = [folder], list[Path]()
     while folders or links:
@@ -152,7 +152,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 def _warn_of_dead_link(path: Path) -> None:
     if path.is_symlink() and not path.exists():
-        warnings.warn(f"{str(path)!r} is a link to a file or folder that does not exist", stacklevel=3)
+        warnings.warn(f"{str(path)!r} is a link to a missing file or folder", stacklevel=3)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -189,9 +189,9 @@ def _has_class(folders: Iterable[Path], class_names: Iterable[str]) -> bool:
 
 
 def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dict[str, str]:
-    """Folder → split, if a dataset is divided into train, val and test folders that contain class folders.
+    """Folder → split, if a dataset has split folders (train, val, test) that contain class folders.
 
-    Folders that are the known classes, or of which none contains class folders, are classes: the result is empty.
+    Empty if the folders match the known classes, or if none of them contains class folders.
     """
     folders = _folders(root)
     found = [folder for folder in folders if folder.name.lower() in SPLIT_FOLDERS]
@@ -202,16 +202,14 @@ def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dic
         return {}
     names = ", ".join(folder.name for folder in found)
     if others := [folder.name for folder in folders if folder not in found and any(_images(folder))]:
-        fault = f"and other folders of images ({', '.join(others)}). Remove these"
+        fault = f"and other image folders ({', '.join(others)}). Remove the latter"
     elif flat:
-        fault = f"but {flat[0]!r} has images outside class folders. Move these"
+        fault = f"but {flat[0]!r} has images outside class folders. Move them"
     elif len(found) > len(splits):
-        fault = "of which two are for the same split. Merge these"
+        fault = "of which two are for the same split. Merge them"
     else:
         return splits_of_folders([folder.name for folder in found])
-    raise UsageError(
-        f"{argument}={str(root)!r} has the folders {names} of a divided dataset, {fault}, or pass one of the folders."
-    )
+    raise UsageError(f"{argument}={str(root)!r} has split folders ({names}) {fault}, or pass one of the folders.")
 
 
 def _class_folders(root: Path, argument: str) -> list[Path]:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, counted
 
 ClassWeights = Literal["none", "balanced", "reference", "effective"]
 
@@ -37,7 +37,7 @@ def class_weights(option: ClassWeights, counts: np.ndarray, beta: float = 0.999)
 
 
 def require_images(argument: str, remedy: str, counts: np.ndarray) -> None:
-    """Raise a UsageError if a class has no training images.
+    """Raise UsageError if a class has no training images.
 
     Args:
         argument: The option that needs them.
@@ -45,6 +45,5 @@ def require_images(argument: str, remedy: str, counts: np.ndarray) -> None:
         counts: Training images per class (C,).
     """
     if not counts.all():
-        raise UsageError(
-            f"{argument}: {np.count_nonzero(counts == 0)} classes have no training images. Add some, or set {remedy}."
-        )
+        empty = counted(int((counts == 0).sum()), "class")
+        raise UsageError(f"{argument}: no training images in {empty}. Add some, or set {remedy}.")

@@ -114,11 +114,14 @@ class AnimalsDataModule(L.LightningDataModule):
         self.excluded: set[str] = set()
 
     def prepare_data(self) -> None:
-        """Draw the practice set if the stage needs it and it is missing. Scan once before several processes do."""
+        """Generate the practice set if needed.
+
+        In distributed training, rank 0 scans here and the others read the cache.
+        """
         stage = self.trainer.state.fn if self.trainer is not None else "fit"
         needs_root = stage != "predict" and not (stage == "test" and self.hparams["test_root"])
         if needs_root and self.root == Path(PRACTICE_ROOT) and not self.root.exists():
-            print(f"Drawing the practice set (1,000 images, about 30 s) to {self.root}")
+            print(f"Generating the practice set (1,000 images, about 30 s) in {self.root}")
             draw_practice_set(self.root)
         if self.trainer is not None and self.trainer.world_size > 1 and stage == "fit":
             scan(scan_folder(self.root))
@@ -171,7 +174,7 @@ class AnimalsDataModule(L.LightningDataModule):
 
     @property
     def info(self) -> DataInfo:
-        """What the model needs to know. Available after :meth:`setup`."""
+        """Class names, training counts, image size and sampling, for the model. Available after :meth:`setup`."""
         catalog = next(iter(self.catalogs.values()))
         counts = tuple(self.catalogs["train"].counts().values()) if "train" in self.catalogs else ()
         return DataInfo(tuple(catalog.class_names), counts, self.size, self.hparams["sampling"])

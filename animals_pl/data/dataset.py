@@ -1,4 +1,4 @@
-"""The dataset of uint8 images, and how DataLoader workers run."""
+"""Dataset of uint8 images, and DataLoader workers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class AnimalsDataset(Dataset[tuple[Tensor, int]]):
 
 
 class LazyDataLoader(DataLoader[Any]):
-    """A DataLoader that starts to load at the first ``next()``.
+    """A DataLoader that starts loading at the first ``next()``.
 
     On resume, Lightning creates the first iterator before it restores the counters that the batch sampler reads.
     A plain DataLoader with workers would prefetch the wrong batches.
@@ -82,7 +82,7 @@ class LazyDataLoader(DataLoader[Any]):
 
 
 def start_worker(worker: int) -> None:
-    """Worker init function: one OpenCV thread, lower priority, and memory freed before the fork is returned.
+    """Worker init function: single-threaded OpenCV, lower priority, malloc_trim to return unused heap to the OS.
 
     Workers compete with the net's threads, and every operation waits for its slowest thread. Without ``malloc_trim``, a
     forked worker keeps the activations of earlier batches (0.8 GB in fine-tuning).

@@ -25,7 +25,7 @@ _UNSUPPORTED = {
     "TIFF with an unusual pixel type": rb"II\*\0|MM\0\*",
     "a web page": rb"\s*<(!doctype )?html",
 }
-"""Leading bytes of what is often found in place of an image. It has to be converted or downloaded again."""
+"""Name → regex of the magic bytes of unsupported files often found with an image suffix, for the error message."""
 
 MAX_PIXEL_RATIO = 200
 """Ratio of decoded to file bytes above which an image over Pillow's size limit is a decompression bomb. Large
@@ -39,7 +39,7 @@ _IMAGE_SUFFIX = re.compile(
     r"|hei[cf]|hif|jxl|svg|psd|tga|ico|dng|cr[23]|nef|arw|orf|rw2|raf)",
     re.IGNORECASE,
 )
-"""Suffixes of image files. The second row can rarely be decoded: such files are reported, not overlooked."""
+"""Suffixes of image files. Those in the second row are mostly unsupported, but reported as broken, not ignored."""
 
 _LOAD_TRUNCATED_LOCK = threading.Lock()
 """Guards ImageFile.LOAD_TRUNCATED_IMAGES, which is global to the process."""
@@ -139,7 +139,7 @@ def orientation_of(picture: Image.Image) -> int:
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
-    """Transposition that makes an opened image upright, if any. Pillow itself turns TIFF."""
+    """Transposition that makes an opened image upright, if any. Pillow rotates TIFF itself."""
     return None if picture.format == "TIFF" else _UPRIGHT.get(orientation_of(picture))
 
 
@@ -164,14 +164,14 @@ def upright(picture: Image.Image, size: int | None = None) -> Image.Image:
     drafted = picture.draft(None, (MARGIN * size, MARGIN * size)) if size else None
     rgb = to_rgb(picture)
     if drafted and drafted[1][2:] != rgb.size:
-        # The image ends within the last row or column. Uncorrected, it would be shifted towards the corner by up to
-        # half a pixel of the square, as large an error as all others together.
+        # Draft sizes are rounded up, so the last row and column are only partly covered. Resample from the exact box;
+        # otherwise the image is shifted by up to half a pixel.
         rgb = rgb.resize(rgb.size, Image.Resampling.BICUBIC, drafted[1])
     return rgb if turn is None else rgb.transpose(turn)
 
 
 def upright_square(picture: Image.Image, side: int) -> Image.Image:
-    """Opened image as ``side`` × ``side`` pixels RGB, after EXIF rotation; the aspect ratio is not kept.
+    """Opened image as RGB of ``side`` × ``side`` pixels, after EXIF rotation; the aspect ratio is not kept.
 
     A JPEG is decoded at a reduced size, which is several times faster.
     """

@@ -15,7 +15,7 @@ from animals_pl.data.grouping import join_groups
 from animals_pl.data.inspection.manifest import scan
 from animals_pl.data.splits import VAL_FRACTION, Split, folder_split, load_split, stratified_split
 from animals_pl.data.tables import read_image_rows
-from animals_pl.errors import UsageError, listed
+from animals_pl.errors import UsageError, counted, listed
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ def load_dataset(
 def split_dataset(
     loaded: LoadedDataset, *, split: str | None, val_fraction: float | None, test_fraction: float | None, seed: int
 ) -> Split:
-    """Split the usable images: as in the file ``split``, as their folders are divided, or at random.
+    """Split the usable images by split file, by split folders, or at random (stratified).
 
     Raises:
-        UsageError: A class has no usable images, a fraction is out of range, the file does not fit the images, or the
-            folders are divided otherwise.
+        UsageError: A class has no usable images, a fraction is out of range, or the file does not fit the images or
+            contradicts the split folders.
     """
     usable, fraction = loaded.usable, VAL_FRACTION if val_fraction is None else val_fraction
     for label in np.setdiff1d(loaded.catalog.labels, usable.labels):
@@ -98,10 +98,10 @@ def split_dataset(
 
 
 def images_to_test(catalog: Catalog) -> Catalog:
-    """Images of ``data.test_root`` to test on: all, or those in its test folder if it is divided into folders.
+    """Images of ``data.test_root`` to test on: all, or those in its test folder if it has split folders.
 
     Raises:
-        UsageError: It is divided into folders, without one for test.
+        UsageError: It has split folders, but none for test.
     """
     if not catalog.split_folders:
         return catalog
@@ -109,28 +109,33 @@ def images_to_test(catalog: Catalog) -> Catalog:
     folders = ", ".join(catalog.split_folders)
     if not paths:
         raise UsageError(
-            f"data.test_root={str(catalog.root)!r} is divided into the folders {folders} and has no test images. "
+            f"data.test_root={str(catalog.root)!r} has the split folders {folders}, but no test images. "
             "Pass one of the folders."
         )
-    warnings.warn(f"data.test_root={str(catalog.root)!r} has the folders {folders}; only test is used", stacklevel=3)
+    warnings.warn(
+        f"data.test_root={str(catalog.root)!r} has the split folders {folders}; only test is used", stacklevel=3
+    )
     return catalog.select(paths)
 
 
 def _require_folders_kept(split: Split, catalog: Catalog, file: str) -> None:
-    """Raise a UsageError if a split moves images out of their train, val or test folder."""
+    """Raise UsageError if a split moves images out of their split folder."""
     has_val = "val" in catalog.split_folders.values()
     split_of = split.by_path()
     for path, folder in catalog.folder_splits().items():
         given = split_of.get(path, folder)
         if given != folder and (has_val or (folder, given) != ("train", "val")):
             raise UsageError(
-                f"data.split={file!r} puts {path!r} into {given}, but {str(catalog.root)!r} is divided into the "
+                f"data.split={file!r} puts {path!r} into {given}, but {str(catalog.root)!r} has the split "
                 f"folders {', '.join(catalog.split_folders)}. Remove data.split."
             )
 
 
 def _require_no_fractions(catalog: Catalog, val_fraction: float | None, test_fraction: float | None) -> None:
-    """Raise a UsageError if a fraction is given of a split that is not drawn, which is all but a missing val."""
+    """Raise UsageError if val_fraction or test_fraction is set for a dataset with split folders.
+
+    val_fraction is allowed if there is no val folder.
+    """
     given = {"data.val_fraction": val_fraction, "data.test_fraction": test_fraction}
     if "val" not in catalog.split_folders.values():
         del given["data.val_fraction"]
@@ -138,7 +143,7 @@ def _require_no_fractions(catalog: Catalog, val_fraction: float | None, test_fra
     if given:
         raise UsageError(
             f"{', '.join(f'{name}={value}' for name, value in given.items())} cannot be used with "
-            f"{str(catalog.root)!r}, which is divided into the folders {', '.join(catalog.split_folders)}. "
+            f"{str(catalog.root)!r}, which has the split folders {', '.join(catalog.split_folders)}. "
             f"Pass {' '.join(f'--{name} null' for name in given)}, or one of the folders as data.root."
         )
 
@@ -148,18 +153,20 @@ def _warn_of_missing_classes(split: Split, catalog: Catalog) -> None:
     for name, kind in (("train", "training"), ("val", "validation")):
         counts = catalog.select(getattr(split, name)).counts()
         if absent := [repr(class_name) for class_name, count in counts.items() if total[class_name] and not count]:
-            warnings.warn(f"{len(absent)} classes have no {kind} images: {listed(absent, 5)}. Add some", stacklevel=4)
+            classes = f"{counted(len(absent), 'class')}: {listed(absent, 5)}"
+            warnings.warn(f"no {kind} images in {classes}. Add some", stacklevel=4)
 
 
 def _read_exclude(file: Path, catalog: Catalog) -> set[str]:
     rows = read_image_rows(file, "data.exclude", catalog.root, catalog.paths)
     named = {row["path"] for row in rows} - {""}
     if unknown := sorted(named - set(catalog.paths)):
-        message = (
-            f"data.exclude={str(file)!r} lists {len(unknown)} images that are not in {str(catalog.root)!r} "
-            f"(first: {unknown[0]})"
-        )
+        place = f"{str(catalog.root)!r} (first: {unknown[0]})"
         if len(unknown) == len(named):
-            raise UsageError(f"{message}, and no other. Write paths relative to it.")
-        warnings.warn(message, stacklevel=3)
+            raise UsageError(
+                f"data.exclude={str(file)!r} lists {counted(len(unknown), 'image')}, but none in {place}. "
+                "Write paths relative to the dataset root."
+            )
+        images = counted(len(unknown), "image")
+        warnings.warn(f"data.exclude={str(file)!r} lists {images} not in {place}", stacklevel=3)
     return named & set(catalog.paths)

@@ -22,13 +22,13 @@ class PredictionImages:
     """All files, in the order given. Folders are expanded and sorted."""
     broken: dict[str, str]
     """Path → problem of each file that cannot be decoded completely."""
-    readable: list[str]
+    decodable: list[str]
     """The paths that can be decoded at least in part."""
 
     def catalog(self, class_names: list[str]) -> Catalog:
-        """Catalog of the readable images, labelled -1."""
-        labels = np.full(len(self.readable), -1, dtype=np.int64)
-        return Catalog(Path(), class_names, self.readable, labels)
+        """Catalog of the decodable images, labelled -1."""
+        labels = np.full(len(self.decodable), -1, dtype=np.int64)
+        return Catalog(Path(), class_names, self.decodable, labels)
 
 
 def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
@@ -48,7 +48,7 @@ def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
     paths = [str(file) for file in files]
     problems = [facts.problem for facts in inspect_all(files)]
     broken = {path: problem for path, problem in zip(paths, problems, strict=True) if problem}
-    readable = [path for path in paths if path not in broken or decodes(path)]
-    if not readable:
+    decodable = [path for path in paths if path not in broken or decodes(path)]
+    if not decodable:
         raise UsageError(f"none of the {len(paths)} images can be decoded (first: {paths[0]}: {problems[0]}). {remedy}")
-    return PredictionImages(paths, broken, readable)
+    return PredictionImages(paths, broken, decodable)

@@ -1,4 +1,4 @@
-"""The one function that resizes images for evaluation: validation, test, prediction and deployment.
+"""Resize rule shared by training, validation, test, prediction and export.
 
 Needs numpy and Pillow only. The settings are those of ``data.*``; timm's own crop and interpolation are not applied.
 Mean and standard deviation belong to the net: ``models/transfer.py``.
@@ -47,9 +47,9 @@ class Resize:
             ("interpolation", self.interpolation, get_args(Interpolation)),
         ):
             if value not in known:
-                raise UsageError(f"data.{key}={value!r} is unknown; choose one of {', '.join(known)}.")
+                raise UsageError(f"data.{key}={value!r} is unknown. Choose one of {', '.join(known)}.")
         if not 0 < self.crop_pct <= 1:
-            raise UsageError(f"data.crop_pct={self.crop_pct} is out of range; choose a value in (0, 1].")
+            raise UsageError(f"data.crop_pct={self.crop_pct} is out of range. Choose a value in (0, 1].")
         if self.rule == "stretch" and self.crop_pct != 1:
             raise UsageError(
                 f"data.crop_pct={self.crop_pct} has no effect with data.resize=stretch. "

@@ -14,7 +14,7 @@ import pandas as pd
 
 from animals_pl.data.catalog import SPLITS, Catalog
 from animals_pl.data.tables import read_image_rows, write_table
-from animals_pl.errors import UsageError, listed
+from animals_pl.errors import UsageError, counted, listed
 
 LEFT_OUT = "left out"
 """Value in a split file for images in no split."""
@@ -52,7 +52,7 @@ class Split:
 
 
 def _shuffle(paths: Iterable[str], seed: int) -> list[str]:
-    """Sort by hash: the same order on every machine, which a new file does not change for the others."""
+    """Pseudo-random order by hash: reproducible across machines, and stable when files are added."""
     return sorted(paths, key=lambda path: hashlib.sha256(f"{seed}:{path}".encode(errors="surrogateescape")).digest())
 
 
@@ -113,7 +113,7 @@ def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float
 
 
 def _by_group(catalog: Catalog) -> tuple[list[list[str]], list[list[str]]]:
-    """Sorted paths of every group of two or more images, and per class of the images in no such group."""
+    """(groups, ungrouped): paths of each group of >= 2 images, and the remaining paths per class; all sorted."""
     numbers, sizes = np.unique(catalog.groups, return_counts=True)
     groups: dict[int, list[str]] = {number: [] for number in numbers[(sizes > 1) & (numbers >= 0)].tolist()}
     ungrouped: list[list[str]] = [[] for _ in catalog.class_names]
@@ -129,10 +129,13 @@ def _largest_first(groups: list[list[str]], seed: int) -> list[list[str]]:
 
 
 def _choose_split(sizes: np.ndarray, missing: np.ndarray, quotas: np.ndarray, used: np.ndarray) -> int:
-    """Index of the split for a group: the emptiest that can take all of it, otherwise the one it exceeds least.
+    """Index of the least filled split that has room for the whole group, else of the split with the least overflow.
 
-    The arrays count images of the group's classes: in the group (K,), those that each split still needs, and those it
-    should have (K, S). ``used`` (S,) tells which splits should have any image.
+    Args:
+        sizes: Images per class in the group (K,).
+        missing: Images that each split still needs (K, S).
+        quotas: Target counts (K, S).
+        used: Splits with a nonzero target (S,).
     """
     left = (missing - sizes[:, None]).min(axis=0)
     if (left >= 0).any():
@@ -142,9 +145,9 @@ def _choose_split(sizes: np.ndarray, missing: np.ndarray, quotas: np.ndarray, us
 
 
 def folder_split(catalog: Catalog, val_fraction: float = VAL_FRACTION, seed: int = 42) -> Split:
-    """Split of a dataset that is divided into train, val and test folders.
+    """Split of a dataset with split folders.
 
-    If there is no val folder, images for validation are drawn from train. Duplicates in several folders are not moved;
+    If there is no val folder, validation images are drawn from train. Duplicates in several folders are not moved;
     a warning names them.
 
     Raises:
@@ -155,8 +158,8 @@ def folder_split(catalog: Catalog, val_fraction: float = VAL_FRACTION, seed: int
         splits[split].append(path)
     if not splits["train"]:
         raise UsageError(
-            f"data.root={str(catalog.root)!r} has the folders {', '.join(catalog.split_folders)} of a divided dataset "
-            "but no images for training. Add a folder 'train', or pass one of the folders."
+            f"data.root={str(catalog.root)!r} has the split folders {', '.join(catalog.split_folders)}, "
+            "but no training images. Add a folder 'train', or pass one of the folders."
         )
     _warn_of_leaks(catalog)
     if "val" not in catalog.split_folders.values():
@@ -172,8 +175,8 @@ def _warn_of_leaks(catalog: Catalog) -> None:
     leaks = groups["path"].agg(lambda paths: ", ".join(paths[:3]))[groups["split"].nunique() > 1]
     if len(leaks):
         warnings.warn(
-            f"{len(leaks)} groups of duplicates or related images are in several folders of {catalog.root} (first: "
-            f"{leaks.iloc[0]}). They are not moved; leave some out with data.exclude",
+            f"{counted(len(leaks), 'group')} of duplicates or related images in several split folders of "
+            f"{catalog.root} (first: {leaks.iloc[0]}). They are not moved; leave some out with data.exclude",
             stacklevel=4,
         )
 
@@ -206,14 +209,14 @@ def load_split(file: str | Path, catalog: Catalog, left_out: Collection[str] = (
             gone.append(path)
     if gone:
         raise UsageError(
-            f"data.split={str(file)!r} lists {len(gone)} images that are not in {str(catalog.root)!r} "
+            f"data.split={str(file)!r} lists {counted(len(gone), 'image')} not in {str(catalog.root)!r} "
             f"(first: {min(gone)}). Restore them, or pass --data.test_root to evaluate on all images of another folder."
         )
     changed = [path for path in split_of if recorded[path] and found.get(path) and found[path] != recorded[path]]
     unlisted = sorted(set(found) - set(split_of) - set(moved.values()))
-    _warn("have changed since this split was made:", changed, catalog, file)
-    _warn("were moved since this split was made:", [f"{old} → {new}" for old, new in moved.items()], catalog, file)
-    _warn("are not in this split and are left out:", unlisted, catalog, file)
+    _warn("changed since this split was made:", changed, catalog, file)
+    _warn("moved since this split was made:", [f"{old} → {new}" for old, new in moved.items()], catalog, file)
+    _warn("not in this split, left out:", unlisted, catalog, file)
     return Split(**{split: sorted(splits[split]) for split in SPLITS})
 
 
@@ -231,7 +234,8 @@ def _read_split(file: Path, root: Path, known: Collection[str]) -> tuple[dict[st
         split_of[path] = split
         sha256_of[path] = row.get("sha256") or ""
     if repeated := len(rows) - len(split_of):
-        raise UsageError(f"data.split={str(file)!r} lists {repeated} images more than once. Remove the extra rows.")
+        rows_over = counted(repeated, "extra row")
+        raise UsageError(f"data.split={str(file)!r} lists images more than once ({rows_over}). Remove the extra rows.")
     if not {"train", "val"} <= set(split_of.values()):
         raise UsageError(
             f"data.split={str(file)!r} lists no images for train or none for val. "
@@ -253,4 +257,5 @@ def _find_moved(
 
 def _warn(what: str, names: Sequence[str], catalog: Catalog, file: Path) -> None:
     if names:
-        warnings.warn(f"{len(names)} images in {catalog.root} {what} {listed(names, 3)} ({file})", stacklevel=3)
+        images = counted(len(names), "image")
+        warnings.warn(f"{images} in {catalog.root} {what} {listed(names, 3)} ({file})", stacklevel=3)

@@ -49,8 +49,8 @@ def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
     for name in columns:
         if name not in known:
             raise UsageError(
-                f"{argument}={str(file)!r} has no column {name!r}; {did_you_mean(name, known)}"
-                f"it has {', '.join(known) or 'none'}."
+                f"{argument}={str(file)!r} has no column {name!r}. {did_you_mean(name, known)}"
+                f"It has {', '.join(known) or 'none'}."
             )
     return rows
 
@@ -66,10 +66,10 @@ def _decode(content: bytes) -> str:
 def read_image_rows(
     file: Path, argument: str, root: Path, known: Collection[str], *columns: str
 ) -> list[dict[str, str]]:
-    """Read a CSV file with a column ``path`` of images, which is returned as the dataset writes it.
+    """Read a CSV file with a column ``path``, and rewrite the paths as in ``known``.
 
     A path may be relative to the dataset or to the file's folder, or absolute. It may have backslashes, another Unicode
-    normal form (as from macOS) or an encoding of Windows. Paths of images that are not known are returned unchanged.
+    normal form (as from macOS) or the encoding Windows-1252. Paths that match no known image are returned unchanged.
 
     Args:
         file: The file.

@@ -118,7 +118,7 @@ def _verification_images(image_folder: str | Path | None, model: TrainedModel) -
     if not arrays:
         names = list(ANIMALS10)
         drawings = [draw_animal(names[i % len(names)], np.random.default_rng(i)) for i in range(NUM_IMAGES)]
-        arrays, source = [np.asarray(drawing) for drawing in drawings], "practice pictures"
+        arrays, source = [np.asarray(drawing) for drawing in drawings], "generated images"
     batch = np.stack([model.resize(array, model.size).transpose(2, 0, 1) for array in arrays])
     return torch.from_numpy(batch), source
 

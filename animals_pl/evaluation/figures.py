@@ -1,4 +1,4 @@
-"""Plot training curves and confusion matrices, and draw names as they are."""
+"""Plot training curves and confusion matrices; choose fonts for class names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRAIN_COLOUR, VAL_COLOUR = "#4c72b0", "#dd8452"
 
 @functools.cache
 def _fonts(characters: frozenset[str]) -> tuple[list[str], set[str]]:
-    """Font families for characters, the default ones first, and the characters that no installed font has."""
+    """Font families for characters (default ones first), and the characters that no installed font has."""
     missing = set(map(ord, characters))
     missing -= font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap().keys()
     families = list(matplotlib.rcParams["font.family"])
@@ -39,7 +39,7 @@ def _fonts(characters: frozenset[str]) -> tuple[list[str], set[str]]:
 
 
 def drawable(names: Sequence[str]) -> list[str]:
-    """Names for a figure: characters that no installed font has are written as codes, with one warning."""
+    """Replace characters that no installed font has by their codes, with one warning."""
     missing = sorted(_fonts(frozenset("".join(names)))[1])
     if letters := [character for character in missing if character.isprintable()]:
         more = f" and {len(letters) - 10} more" if len(letters) > 10 else ""
@@ -53,7 +53,7 @@ def drawable(names: Sequence[str]) -> list[str]:
 
 
 def draw_literally(figure: Figure) -> Figure:
-    """Draw all text of a figure as it is, ``$`` included, in fonts that have its characters."""
+    """Disable mathtext and set fallback fonts for all text of a figure."""
     texts = figure.findobj(Text)
     families, _ = _fonts(frozenset("".join(text.get_text() for text in texts)))
     for text in texts:

@@ -21,7 +21,7 @@ def edit_config(text: str, changes: Mapping[str, Any]) -> str:
         changes: ``section.key`` or ``key`` → value. Missing keys are added.
 
     Raises:
-        UsageError: The file is laid out in another way, so that the result would mean something else.
+        UsageError: The layout is not supported: the edited text would not parse to exactly the requested changes.
     """
     lines = text.splitlines()
     for key, value in changes.items():

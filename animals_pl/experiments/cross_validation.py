@@ -1,4 +1,4 @@
-"""The verb ``cross-validate``: compare the variants of a recipe on the same folds."""
+"""The verb ``cross-validate``: compare variants of a configuration on the same folds."""
 
 from __future__ import annotations
 
@@ -34,10 +34,9 @@ def cross_validate(
 ) -> None:
     """Compare the variants of a study by paired cross-validation.
 
-    Each image is predicted once, after the last epoch, by a model that was trained on neither it nor a duplicate of
-    it. The table gives macro recall and accuracy of the pooled predictions and the difference from the baseline.
-    Intervals are percentiles of a bootstrap over the images of each class, with the same samples for all variants.
-    Fits whose results exist are not repeated.
+    Predictions are out-of-fold, after the last epoch; duplicates share a fold. The table gives macro recall and
+    accuracy of the pooled predictions and the difference from the baseline. Intervals are percentiles of a bootstrap
+    over the images of each class, with the same samples for all variants. Fits whose results exist are not repeated.
 
     Args:
         study: YAML file with the keys config and variants, and optionally options and baseline (default: the first

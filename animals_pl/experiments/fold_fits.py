@@ -55,7 +55,7 @@ class SavePredictions(L.Callback):
 
 @dataclass(frozen=True)
 class StudyData:
-    """What all fits of a study share: images, the fold (N,) that predicts each, and the folder of the results."""
+    """Images, fold assignment (N,) and results folder shared by all fits of a study."""
 
     root: Path
     catalog: Catalog
@@ -68,10 +68,10 @@ class StudyData:
 
 
 def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path) -> StudyData:
-    """Read the images, draw the folds and create the folder of the results.
+    """Load the images, draw the folds and create the results folder.
 
     Raises:
-        UsageError: The images cannot be read or divided.
+        UsageError: The images cannot be loaded or split into folds.
     """
     require_writable(output, folder=True)
     if not 0 <= seed < 2**32:
@@ -80,7 +80,7 @@ def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path)
     catalog = load_dataset(root, argument="root").usable
     if catalog.split_folders:
         raise UsageError(
-            f"root={str(root)!r} is divided into the folders {', '.join(catalog.split_folders)}, but "
+            f"root={str(root)!r} has the split folders {', '.join(catalog.split_folders)}, but "
             "cross-validation draws its own folds. Pass one of the folders."
         )
     fold_of = draw_folds(catalog, folds, seed)
@@ -90,7 +90,7 @@ def prepare_folds(study: Study, root: Path, folds: int, seed: int, output: Path)
 
 
 def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
-    """Train a variant on all folds but one and predict that one, unless the result exists already.
+    """Train a variant on all folds but one and predict the held-out fold, unless the result exists.
 
     Raises:
         UsageError: The training failed.
@@ -100,7 +100,7 @@ def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
     write_table(pd.DataFrame({"path": data.catalog.paths, "split": splits}), split)
     predictions = data.predictions(variant, fold)
     args = _arguments(study, variant, data, split)
-    # The settings of a variant may change while its name stays.
+    # A variant may keep its name when its settings change.
     facts = "\n".join(
         [*args, study.config.read_text(encoding="utf-8"), split.read_text(encoding="utf-8", errors="surrogateescape")]
     )

@@ -29,7 +29,7 @@ class Outcome:
 
 
 def draw_folds(catalog: Catalog, folds: int, seed: int) -> np.ndarray:
-    """Fold (N,) in which each image is predicted: stratified by class, no group of duplicates divided.
+    """Test fold of each image (N,), stratified by class, duplicates in the same fold.
 
     Raises:
         UsageError: There are fewer than 2 folds, or more than the largest class has images.

@@ -1,4 +1,4 @@
-"""The verb ``reproduce``: train the reference's experiments and compare with its published results."""
+"""The verb ``reproduce``: retrain the reference's experiments and compare with its published results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ COLUMNS = ("trainable", "source", "epochs", "best", "train loss", "train acc", "
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one experiment: metrics of each epoch, initial weights, and why the training failed, if it did.
+    """Result of one experiment: metrics per epoch, initial weights, and the error message if the training failed.
 
     ``start`` is ``pretrained``, ``scratch`` (intended) or ``random`` (a backbone without its weights).
     """
@@ -37,7 +37,7 @@ def reproduce(
     epochs: int | None = None,
     output: str = "checkpoints",
 ) -> None:
-    """Train the reference's experiments one after another and print its table beside ours.
+    """Retrain the reference's experiments and print its results beside ours.
 
     Args:
         root: Animals-10: folder with one folder of images per class.
@@ -54,7 +54,7 @@ def reproduce(
             hint = did_you_mean(name, REFERENCE)
             raise UsageError(f"names={name!r} is not an experiment. {hint}Choose from {', '.join(REFERENCE)}.")
     if epochs is not None and epochs < 1:
-        raise UsageError(f"epochs={epochs} is too small; choose 1 or more.")
+        raise UsageError(f"epochs={epochs} is too small. Choose 1 or more.")
     for argument, given in (("root", root), ("weights", weights)):
         if given is not None and not Path(given).is_dir():
             raise UsageError(f"{argument}={given!r} is not a folder. Pass another --{argument}.")
@@ -82,7 +82,7 @@ def train(name: str, root: Path, weights_folder: Path | None, epochs: int | None
     from animals_pl.lightning_cli import run
 
     config = CONFIGS / f"{name}.yaml"
-    net = read_yaml(config)["model"]["net"]
+    net = read_yaml(config, "config")["model"]["net"]
     weights = find_weights(net, weights_folder)
     start = "pretrained" if weights else "scratch" if net in FROM_SCRATCH else "random"
     full = REFERENCE[name].epochs
@@ -104,7 +104,7 @@ def train(name: str, root: Path, weights_folder: Path | None, epochs: int | None
 def describe(name: str, outcome: Outcome | None) -> list[str]:
     """Cells of one experiment: epochs, best epoch, losses, accuracies, macro recall, remark.
 
-    Metrics of a backbone with random weights are not shown: they say nothing about the method.
+    Metrics of a backbone with random weights are not shown, because they are not comparable.
     """
     full = REFERENCE[name].epochs
     if outcome is None:
@@ -121,7 +121,7 @@ def describe(name: str, outcome: Outcome | None) -> list[str]:
 
 
 def comparison(outcomes: dict[str, Outcome]) -> Table:
-    """Markdown table of the published results and ours, experiment by experiment."""
+    """Markdown table of published and our results per experiment."""
     table = Table(box=box.MARKDOWN)
     for column in ("configuration", *COLUMNS, "remark"):
         table.add_column(column, justify="right" if column in COLUMNS else "left")

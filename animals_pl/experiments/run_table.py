@@ -68,7 +68,7 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
 
 
 def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
-    """Runs in order, the best first; ties to four decimals by fewer trainable parameters."""
+    """Runs sorted best first; ties (to four decimals) by fewer trainable parameters."""
 
     def order(run: FinishedRun) -> tuple[float, float]:
         value = run.best.get(f"{rank_by}/val", math.nan)
@@ -101,7 +101,7 @@ def legend(lines: list[Line], rank_by: RankBy) -> list[str]:
         "Runs are comparable only if they were evaluated on the same validation images.",
     ]
     if any(line.run.endswith(OTHER_IMAGES) for line in lines):
-        notes.append(f"{OTHER_IMAGES} other validation images than rank 1, or unknown ones.")
+        notes.append(f"{OTHER_IMAGES} evaluated on validation images that are unknown or differ from rank 1's.")
     if any(not line.rank for line in lines):
         notes.append("reference: as published, on its own validation images.")
     return notes

@@ -1,4 +1,4 @@
-"""The verb ``search``: look for better values of a recipe's settings."""
+"""The verb ``search``: hyper-parameter search from a configuration."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def search(
     trials: int = 30,
     output: str = "checkpoints/studies",
 ) -> None:
-    """Search for better values of a recipe's settings with Optuna.
+    """Search for better values of a configuration's settings with Optuna.
 
-    The value of a trial is the macro recall of all images, each predicted by a model that was trained on neither it nor
-    a duplicate of it, on the same folds for all trials. A trial is pruned if it is below the median of earlier trials
-    at the same fold. The first trial is the configuration itself. The best trial is written as a ready configuration,
-    best.yaml, and as a study that confirms it on other folds. The same command continues an interrupted search.
+    The value of a trial is the macro recall of its out-of-fold predictions; duplicates share a fold, and all trials use
+    the same folds. A trial is pruned if it is below the median of earlier trials at the same fold. The first trial is
+    the configuration itself. The best trial is written as a configuration, best.yaml, and as a study to confirm it on
+    other folds. The same command continues an interrupted search.
 
     Args:
         study: YAML file with the keys config and search, and optionally options. See configs/searches.

@@ -18,12 +18,12 @@ KEY = re.compile(r"\w+(\.\w+)?")
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What is searched.
+    """Base configuration and search space of a hyper-parameter search.
 
     Attributes:
-        study: The recipe, without variants.
+        study: The configuration and options, without variants.
         config: The configuration's settings, ``section.key`` → value.
-        space: ``section.key`` → the values to choose from.
+        space: ``section.key`` → distribution of its values.
     """
 
     study: Study
@@ -51,13 +51,13 @@ def read_search(file: Path) -> SearchPlan:
         raise UsageError(f"study={str(file)!r}: {min(twice)!r} is in options and in search. Remove one of them.")
     study = Study(file.stem, find_config(str(content["config"]), file.parent), options)
     space = {key: read_space(key, value) for key, value in spaces.items()}
-    return SearchPlan(study, flatten(read_yaml(study.config)), space)
+    return SearchPlan(study, flatten(read_yaml(study.config, "config")), space)
 
 
 def read_space(key: str, space: Any) -> BaseDistribution:
     """The values of one setting: a list, or a mapping with ``low``, ``high`` and optionally ``step`` or ``log``.
 
-    Integers as limits make a space of integers.
+    Integer limits give an integer space.
 
     Raises:
         UsageError: The space is malformed.
@@ -94,7 +94,7 @@ def contains(space: BaseDistribution, value: Any) -> bool:
 
 
 def rounded(space: BaseDistribution, value: Any) -> Any:
-    """A value as it is trained with and written: an int, or a float of four digits within the space."""
+    """Round a value to an int or to 4 significant digits, clipped to the space; categorical values are unchanged."""
     if isinstance(space, FloatDistribution):
         return min(max(float(f"{float(value):.4g}"), space.low), space.high)
     return int(value) if isinstance(space, IntDistribution) else value

@@ -12,18 +12,18 @@ import yaml
 from animals_pl.errors import UsageError, one_line
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-"""The configurations that come with the project."""
+"""The configurations shipped with the project."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe and its variants.
+    """A configuration and the variants to compare.
 
     Attributes:
         name: The file's name without its suffix.
         options: Settings of all variants, key → value. They override the configuration.
         variants: Name → settings of this variant. They override the options.
-        baseline: The variant that the others are compared with. Empty: the first one.
+        baseline: Variant that the others are compared with. Empty: the first one.
     """
 
     name: str
@@ -35,7 +35,9 @@ class Study:
     @property
     def net(self) -> str:
         """The net of the options or else of the configuration."""
-        return str(self.options.get("model.net") or flatten(read_yaml(self.config)).get("model.net", "default"))
+        return str(
+            self.options.get("model.net") or flatten(read_yaml(self.config, "config")).get("model.net", "default")
+        )
 
     def override(self, weights: str | None = None, net: str | None = None, config: str | None = None) -> Study:
         """The study with other weights, another net or another configuration; ``None`` keeps the study's own.
@@ -61,8 +63,8 @@ def find_config(name: str, folder: Path) -> Path:
     raise UsageError(f"config={name!r} is not a file. Pass a YAML file or one of {shipped}.")
 
 
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Content of a YAML file.
+def read_yaml(file: Path, argument: str = "study") -> dict[str, Any]:
+    """Content of a YAML file that an option names.
 
     Raises:
         UsageError: The file cannot be read or has no keys.
@@ -70,9 +72,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UsageError(f"{str(file)!r} cannot be read ({type(error).__name__}: {one_line(error)}).") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"{argument}={str(file)!r} cannot be read ({reason}). Fix the path or the YAML.") from error
     if not isinstance(content, dict):
-        raise UsageError(f"{str(file)!r} has no keys. See the files in configs/ for examples.")
+        raise UsageError(f"{argument}={str(file)!r} has no keys. See the files in configs/ for examples.")
     return content
 
 

@@ -38,10 +38,10 @@ class Trial:
 
 
 class Trials:
-    """The trials of one search, stored in ``search.db`` in the folder of the results.
+    """The trials of one search, stored in ``search.db`` in the results folder.
 
     Args:
-        plan: What is searched.
+        plan: Base configuration and search space.
         folds: The images and their folds.
         seed: Seed of the sampler.
     """
@@ -53,13 +53,13 @@ class Trials:
         self.digest = _digest(config, plan.study.options, images)
         self.optuna_study = study = optuna.create_study(
             storage=f"sqlite:///{(folds.folder / 'search.db').resolve()}",
-            # Another configuration, space or set of images is another search.
+            # One Optuna study per configuration, search space and set of images.
             study_name=_digest(self.digest, {key: repr(values) for key, values in space.items()}),
             load_if_exists=True,
             direction="maximize",
             pruner=optuna.pruners.MedianPruner(),
         )
-        if not study.trials:  # the first trial is the configuration, as far as the space contains it
+        if not study.trials:  # the first trial is the configuration, where the space contains its values
             known = [key for key in space if key in config and contains(space[key], config[key])]
             study.enqueue_trial({key: rounded(space[key], config[key]) for key in known})
         for trial in study.get_trials(states=[TrialState.RUNNING]):  # interrupted
@@ -67,11 +67,11 @@ class Trials:
             study.enqueue_trial({**trial.system_attrs.get("fixed_params", {}), **trial.params})
 
     def finished(self) -> list[FrozenTrial]:
-        """Complete and pruned trials, in their order."""
+        """Complete and pruned trials, in order."""
         return self.optuna_study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
 
     def best_first(self) -> list[Trial]:
-        """Complete trials, the best first, equal ones in their order."""
+        """Complete trials, best first; ties in the order of the trials."""
         numbered = [
             Trial(number, self.settings(trial.params), trial.value or 0.0)
             for number, trial in enumerate(self.finished(), start=1)

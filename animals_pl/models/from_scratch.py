@@ -1,4 +1,4 @@
-"""Nets trained from scratch, as in the reference system, for one image size."""
+"""Nets trained from scratch: ShallowNet, LeNet and MiniVGGNet, as in the reference (see experiments/reference.py)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SequentialNet(nn.Module):
 
 
 class ShallowNet(SequentialNet):
-    """[conv 3×3 → ReLU] with 32 filters → dense.
+    """[conv 3×3 → ReLU] with 32 filters → linear.
 
     16,057,226 parameters at 224 px and 10 classes. Source: Rosebrock, "Deep Learning for Computer Vision with
     Python".
@@ -56,7 +56,7 @@ class ShallowNet(SequentialNet):
 
 
 class LeNet(SequentialNet):
-    """[conv 5×5 → ReLU → max-pool] with 20 and 50 filters → dense 500 → ReLU → dense.
+    """[conv 5×5 → ReLU → max-pool] with 20 and 50 filters → linear 500 → ReLU → linear.
 
     78,432,080 parameters at 224 px and 10 classes. Source: LeCun et al. 1998, "Gradient-based learning applied to
     document recognition"; wider, with ReLU and "same" padding.
@@ -78,7 +78,7 @@ class LeNet(SequentialNet):
 
 
 class MiniVGGNet(SequentialNet):
-    """VGG blocks of 32 and 64 filters → dense 512 → ReLU → BatchNorm → dropout → dense.
+    """VGG blocks of 32 and 64 filters → linear 512 → ReLU → BatchNorm → dropout → linear.
 
     102,833,066 trainable parameters at 224 px and 10 classes. Source: Rosebrock, "Deep Learning for Computer Vision
     with Python", a short version of VGG (Simonyan & Zisserman 2014).

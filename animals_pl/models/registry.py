@@ -54,8 +54,8 @@ def _require_timm_model(name: str) -> None:
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture.lower(), [*FROM_SCRATCH, *timm.list_models()])
         raise UsageError(
-            f"model.net={name!r} is unknown; {hint}choose {', '.join(FROM_SCRATCH)} or a timm model "
-            "(see timm.list_models())"
+            f"model.net={name!r} is unknown. {hint}Choose {', '.join(FROM_SCRATCH)} or a timm model "
+            "(see timm.list_models())."
         )
     if "." in name and name not in timm.list_pretrained(f"{architecture}*"):
         tags = ", ".join(timm.list_pretrained(f"{architecture}.*")) or "none"

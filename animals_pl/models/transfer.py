@@ -32,13 +32,13 @@ class TransferNet(nn.Module):
         name: A timm model, with or without a weights tag (``mobilenetv3_large_100.ra_in1k``).
         num_classes: Number of logits C.
         input_size: Side S of the images, in pixels.
-        head: ``linear`` (dropout → dense) or ``dense`` (dense 128 → ReLU → dropout → dense).
-        features: What the head sees. ``pre_logits``: the input of timm's own classifier. ``pooled``: the mean over
-            the last feature map. They differ where a ``conv_head``, which ``pooled`` removes, widens that map
+        head: ``linear`` (dropout → linear) or ``dense`` (linear 128 → ReLU → dropout → linear).
+        features: Input of the head. ``pre_logits``: the input of timm's own classifier. ``pooled``: the mean of the
+            last feature map. They differ where a ``conv_head``, which ``pooled`` removes, widens that map
             (MobileNetV3: 576 or 960 pooled features, 1024 or 1280 before the logits).
         freeze: Keep the backbone fixed, including its BatchNorm statistics.
         freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed.
-        dropout: Dropout rate before the last layer, in [0, 1).
+        dropout: Dropout probability before the last layer, in [0, 1).
 
     Raises:
         UsageError: timm does not know the name, or the net does not accept the image size.

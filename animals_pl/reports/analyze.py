@@ -13,7 +13,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from animals_pl.data.catalog import MAX_CLASSES, Catalog
 from animals_pl.data.inspection.manifest import catalog_of, scan, write_manifest
 from animals_pl.data.tables import read_image_rows, write_table
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, counted
 from animals_pl.files import atomic_write, require_empty
 from animals_pl.reports.dataset_figures import all_figures
 from animals_pl.reports.dataset_report import DatasetReport
@@ -65,18 +65,18 @@ def _find(catalog: Catalog, split_of: dict[str, str], ckpt_path: str | None, mod
     print(scanned)
     if catalog.split_folders:
         print(f"split: folders {', '.join(catalog.split_folders)}")
-    usable = readable(scanned.manifest)
-    if usable.empty:
+    rows = readable(scanned.manifest)
+    if rows.empty:
         raise UsageError(f"source={str(catalog.root)!r}: none of its images can be decoded. Fix the files.")
     label_errors = None
     if ckpt_path or model:
         from animals_pl.reports import label_errors as search  # imports scikit-learn
 
-        images = catalog.select(usable["path"].tolist())
+        images = catalog.select(rows["path"].tolist())
         features = (
             search.checkpoint_features(ckpt_path, images) if ckpt_path else search.onnx_features(str(model), images)
         )
-        label_errors = search.find_label_errors(usable, features)
+        label_errors = search.find_label_errors(rows, features)
     return Findings(catalog.root, scanned.manifest, split_of, label_errors)
 
 
@@ -85,7 +85,8 @@ def _read_split(split: str, catalog: Catalog) -> dict[str, str]:
     split_of = {row["path"]: row["split"] for row in rows}
     if not split_of.keys() & set(catalog.paths):
         raise UsageError(
-            f"split={split!r} has none of the images in {str(catalog.root)!r}. Pass the split of a run on them."
+            f"split={split!r} has none of the images in {str(catalog.root)!r}. "
+            "Pass the split.csv of a run on this dataset."
         )
     return split_of
 
@@ -137,22 +138,22 @@ def _write_tables(found: Findings, folder: Path) -> list[str]:
 
 def _print_summary(found: Findings) -> None:
     groups, errors = found.groups, found.label_errors
-    noun = "class" if len(found.classes) == 1 else "classes"
+    classes = counted(len(found.classes), "class")
     lines = {
-        "images": f"{len(found.manifest):,} in {len(found.classes)} {noun}, imbalance {found.imbalance:.2f} : 1",
+        "images": f"{len(found.manifest):,} in {classes}, imbalance {found.imbalance:.2f} : 1",
         "broken": f"{len(found.broken):,}",
-        "exact duplicates": f"{found.exact_groups:,} groups",
-        "near-duplicates": f"{found.near_groups:,} groups",
-        "largest group": f"{groups['images'].max() if len(groups) else 0:,} images",
-        "conflicting labels": f"{(groups['labels'] > 1).sum():,} groups",
-        "in several splits": f"{(groups['splits'] > 1).sum():,} groups",
-        "suspected labels": "not searched (pass --ckpt_path or --model)"
+        "exact duplicates": counted(found.exact_groups, "group"),
+        "near-duplicates": counted(found.near_groups, "group"),
+        "largest group": counted(groups["images"].max() if len(groups) else 0, "image"),
+        "conflicting labels": counted((groups["labels"] > 1).sum(), "group"),
+        "in several splits": counted((groups["splits"] > 1).sum(), "group"),
+        "suspected label errors": "not searched (pass --ckpt_path or --model)"
         if errors is None
         else f"{len(errors.table):,}",
         "training sizes": " → ".join(map(str, suggest_sizes(found.manifest)[0])) + " px",
     }
     for name, value in lines.items():
-        print(f"{name:<18} {value}")
+        print(f"{name:<22} {value}")
     notes = [*found.notes, *(errors.unchecked if errors else [])]
     for note in notes[:MAX_CLASSES]:
         print(note)

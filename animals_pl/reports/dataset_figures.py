@@ -35,14 +35,14 @@ def all_figures(manifest: pd.DataFrame, root: Path) -> dict[str, Figure]:
     """Return all figures of a manifest with paths relative to ``root``: file name without suffix → figure."""
     names = manifest["label"].unique().tolist()
     manifest = manifest.assign(label=manifest["label"].map(dict(zip(names, drawable(names), strict=True))))
-    usable = readable(manifest)
-    aspect = usable["width"] / usable["height"]
+    images = readable(manifest)
+    aspect = images["width"] / images["height"]
     figures = {
         "class_counts": class_counts(class_table(manifest)),
-        "sizes": sizes(usable),
-        "aspect_ratios": histograms(usable["label"], aspect, "width / height", np.geomspace(0.4, 2.5, 43)),
-        "file_sizes": histograms(usable["label"], usable["bytes"] / 1000, "kB", _log_bins(usable["bytes"] / 1000)),
-        "contact_sheet": contact_sheet(usable, root),
+        "sizes": sizes(images),
+        "aspect_ratios": histograms(images["label"], aspect, "width / height", np.geomspace(0.4, 2.5, 43)),
+        "file_sizes": histograms(images["label"], images["bytes"] / 1000, "kB", _log_bins(images["bytes"] / 1000)),
+        "contact_sheet": contact_sheet(images, root),
     }
     return {name: draw_literally(figure) for name, figure in figures.items()}
 
@@ -68,13 +68,13 @@ def class_counts(classes: pd.DataFrame) -> Figure:
     return figure
 
 
-def sizes(usable: pd.DataFrame) -> Figure:
+def sizes(images: pd.DataFrame) -> Figure:
     """Scatter plots of width and height: all images, 98 %, densest part. Larger dots are more elongated."""
     figure = Figure(figsize=(15, 5.2), layout="constrained")
-    width, height = usable["width"].to_numpy(), usable["height"].to_numpy()
+    width, height = images["width"].to_numpy(), images["height"].to_numpy()
     long_side = np.maximum(width, height)
-    dot_size = 6 * elongation(usable).to_numpy() ** 2
-    limits = sorted(set(zoom_limits(usable).values()), reverse=True)
+    dot_size = 6 * elongation(images).to_numpy() ** 2
+    limits = sorted(set(zoom_limits(images).values()), reverse=True)
     for axes, limit in zip(figure.subplots(1, len(limits), squeeze=False).flat, limits, strict=True):
         shown = long_side <= limit
         axes.scatter(width[shown], height[shown], s=dot_size[shown], alpha=0.25, color=BLUE, linewidths=0)
@@ -92,11 +92,11 @@ def sizes(usable: pd.DataFrame) -> Figure:
     return figure
 
 
-def size_plot(usable: pd.DataFrame) -> str:
+def size_plot(images: pd.DataFrame) -> str:
     """Return a scatter plot of the sizes of readable images as HTML with id ``size-plot``, including plotly.js."""
-    scatter = go.Scattergl if len(usable) > MANY_POINTS else go.Scatter
+    scatter = go.Scattergl if len(images) > MANY_POINTS else go.Scatter
     figure = go.Figure()
-    for name, rows in usable.groupby("label"):
+    for name, rows in images.groupby("label"):
         figure.add_trace(
             scatter(
                 x=rows["width"],
@@ -110,7 +110,7 @@ def size_plot(usable: pd.DataFrame) -> str:
                 hovertemplate="%{text}<br>%{x} × %{y} px",
             )
         )
-    limits = zoom_limits(usable)
+    limits = zoom_limits(images)
     zooms = [
         {"label": label, "method": "relayout", "args": [{f"{axis}axis.range": [0, 1.04 * limit] for axis in "xy"}]}
         for label, limit in limits.items()
@@ -173,14 +173,14 @@ def _log_bins(values: pd.Series) -> np.ndarray:
     return np.geomspace(max(low, 1e-3), max(high, 1.01 * low, 2e-3), 40)
 
 
-def contact_sheet(usable: pd.DataFrame, root: Path) -> Figure:
+def contact_sheet(images: pd.DataFrame, root: Path) -> Figure:
     """Contact sheet: one row per class, with images spread evenly over its files."""
-    names = _largest_classes(usable["label"])
+    names = _largest_classes(images["label"])
     figure = Figure(figsize=(1.15 * SHEET_COLUMNS, 1.3 * len(names)), layout="constrained")
     for name, axes in zip(names, figure.subplots(len(names), 1, squeeze=False).flat, strict=True):
         # one image per row: an axes per thumbnail takes several times longer to draw
         row = Image.new("RGB", (SHEET_COLUMNS * CELL, CELL), "white")
-        for column, path in enumerate(spread(usable.loc[usable["label"] == name, "path"].tolist(), SHEET_COLUMNS)):
+        for column, path in enumerate(spread(images.loc[images["label"] == name, "path"].tolist(), SHEET_COLUMNS)):
             small = thumbnail(root / path, CELL - GAP)
             row.paste(small, (column * CELL + (CELL - small.width) // 2, (CELL - small.height) // 2))
         axes.imshow(row)

@@ -53,15 +53,15 @@ def class_table(manifest: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def elongation(usable: pd.DataFrame) -> pd.Series:
+def elongation(images: pd.DataFrame) -> pd.Series:
     """Longer side divided by shorter side of each image, at least 1."""
-    sides = usable[["width", "height"]]
+    sides = images[["width", "height"]]
     return sides.max(axis=1) / sides.min(axis=1)
 
 
-def zoom_limits(usable: pd.DataFrame) -> dict[str, float]:
+def zoom_limits(images: pd.DataFrame) -> dict[str, float]:
     """Axis limits, in pixels, at which a plot of width and height shows all, 98 % or the densest part of the images."""
-    long_side = usable[["width", "height"]].max(axis=1)
+    long_side = images[["width", "height"]].max(axis=1)
     largest = float(long_side.max())
     densest = min(1.2 * float(long_side.median()), largest)
     return {"all": largest, "98 %": float(long_side.quantile(0.98)), "densest part": densest}
@@ -79,21 +79,21 @@ def outlier_table(manifest: pd.DataFrame, count: int = OUTLIERS) -> pd.DataFrame
     most elongated images, near-empty ones (little local detail) and low-contrast ones (nearly one tone); at most
     ``count`` of each.
     """
-    usable = readable(manifest)
-    pixels = usable["width"] * usable["height"]
-    longer = elongation(usable)
-    shape = usable["width"].astype(str) + "×" + usable["height"].astype(str)
+    images = readable(manifest)
+    pixels = images["width"] * images["height"]
+    longer = elongation(images)
+    shape = images["width"].astype(str) + "×" + images["height"].astype(str)
     measures = {  # kind: (values, ascending, values as text)
         "smallest": (pixels, True, shape),
         "largest": (pixels, False, shape),
         "most elongated": (longer, False, longer.map("{:.2f} : 1".format)),
-        "near-empty": (usable["detail"], True, usable["detail"].map("detail {:.1f}".format)),
-        "low-contrast": (usable["contrast"], True, usable["contrast"].map("contrast {:.1f}".format)),
+        "near-empty": (images["detail"], True, images["detail"].map("detail {:.1f}".format)),
+        "low-contrast": (images["contrast"], True, images["contrast"].map("contrast {:.1f}".format)),
     }
     tables = []
     for kind, (values, ascending, text) in measures.items():
         extreme = values.sort_values(ascending=ascending, kind="stable").index[:count]
-        tables.append(usable.loc[extreme, ["path", "label"]].assign(kind=kind, value=text[extreme]))
+        tables.append(images.loc[extreme, ["path", "label"]].assign(kind=kind, value=text[extreme]))
     return pd.concat(tables, ignore_index=True)[["kind", "value", "path", "label"]]
 
 
@@ -121,10 +121,10 @@ def duplicate_table(manifest: pd.DataFrame, split_of: dict[str, str] | None = No
 
 def size_table(manifest: pd.DataFrame, count: int = 10) -> pd.DataFrame:
     """The most frequent image sizes, with the number and share of images."""
-    usable = readable(manifest)
-    sizes = usable.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable").head(count)
+    images = readable(manifest)
+    sizes = images.groupby(["width", "height"]).size().sort_values(ascending=False, kind="stable").head(count)
     table = sizes.rename("images").reset_index()
-    return table.assign(share=table["images"] / max(1, len(usable)))
+    return table.assign(share=table["images"] / max(1, len(images)))
 
 
 def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
@@ -153,7 +153,7 @@ def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
 
 
 class Findings:
-    """What is in a dataset, as tables.
+    """Tables that describe a dataset.
 
     Args:
         root: Folder that the manifest's paths are relative to.
@@ -186,7 +186,7 @@ class Findings:
 
     @property
     def notes(self) -> list[str]:
-        """One sentence for each class that no table has, since none of its images can be decoded."""
+        """Notes on classes without a readable image, which are missing from the tables."""
         empty = set(self.manifest["label"]) - set(readable(self.manifest)["label"])
         return [f"class {name!r} has no image that can be decoded." for name in sorted(empty)]
 
@@ -208,8 +208,8 @@ class Findings:
     @property
     def exclude(self) -> pd.DataFrame:
         """Images whose label is in doubt, with the reason: suspects, and identical files with conflicting labels."""
-        usable = readable(self.manifest)
-        exact = usable[usable.duplicated("sha256", keep=False)]
+        images = readable(self.manifest)
+        exact = images[images.duplicated("sha256", keep=False)]
         labels = exact.groupby("sha256")["label"].transform(lambda names: " and ".join(sorted(set(names))))
         reasons = {
             path: f"identical files with the labels {names}"

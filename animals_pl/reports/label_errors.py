@@ -1,4 +1,4 @@
-"""Suspected label errors: images whose label a classifier trained on features of the others contradicts.
+"""Find label errors from out-of-fold predictions of a classifier on image features.
 
 Labels are ranked by self-confidence, the out-of-sample probability of the label, as in confident learning (Northcutt,
 Jiang and Chuang 2021, https://arxiv.org/abs/1911.00068).
@@ -82,17 +82,17 @@ def find_label_errors(manifest: pd.DataFrame, features: np.ndarray) -> LabelErro
     missing = np.isnan(probabilities[:, 0])
     unchecked = manifest["label"][missing].value_counts().sort_index()
     if len(names) == 1:
-        return LabelErrors(table, ["label errors are searched between classes, and there is only one."])
+        return LabelErrors(table, [f"label errors need at least 2 classes; the dataset has only {str(names[0])!r}."])
     return LabelErrors(table, [_reason(name, count, manifest) for name, count in unchecked.items()])
 
 
 def _reason(name: str, unchecked: int, manifest: pd.DataFrame) -> str:
     images = manifest[manifest["label"] == name]
     if len(images) == 1:
-        return f"class {name!r} has a single image; label errors are searched only in classes of at least 2 images."
+        return f"class {name!r} has a single image; label errors need at least 2 per class."
     if (images["duplicate_group"] == images["duplicate_group"].max()).all() and images["duplicate_group"].max() >= 0:
-        return f"class {name!r}: all {len(images)} images are duplicates of each other, labels not checked."
-    return f"class {name!r}: {unchecked} of {len(images)} labels not checked; there are too few other images."
+        return f"class {name!r}: all {len(images)} images are duplicates of each other; labels not checked."
+    return f"class {name!r}: {unchecked} of {len(images)} labels not checked (too few other images)."
 
 
 def out_of_sample_probabilities(

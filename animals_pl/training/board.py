@@ -20,19 +20,19 @@ CHARTS = {
 
 
 class RunTensorBoard(TensorBoardLogger):
-    """TensorBoard events of a run, by epoch as on the screen, so that runs with other batch sizes compare.
+    """TensorBoard logger with epochs (from 1) as steps, so that runs with different batch sizes are comparable.
 
     The hyper-parameters are in config.yaml, so ``hparams.yaml`` is not written.
     """
 
     def start(self, epoch: int) -> None:
-        """Describe the charts, and hide what an earlier session logged from ``epoch`` (from 1) on."""
+        """Add the charts, and hide events that an earlier session logged from ``epoch`` (from 1) on."""
         self.experiment.add_custom_scalars(CHARTS)
         restart = Event(session_log=SessionLog(status=SessionLog.START))
         self.experiment.file_writer.add_event(restart, epoch)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log metrics of the user's own callbacks. Lightning's are left out: :meth:`log_epoch` has them."""
+        """Log metrics of user callbacks. Epoch metrics are logged by :meth:`log_epoch` instead."""
         own = {key: value for key, value in metrics.items() if not _is_epoch_metric(key)}
         if own:
             super().log_metrics(own, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,7 @@ def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, A
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its target, then renames it.
 
-    Lightning writes to the folder for temporary files, which may be on another file system; the copy that follows
-    replaces a good checkpoint by a torn one where the disk is full.
+    Lightning saves to the temp directory and copies, which corrupts an existing checkpoint if the disk fills up.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -59,9 +59,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 partial.write_bytes(content.getbuffer())
         except OSError as error:
             raise UsageError(
-                f"cannot write {str(path)!r} ({error.strerror}); an earlier file of this name is kept. Make room, "
-                "and resume with --ckpt_path."
+                f"cannot write {str(path)!r} ({error.strerror}); an earlier file of this name is kept. "
+                f"{disk_full_remedy(Path(path).parent)}"
             ) from error
+
+
+def disk_full_remedy(folder: Path) -> str:
+    """What to do if the disk with a run's folder is full."""
+    last = folder / "last.ckpt"
+    then = f"resume with --ckpt_path {shlex.quote(str(last))}" if last.exists() else "start again"
+    return f"Free disk space and {then}."
 
 
 def model_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:

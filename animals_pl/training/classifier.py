@@ -40,7 +40,7 @@ class AnimalClassifier(L.LightningModule):
 
     Args:
         net: ``shallownet``, ``lenet``, ``minivggnet`` or any timm model, with or without a weights tag.
-        head: ``linear`` (dropout, linear) or ``dense`` (linear 128, ReLU, dropout, linear). timm models only.
+        head: ``linear`` (dropout → linear) or ``dense`` (linear 128 → ReLU → dropout → linear). timm models only.
         features: Input of the head. ``pooled``: mean of the last feature map. ``pre_logits``: input of timm's own
             classifier. timm models only.
         freeze: Freeze the backbone, including its BatchNorm statistics. timm models only.
@@ -139,7 +139,10 @@ class AnimalClassifier(L.LightningModule):
             UsageError: There are fewer than 2 classes, or classes or size differ from those of the model.
         """
         if len(info.class_names) < 2:
-            raise UsageError(f"the data has only the class {info.class_names[0]!r}; a classifier needs at least 2.")
+            raise UsageError(
+                f"the data has a single class ({info.class_names[0]!r}); a classifier needs at least 2. "
+                "Add class folders, or pass another data.root."
+            )
         if self.hparams["class_names"] is None:
             self.hparams["class_names"], self.hparams["input_size"] = list(info.class_names), info.size
         elif list(info.class_names) != self.hparams["class_names"]:
@@ -294,7 +297,7 @@ class AnimalClassifier(L.LightningModule):
                 self._check_convergence(self.train_metrics)
 
     def _check_convergence(self, metrics: SplitMetrics) -> None:
-        """Before a net with weights of NaN is saved as the best. A training loss of NaN alone may be one batch's."""
+        """Raise UsageError if the split's mean loss is not finite, before a diverged model is saved as best."""
         loss = metrics.loss.compute().item()
         if not math.isfinite(loss):
             raise UsageError(
@@ -318,11 +321,11 @@ class AnimalClassifier(L.LightningModule):
         self._log_epoch(self.test_metrics, "test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the state of schedules: they follow from the epoch and the settings, which may be new."""
+        """Drop the scheduler state; schedules are recomputed from the epoch and the current settings."""
         checkpoint["lr_schedulers"] = []
 
     def on_train_start(self) -> None:
-        """Set the learning rate of a resumed run as its schedule has it, now that ``max_epochs`` may be another."""
+        """Recompute the learning rate of a resumed run; ``max_epochs`` may have changed."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, Scheduler) and self.current_epoch > 0:
             scheduler.step(epoch=self.current_epoch)

@@ -29,7 +29,7 @@ APPLIES_WITH = {
     "logit_tau": ("loss", "logit_adjusted"),
     "effective_beta": ("class_weights", "effective"),
 }
-"""Key → (other key, value that the other key must have for the first to have an effect)."""
+"""Key → (other key, value of it that the first key needs to have an effect)."""
 
 
 def check_hparams(hparams: Mapping[str, Any]) -> None:
@@ -42,11 +42,11 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
     optimizer = hparams["optimizer"]
     if optimizer.lower() not in known:
         hint = did_you_mean(optimizer.lower(), known)
-        raise UsageError(f"model.optimizer={optimizer!r} is unknown; {hint}timm.optim.list_optimizers() lists them.")
+        raise UsageError(f"model.optimizer={optimizer!r} is unknown. {hint}timm.optim.list_optimizers() lists them.")
     for key, (words, fits) in RANGES.items():
         value = hparams[key]
         if value is not None and not fits(value):
-            raise UsageError(f"model.{key}={value} is out of range; choose a value {words}")
+            raise UsageError(f"model.{key}={value} is out of range. Choose a value {words}.")
     for key, (other, needed) in APPLIES_WITH.items():
         if hparams[key] is not None and hparams[other] != needed:
             raise UsageError(

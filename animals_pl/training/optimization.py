@@ -17,10 +17,10 @@ Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 
 
 def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> OptimizerLRScheduler:
-    """Optimizer of a net for the hyper-parameters of the classifier, with a schedule over a number of epochs.
+    """Optimizer and schedule of a net from the classifier's hyper-parameters.
 
     Raises:
-        UsageError: The number of epochs is not known (-1), or see :func:`parameter_groups`.
+        UsageError: A schedule is set but ``epochs`` is -1, or see :func:`parameter_groups`.
     """
     eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
     rates = {key: hparams[key] for key in ("lr", "weight_decay", "backbone_lr_mult", "layer_decay")}
@@ -29,7 +29,9 @@ def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> 
     if schedule == "constant" and not warmup_epochs:
         return optimizer
     if epochs < 1:
-        raise UsageError(f"model.schedule={schedule} needs a length. Set trainer.max_epochs (or trainer.max_steps).")
+        raise UsageError(
+            f"model.schedule={schedule} needs a fixed number of epochs. Set trainer.max_epochs or trainer.max_steps."
+        )
     # timm has no constant schedule with warm-up; a step schedule with decay_rate=1 is equivalent.
     options: dict[str, Any] = {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
     options |= {"num_epochs": epochs, "warmup_epochs": warmup_epochs, "decay_epochs": max(1, epochs // 3)}

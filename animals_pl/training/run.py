@@ -26,7 +26,7 @@ from animals_pl.training.callbacks.run_length import RunLength
 from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
-from animals_pl.training.checkpoint import with_atomic_io
+from animals_pl.training.checkpoint import disk_full_remedy, with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
 from animals_pl.training.resume import adopt_checkpoint
@@ -65,7 +65,7 @@ class RunOptions:
         if not self.name or self.name in {".", ".."} or {"/", "\\", "\0"} & set(self.name):
             raise UsageError(f"name={self.name!r} is not the name of a folder. Use letters, digits, '-' and '_'.")
         if self.save_top_k < 1:
-            raise UsageError(f"save_top_k={self.save_top_k} is out of range; choose a value >= 1")
+            raise UsageError(f"save_top_k={self.save_top_k} is out of range. Choose a value >= 1.")
 
 
 @dataclass(eq=False)
@@ -112,8 +112,9 @@ class Run:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
+            folder = self.folder or Path(self.trainer.default_root_dir)
             raise UsageError(
-                f"cannot write below {str(self.folder)!r} ({error.strerror}). Make room, and resume with --ckpt_path."
+                f"cannot write below {str(folder)!r} ({error.strerror}). {disk_full_remedy(folder)}"
             ) from error
         return self
 

@@ -103,14 +103,14 @@ class TrainedModel:
             UsageError: A path does not exist, no image can be decoded, or top_k is below 1.
         """
         if top_k < 1:
-            raise UsageError(f"top_k={top_k} is out of range; choose a value >= 1")
+            raise UsageError(f"top_k={top_k} is out of range. Choose a value >= 1.")
         given = [paths] if isinstance(paths, str | Path) else paths
         found = find_prediction_images([Path(path) for path in given])
         catalog = found.catalog(self.class_names)
-        probabilities = iter(self.probabilities(catalog, batch_size, num_workers))
-        readable = set(catalog.paths)
+        rows = iter(self.probabilities(catalog, batch_size, num_workers))
+        decodable = set(catalog.paths)
         return [
-            self._prediction(path, next(probabilities) if path in readable else None, top_k, found.broken.get(path, ""))
+            self._prediction(path, next(rows) if path in decodable else None, top_k, found.broken.get(path, ""))
             for path in found.paths
         ]
 

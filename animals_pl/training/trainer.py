@@ -1,4 +1,4 @@
-"""Create trainers, and turn complaints of Lightning and torch about the user's settings into one line."""
+"""Create trainers; re-raise configuration errors of Lightning and torch as one-line UsageErrors."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ IRRELEVANT_WARNINGS = (
     ".*The number of training batches.*is smaller than the logging interval.*",
     ".*Checkpoint directory.*exists and is not empty.*",
     ".*callbacks used to create the checkpoint need to be provided.*",
-    ".*module.s. in eval mode at the start of training.*",  # frozen backbones are meant to be
+    ".*module.s. in eval mode at the start of training.*",  # intended for frozen backbones
     ".*isinstance.treespec, LeafSpec.*",
     ".*WeightAveraging callback with a model that overrides the configure_model.*",  # nothing here is sharded
     ".*your dataloader is not resumable.*",  # its sampler reads the position from Lightning's counters
-    ".*Encountered .nan. values in tensor.*",  # AnimalClassifier says it
+    ".*Encountered .nan. values in tensor.*",  # AnimalClassifier raises a UsageError
 )
 """Patterns of warnings that do not concern the user."""
 
@@ -53,9 +53,9 @@ REMEDIES = {
     "data.batch_size, or choose a net without BatchNorm.",
     r"unable to (allocate|open|mmap|write|resize).*shared memory|shared memory \(shm\)|Bus error": SHARED_MEMORY,
 }
-"""Pattern of a ValueError or RuntimeError that only the user's settings or machine can cause → what to do."""
+"""Pattern of a ValueError or RuntimeError caused by the user's settings or machine → remedy."""
 
-TRAINS_NOTHING = (
+MUST_BE_POSITIVE = (
     "max_epochs",
     "max_steps",
     "limit_train_batches",
@@ -63,7 +63,7 @@ TRAINS_NOTHING = (
     "check_val_every_n_epoch",
     "val_check_interval",
 )
-"""Arguments of ``lightning.Trainer`` that 0 makes no sense for."""
+"""Trainer arguments that must be positive; Lightning accepts 0 and trains nothing."""
 
 
 def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
@@ -88,10 +88,10 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress Lightning's own messages; warnings and errors that the user's data and settings cause stay.
+    """Suppress Lightning's info messages and irrelevant warnings, and re-raise configuration errors as UsageError.
 
     Raises:
-        UsageError: Lightning or torch cannot work with the settings or on the machine; see :data:`REMEDIES`.
+        UsageError: Lightning rejects the settings, or an error matches :data:`REMEDIES`, or /dev/shm is full.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -126,19 +126,19 @@ def _shared_memory_is_full() -> bool:
 
 
 def check_training_arguments(kwargs: Mapping[str, Any]) -> None:
-    """Check arguments of ``lightning.Trainer`` that Lightning accepts, but cannot train with.
+    """Check arguments that ``lightning.Trainer`` accepts but cannot train with.
 
     Raises:
         UsageError: An argument is out of its range.
     """
-    for key in TRAINS_NOTHING:
+    for key in MUST_BE_POSITIVE:
         value = kwargs.get(key)
         unlimited = value == -1 and key in ("max_epochs", "max_steps")
         if isinstance(value, int | float) and not value > 0 and not unlimited:
-            raise UsageError(f"trainer.{key}={value} is out of range; choose a value above 0")
+            raise UsageError(f"trainer.{key}={value} is out of range. Choose a value above 0.")
     strategy = kwargs.get("strategy")
     if isinstance(strategy, str) and re.match("ddp_(spawn|fork|notebook)", strategy):
         raise UsageError(
-            f"trainer.strategy={strategy} starts its processes by {strategy.split('_')[1]}, which loses the run's "
+            f"trainer.strategy={strategy} starts processes by {strategy.split('_')[1]}, which loses the run's "
             "results. Use trainer.strategy=ddp."
         )

@@ -1,4 +1,4 @@
-"""Measure the threshold ``duplicates.NEAR``: edited copies found within each distance, and pairs among the originals.
+"""Tune ``duplicates.MAX_DISTANCE``: edited copies found within each distance, and pairs among the originals.
 
 python -m scripts.bench.duplicates --root DIR --output DIR [--sample N] [--seed N]
 """
@@ -21,7 +21,7 @@ from rich.table import Table
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.inspection.alignment import same_picture
-from animals_pl.data.inspection.duplicates import NEAR, near_pairs
+from animals_pl.data.inspection.duplicates import MAX_DISTANCE, near_pairs
 from animals_pl.data.inspection.image_facts import ImageFacts
 from animals_pl.data.inspection.manifest import inspect_all
 from animals_pl.errors import UsageError
@@ -30,7 +30,7 @@ LIMITS = (52, 60, 64, 68, 72, 76, 84)
 """Distances in the tables, in bits of 256."""
 
 SHOWN = (56, 84)
-"""Range of the contact sheet in bits: nearer pairs are nearly all duplicates, farther ones nearly none."""
+"""Range of the contact sheet in bits. Below it nearly all pairs are duplicates, above it nearly none."""
 
 MOST = 120
 """Maximum number of pairs on the sheet; of more, an evenly spread selection is shown."""
@@ -97,7 +97,7 @@ def table(title: str, rows: dict[str, list[str]]) -> Table:
     result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     result.add_column("within … of 256 bits", no_wrap=True)
     for limit in LIMITS:
-        result.add_column(f"{limit}", justify="right", style="bold" if limit == NEAR else "")
+        result.add_column(f"{limit}", justify="right", style="bold" if limit == MAX_DISTANCE else "")
     for name, cells in rows.items():
         result.add_row(name, *cells)
     return result
@@ -114,7 +114,7 @@ def contact_sheet(catalog: Catalog, pairs: np.ndarray, same: np.ndarray) -> Figu
         pictures = [Image.fromarray(decode(catalog.root / catalog.paths[index])) for index in (i, j)]
         axes.imshow(np.hstack([np.asarray(ImageOps.pad(picture, FRAME, color="white")) for picture in pictures]))
         labels = " · ".join(dict.fromkeys(catalog.class_names[catalog.labels[index]] for index in (i, j)))
-        colour = "green" if one and bits <= NEAR else "darkorange"
+        colour = "green" if one and bits <= MAX_DISTANCE else "darkorange"
         axes.set_title(f"{bits} bits, {'duplicates' if one else 'different'}: {labels}", fontsize=9, color=colour)
     return figure
 
@@ -149,7 +149,7 @@ def main(args: Sequence[str] | None = None) -> None:
     near = [hashed_pairs(found, limit) for limit in LIMITS]
     copies = [hashed_pairs(found, limit, same) for limit in LIMITS]
     across = [each[catalog.labels[each[:, 0]] != catalog.labels[each[:, 1]]] for each in copies]
-    kinds = {"near": near, "duplicates": copies, "duplicates with two labels": across}
+    kinds = {"near": near, "duplicates": copies, "duplicates with conflicting labels": across}
     counts = {name: [f"{len(each):,}" for each in kind] for name, kind in kinds.items()}
     console.print(table(f"Pairs among the {len(files):,} images themselves", counts))
 

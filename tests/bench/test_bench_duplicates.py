@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from animals_pl.data.catalog import ANIMALS10, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.inspection.alignment import same_picture
-from animals_pl.data.inspection.duplicates import NEAR, near_pairs
+from animals_pl.data.inspection.duplicates import MAX_DISTANCE, near_pairs
 from animals_pl.data.inspection.image_facts import inspect
 from animals_pl.data.sources.practice.practice_set import draw_animal
 from scripts.bench import duplicates as script
@@ -67,8 +67,8 @@ def test_tables_count_what_is_found(drawn: Path, tmp_path: Path, capsys: pytest.
     printed = capsys.readouterr().out
     found = rows(printed)
     assert found.pop("within … of 256 bits") == list(script.LIMITS)
-    assert NEAR in script.LIMITS
-    assert list(found) == [*script.COPIES, "near", "duplicates", "duplicates with two labels"]
+    assert MAX_DISTANCE in script.LIMITS
+    assert list(found) == [*script.COPIES, "near", "duplicates", "duplicates with conflicting labels"]
     for kind in script.COPIES:
         assert found[kind] == sorted(found[kind])
         assert {share * 8 % 100 for share in found[kind]} == {0}
@@ -81,7 +81,7 @@ def test_tables_count_what_is_found(drawn: Path, tmp_path: Path, capsys: pytest.
     across = [[pair for pair in pairs if Path(pair[0]).parent != Path(pair[1]).parent] for pairs in copies]
     assert found["near"] == list(map(len, near))
     assert found["duplicates"] == list(map(len, copies))
-    assert found["duplicates with two labels"] == list(map(len, across))
+    assert found["duplicates with conflicting labels"] == list(map(len, across))
     assert len(near[-1]) > len(copies[-1]) > len(across[-1]) > 0
     shown = [pair for pair in pairs_of(drawn, script.SHOWN[1], None) if pair[2] >= script.SHOWN[0]]
     assert len(shown) > 1
@@ -113,7 +113,10 @@ def test_sheet_shows_both_images_of_every_pair(drawn: Path) -> None:
         assert axes.get_title().startswith(f"{bits} bits, duplicates")
 
 
-@pytest.mark.parametrize(("bits", "same", "found"), [(NEAR, True, True), (NEAR + 1, True, False), (NEAR, False, False)])
+@pytest.mark.parametrize(
+    ("bits", "same", "found"),
+    [(MAX_DISTANCE, True, True), (MAX_DISTANCE + 1, True, False), (MAX_DISTANCE, False, False)],
+)
 def test_sheet_marks_duplicates(drawn: Path, bits: int, same: bool, found: bool) -> None:
     panel = script.contact_sheet(scan_folder(drawn), np.array([[5, 6, bits]]), np.array([same])).axes[0]
     assert panel.title.get_color() == ("green" if found else "darkorange")

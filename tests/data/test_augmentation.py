@@ -252,14 +252,14 @@ def test_pipeline_that_leaves_no_rgb_bytes_is_refused(saved, steps):
 def test_misspelt_policy_is_refused_with_the_nearest_name(name, nearest):
     message = refusal(name)
     assert f"data.augment={name!r}" in message
-    assert f"did you mean {nearest!r}?" in message
+    assert f"Did you mean {nearest!r}?" in message
 
 
 @pytest.mark.parametrize("name", ["xyzzy", "", "pipeline.toml"])
 def test_unknown_policy_is_refused_with_every_name(name):
     message = refusal(name)
     assert f"data.augment={name!r}" in message
-    assert "did you mean" not in message
+    assert "Did you mean" not in message
     assert ", ".join(EVERY) in message
     assert ".yaml or .json" in message
 

@@ -152,7 +152,7 @@ def test_links_without_a_target_are_named(tmp_path):
     with pytest.warns(UserWarning) as caught:
         assert scan_folder(tmp_path).paths == ["x/a.jpg", "x/b.jpg"]  # b.jpg is listed as broken
     assert {str(warning.message) for warning in caught} == {
-        f"{str(tmp_path / name)!r} is a link to a file or folder that does not exist" for name in ("x/more", "y")
+        f"{str(tmp_path / name)!r} is a link to a missing file or folder" for name in ("x/more", "y")
     }
 
 
@@ -202,7 +202,7 @@ def test_images_are_what_can_be_decoded_or_is_named_like_an_image(tmp_path):
     folder = find_prediction_images([tmp_path])
     assert sorted(folder.broken) == [str(tmp_path / name) for name in sorted(undecodable)]
     singly = find_prediction_images([path for path in found if path.name != "s.png"])
-    assert singly.readable == folder.readable
+    assert singly.decodable == folder.decodable
     assert singly.broken == {path: problem for path, problem in folder.broken.items() if not path.endswith("s.png")}
 
 

@@ -374,7 +374,7 @@ def test_a_used_split_may_not_name_images_that_are_gone(tiny_tree, tmp_path):
     make(tiny_tree, "fit").save_split(tmp_path)
     tree = shutil.copytree(tiny_tree, tmp_path / "copy")
     (tree / "ragno" / "ragno_2.jpg").unlink()
-    with pytest.raises(UsageError, match=r"lists 1 images that are not in .*ragno/ragno_2\.jpg"):
+    with pytest.raises(UsageError, match=r"lists 1 image not in .*ragno/ragno_2\.jpg"):
         make(tree, "fit", split=str(tmp_path / "split.csv"))
 
 
@@ -512,7 +512,7 @@ def test_excluded_images_are_in_no_split_and_the_others_are(tiny_tree, tmp_path)
 
 def test_excluded_images_that_are_not_there_are_counted_and_named(tiny_tree, tmp_path):
     file = excluding(tmp_path, "cane/cane_1.jpg", "cane/gone.jpg", "a/b.jpg")
-    with pytest.warns(UserWarning, match=r"data\.exclude=.* lists 2 images that are not in .*first: a/b\.jpg"):
+    with pytest.warns(UserWarning, match=r"data\.exclude=.* lists 2 images not in .*first: a/b\.jpg"):
         data = make(tiny_tree, "fit", exclude=file)
     assert data.excluded == {"cane/cane_1.jpg"}
 
@@ -532,7 +532,7 @@ def test_an_exclude_file_may_be_a_spreadsheets(tiny_tree, tmp_path, text):
 
 def test_an_exclude_file_of_other_images_is_refused(tiny_tree, tmp_path):
     file = excluding(tmp_path, r"C:\pets\cane\cane_1.jpg", "cane/gone.jpg")
-    with pytest.raises(UsageError, match=r"lists 2 images that are not in .*, and no other\. Write paths relative"):
+    with pytest.raises(UsageError, match=r"lists 2 images, but none in .*first: .*\. Write paths relative"):
         make(tiny_tree, "fit", exclude=file)
     assert make(tiny_tree, "fit", exclude=excluding(tmp_path)).excluded == set()
 
@@ -617,11 +617,11 @@ def test_image_that_was_changed_since_is_named_in_validation(own_tree, tmp_path)
     path = data.catalogs["val"].paths[2]
     with Image.open(own_tree / path) as picture:
         ImageOps.invert(picture).save(own_tree / path)
-    with pytest.warns(UserWarning, match="have changed since this split was made") as caught:
+    with pytest.warns(UserWarning, match="1 image in .* changed since this split was made") as caught:
         again = make(own_tree, "validate", split=str(tmp_path / "split.csv"))
     assert split_of(again) == split_of(data)
     assert len(caught) == 1
-    assert "1 images in" in str(caught[0].message) and path in str(caught[0].message)
+    assert path in str(caught[0].message)
 
 
 def test_image_that_was_moved_since_is_validated_where_it_is(own_tree, tmp_path):
@@ -631,7 +631,7 @@ def test_image_that_was_moved_since_is_validated_where_it_is(own_tree, tmp_path)
     old = data.catalogs["val"].paths[2]
     new = old.replace(".jpg", " moved.jpg")
     (own_tree / old).rename(own_tree / new)
-    with pytest.warns(UserWarning, match="were moved since this split was made") as caught:
+    with pytest.warns(UserWarning, match="1 image in .* moved since this split was made") as caught:
         again = make(own_tree, "validate", split=str(tmp_path / "split.csv"))
     assert f"{old} → {new}" in str(caught[0].message)
     assert split_of(again) == {new if path == old else path: split for path, split in split_of(data).items()}
@@ -688,7 +688,7 @@ def test_names_from_a_mac_are_matched(make_tree, tmp_path, here):
 
 def test_a_class_without_validation_images_is_named(make_tree):
     root = make_tree("zoo", {"cane": 10, "gatto": 1, "ragno": 1})
-    with pytest.warns(UserWarning, match=r"^2 classes have no validation images: 'gatto', 'ragno'\. Add some$"):
+    with pytest.warns(UserWarning, match=r"^no validation images in 2 classes: 'gatto', 'ragno'\. Add some$"):
         make(root, "fit")
 
 
@@ -697,5 +697,5 @@ def test_a_class_without_training_images_in_a_split_file_is_named(make_tree, tmp
     make(root, "fit").save_split(tmp_path)
     text = (tmp_path / "split.csv").read_text()
     (tmp_path / "split.csv").write_text(text.replace(",gatto,train", ",gatto,test"))
-    with pytest.warns(UserWarning, match=r"^1 classes have no training images: 'gatto'\. Add some$"):
+    with pytest.warns(UserWarning, match=r"^no training images in 1 class: 'gatto'\. Add some$"):
         make(root, "fit", split=str(tmp_path / "split.csv"))

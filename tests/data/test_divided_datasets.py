@@ -1,4 +1,4 @@
-"""Datasets that are divided into train, val and test folders."""
+"""Datasets with split folders: train, val and test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLASSES = ["cane", "gatto"]
 
 @pytest.fixture
 def divide(make_tree):
-    """Return a function (name, folder=images per class, …) that writes a divided dataset."""
+    """Return a function (name, folder=images per class, …) that writes a dataset with split folders."""
 
     def write(name: str, /, **folders: int) -> Path:
         for seed, (folder, count) in enumerate(folders.items()):
@@ -84,7 +84,7 @@ def test_a_missing_val_is_drawn_from_train_and_a_missing_test_stays_empty(divide
 
 def test_folders_without_train_are_refused_in_training_only(divide):
     root = divide("zoo", val=2, test=3)
-    assert "has the folders val, test of a divided dataset but no images for training" in refusal(make, root)
+    assert "has the split folders val, test, but no training images" in refusal(make, root)
     assert scan_folder(root).class_names == CLASSES
 
 
@@ -127,7 +127,9 @@ def test_the_split_file_of_a_drawn_val_is_accepted(divide, tmp_path):
 def test_duplicates_across_folders_are_reported_and_not_moved(divide):
     root = divide("zoo", train=6, val=2, test=2)
     shutil.copy(root / "train/cane/cane_0.jpg", root / "test/cane/copy.jpg")
-    with pytest.warns(UserWarning, match=r"1 groups of .* are in several folders of .*test/cane/copy\.jpg, train/cane"):
+    with pytest.warns(
+        UserWarning, match=r"1 group of .* in several split folders of .*test/cane/copy\.jpg, train/cane"
+    ):
         data = make(root)
     assert "test/cane/copy.jpg" in data.catalogs["test"].paths
     assert "train/cane/cane_0.jpg" in data.catalogs["train"].paths
@@ -153,8 +155,8 @@ def test_a_class_in_one_folder_only_is_warned_of(divide, make_tree):
         data = make(root)
     assert data.class_names == ["cane", "gatto", "ragno"]
     assert [str(warning.message) for warning in caught] == [
-        "1 classes have no training images: 'ragno'. Add some",
-        "1 classes have no validation images: 'gatto'. Add some",
+        "no training images in 1 class: 'ragno'. Add some",
+        "no validation images in 1 class: 'gatto'. Add some",
     ]
 
 
@@ -179,10 +181,10 @@ def test_known_classes_come_first(divide):
 @pytest.mark.parametrize(
     ("folders", "extra", "named"),
     [
-        ({"train": 2, "val": 1}, "test/1.jpg", "but 'test' has images outside class folders. Move these"),
-        ({"train": 2, "val": 1}, "train/1.jpg", "but 'train' has images outside class folders. Move these"),
-        ({"train": 2, "val": 1}, "other/x/1.jpg", "and other folders of images (other). Remove these"),
-        ({"train": 2, "val": 1}, "valid/cane/1.jpg", "of which two are for the same split. Merge these"),
+        ({"train": 2, "val": 1}, "test/1.jpg", "but 'test' has images outside class folders. Move them"),
+        ({"train": 2, "val": 1}, "train/1.jpg", "but 'train' has images outside class folders. Move them"),
+        ({"train": 2, "val": 1}, "other/x/1.jpg", "and other image folders (other). Remove the latter"),
+        ({"train": 2, "val": 1}, "valid/cane/1.jpg", "of which two are for the same split. Merge them"),
     ],
 )
 def test_what_is_divided_in_part_is_refused(divide, folders, extra, named):
@@ -190,7 +192,7 @@ def test_what_is_divided_in_part_is_refused(divide, folders, extra, named):
     (root / extra).parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(root / "train/cane/cane_0.jpg", root / extra)
     message = refusal(scan_folder, root)
-    assert f"data.root={str(root)!r} has the folders " in message
+    assert f"data.root={str(root)!r} has split folders (" in message
     assert named in message
     assert message.endswith("or pass one of the folders.")
 
@@ -214,11 +216,13 @@ def test_one_class_of_nested_folders_can_be_tested(make_tree, sites):
 
 def test_the_test_folder_of_a_test_root_is_tested(divide):
     root = divide("zoo", train=3, val=2, test=1)
-    with pytest.warns(UserWarning, match=r"data\.test_root=.* has the folders train, val, test; only test is used"):
+    with pytest.warns(
+        UserWarning, match=r"data\.test_root=.* has the split folders train, val, test; only test is used"
+    ):
         data = make(root, "test", test_root=str(root))
     assert data.catalogs["test"].paths == ["test/cane/cane_0.jpg", "test/gatto/gatto_0.jpg"]
     message = refusal(make, root, "test", test_root=str(divide("other", train=2, val=1)))
-    assert "is divided into the folders train, val and has no test images. Pass one of the folders." in message
+    assert "has the split folders train, val, but no test images. Pass one of the folders." in message
 
 
 # ---------------------------------------------------------------- the verbs
@@ -238,9 +242,9 @@ def test_every_verb_says_that_the_folders_are_the_split(divide, tmp_path, capsys
         assert cli("analyze", source, "--output", tmp_path / output) == 0
         told = capsys.readouterr().out
         assert "split: folders train, val, test" in told
-        assert re.search("in several splits +1 groups", told)
+        assert re.search("in several splits +1 group\n", told)
 
-    with pytest.warns(UserWarning, match="in several folders"):
+    with pytest.warns(UserWarning, match="in several split folders"):
         assert fit(root, tmp_path) == 0
     assert "train 12  val 7  test 4  (folders train, val, test)" in capsys.readouterr().out
     run = tmp_path / "run/version_0"
@@ -254,7 +258,7 @@ def test_every_verb_says_that_the_folders_are_the_split(divide, tmp_path, capsys
     assert "data.val_fraction=0.2 cannot be used with" in capsys.readouterr().err
     study = Path(__file__).parents[2] / "configs/studies/ablation.yaml"
     assert cli("cross-validate", study, "--root", root, "--output", tmp_path / "folds") == 2
-    assert "is divided into the folders train, val, test" in capsys.readouterr().err
+    assert "has the split folders train, val, test" in capsys.readouterr().err
 
 
 def test_a_manifest_gives_the_catalog_of_the_folder(divide, tmp_path, capsys):

@@ -126,14 +126,14 @@ def test_a_table_saved_by_a_spreadsheet_is_read(tmp_path, name, delimiter):
 
 def test_a_missing_column_of_a_table_with_semicolons_is_named(tmp_path):
     (tmp_path / "places.csv").write_text(f"path;place\n{PATHS[0]};lake\n")
-    assert "has no column 'site'; it has path, place." in refusal(f"{tmp_path}/places.csv:site")
+    assert "has no column 'site'. It has path, place." in refusal(f"{tmp_path}/places.csv:site")
 
 
 @pytest.mark.parametrize(
     ("column", "says"),
     [
-        ("plaec", "has no column 'plaec'; did you mean 'place'? it has note, path, place."),
-        ("", "has no column ''; it has note, path, place."),
+        ("plaec", "has no column 'plaec'. Did you mean 'place'? It has note, path, place."),
+        ("", "has no column ''. It has note, path, place."),
     ],
 )
 def test_a_missing_column_is_named_with_the_nearest(table, column, says):
@@ -145,7 +145,7 @@ def test_a_table_without_paths_is_refused(tmp_path):
     (tmp_path / "places.csv").write_text(f"paths,place\n{PATHS[0]},lake\n", encoding="utf-8")
     rule = f"{tmp_path}/places.csv:place"
     table = str(tmp_path / "places.csv")
-    assert refusal(rule) == f"data.group_by={table!r} has no column 'path'; did you mean 'paths'? it has paths, place."
+    assert refusal(rule) == f"data.group_by={table!r} has no column 'path'. Did you mean 'paths'? It has paths, place."
 
 
 def test_a_missing_table_is_named(tmp_path):

@@ -235,11 +235,11 @@ def written(tmp_path: Path, text: str) -> Path:
         (HEADER + "a/0.jpg,a,\n", "train, val or test"),
         (HEADER + "a/0.jpg\n", "'a/0.jpg'"),
         ("a/0.jpg,a,train\na/1.jpg,a,train\n", "has no column 'path'"),
-        (HEADER + WHOLE + "a/0.jpg,a,val\n", "1 images more than once"),
-        (HEADER + WHOLE + "a/0.jpg,a,train\n" * 2, "2 images more than once"),
+        (HEADER + WHOLE + "a/0.jpg,a,val\n", "images more than once (1 extra row)"),
+        (HEADER + WHOLE + "a/0.jpg,a,train\n" * 2, "images more than once (2 extra rows)"),
         (
             HEADER + WHOLE + "a/99.jpg,a,val\nb/0.jpg,b,val\n",
-            "2 images that are not in 'images' (first: a/99.jpg)",
+            "2 images not in 'images' (first: a/99.jpg)",
         ),
     ],
 )
@@ -251,7 +251,7 @@ def test_malformed_split_file_is_refused_by_name(tmp_path, text, says):
 
 
 @pytest.mark.parametrize("text", ["", HEADER, HEADER + "a/0.jpg,a,val\n"])
-@pytest.mark.filterwarnings("ignore:.*are not in this split")
+@pytest.mark.filterwarnings("ignore:.*not in this split")
 def test_split_file_without_training_images_is_refused(tmp_path, text):
     file = written(tmp_path, text)
     assert f"data.split={str(file)!r}" in refusal(load_split, file, listing({"a": 3}))
@@ -277,7 +277,7 @@ def test_columns_may_stand_in_another_order_and_label_may_be_absent(tmp_path):
 
 def test_images_that_the_file_does_not_name_are_left_out_with_a_warning(tmp_path):
     file = written(tmp_path, HEADER + WHOLE)
-    with pytest.warns(UserWarning, match=r"^2 images in images are not in .*split\.csv") as caught:
+    with pytest.warns(UserWarning, match=r"^2 images in images not in .*split\.csv") as caught:
         split = load_split(file, listing({"a": 5}))
     assert len(caught) == 1
     assert split == Split(train=["a/0.jpg", "a/1.jpg"], val=["a/2.jpg"])
@@ -527,7 +527,7 @@ def test_a_changed_image_is_named_and_keeps_its_fold(tmp_path):
     file, split = saved(tmp_path, catalog)
     loaded, message = warned_load(file, changed(catalog, {"a/3.jpg": "another content"}))
     assert loaded == split
-    assert "1 images in images have changed since this split was made: a/3.jpg" in message
+    assert "1 image in images changed since this split was made: a/3.jpg" in message
 
 
 @pytest.mark.parametrize("target", ["a/z.jpg", "a/deeper/0.jpg", "b/0 of another label.jpg"])
@@ -538,7 +538,7 @@ def test_a_moved_image_is_followed_to_where_it_is(tmp_path, split_name, target):
     source = next(path for path in getattr(split, split_name) if path.startswith("a/"))
     loaded, message = warned_load(file, changed(catalog, {source: "", target: f"content of {source}"}))
     assert split_of(loaded) == {target if path == source else path: name for path, name in split_of(split).items()}
-    assert f"1 images in images were moved since this split was made: {source} → {target}" in message
+    assert f"1 image in images moved since this split was made: {source} → {target}" in message
 
 
 def test_two_moved_images_of_one_content_are_both_followed(tmp_path):
@@ -560,14 +560,14 @@ def test_a_copy_of_an_image_that_is_still_there_is_new_and_not_moved(tmp_path):
     file, split = saved(tmp_path, catalog)
     loaded, message = warned_load(file, changed(catalog, {"a/copy.jpg": "content of a/0.jpg"}))
     assert loaded == split
-    assert "1 images in images are not in this split and are left out: a/copy.jpg" in message
+    assert "1 image in images not in this split, left out: a/copy.jpg" in message
 
 
 def test_image_is_not_taken_for_two_that_are_gone(tmp_path):
     catalog = changed(hashed({"a": 10, "b": 8}), {"a/0.jpg": "twin", "a/1.jpg": "twin"})
     file, _ = saved(tmp_path, catalog)
     message = refusal(load_split, file, changed(catalog, {"a/0.jpg": "", "a/1.jpg": "", "a/x.jpg": "twin"}))
-    assert "lists 1 images that are not in 'images' (first: a/1.jpg)" in message
+    assert "lists 1 image not in 'images' (first: a/1.jpg)" in message
 
 
 def test_added_images_are_named(tmp_path):
@@ -576,7 +576,7 @@ def test_added_images_are_named(tmp_path):
     added = {f"b/new {number}.jpg": f"new {number}" for number in range(5)}
     loaded, message = warned_load(file, changed(catalog, added))
     assert loaded == split
-    assert "5 images in images are not in this split and are left out: " in message
+    assert "5 images in images not in this split, left out: " in message
     assert "b/new 0.jpg, b/new 1.jpg, b/new 2.jpg, …" in message
 
 
@@ -584,7 +584,7 @@ def test_a_missing_image_is_an_error_that_names_it(tmp_path):
     catalog = hashed({"a": 10, "b": 8})
     file, _ = saved(tmp_path, catalog)
     message = refusal(load_split, file, changed(catalog, {"b/2.jpg": "", "a/4.jpg": ""}))
-    assert f"data.split={str(file)!r} lists 2 images that are not in 'images' (first: a/4.jpg)" in message
+    assert f"data.split={str(file)!r} lists 2 images not in 'images' (first: a/4.jpg)" in message
 
 
 def test_images_left_out_on_purpose_are_dropped_from_their_folds(tmp_path):
@@ -602,7 +602,7 @@ def test_image_left_out_on_purpose_is_not_followed_to_its_copy(tmp_path):
     now = changed(catalog, {dropped: "", "a/copy.jpg": f"content of {dropped}"})
     loaded, message = warned_load(file, now, {dropped})
     assert "a/copy.jpg" not in split_of(loaded)
-    assert "not in this split and are left out: a/copy.jpg" in message
+    assert "not in this split, left out: a/copy.jpg" in message
 
 
 @pytest.mark.parametrize("contents", [True, False])

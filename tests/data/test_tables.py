@@ -165,5 +165,5 @@ def test_what_is_no_text_is_refused(tmp_path, content):
 def test_a_missing_column_is_named_with_those_that_are_there(tmp_path):
     file = tmp_path / "table.csv"
     file.write_text("paht,reason\n", encoding="utf-8")
-    with pytest.raises(UsageError, match=r"has no column 'path'; did you mean 'paht'\? it has paht, reason"):
+    with pytest.raises(UsageError, match=r"has no column 'path'\. Did you mean 'paht'\? It has paht, reason"):
         read_rows(file, "data.x", "path")

@@ -202,7 +202,7 @@ def test_verified_on_drawn_images_if_the_training_images_are_gone(checkpoint, tm
     gone = replace(model, data_hparams=model.data_hparams | {"root": str(tmp_path / "gone")})
     monkeypatch.setattr(export_file, "load_model", lambda ckpt_path: gone)
     exported = export_file.export(checkpoint, tmp_path / "m.onnx")
-    assert exported.verified_on == "16 practice pictures"
+    assert exported.verified_on == "16 generated images"
     assert exported.path.is_file()
     assert exported.difference <= export_file.TOLERANCE
 

@@ -70,5 +70,5 @@ def test_a_failing_experiment_is_recorded(tmp_path: Path) -> None:
 
 
 def test_an_unknown_experiment_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"names='lent' is not an experiment\. did you mean 'lenet'\?"):
+    with pytest.raises(UsageError, match=r"names='lent' is not an experiment\. Did you mean 'lenet'\?"):
         reproduce(str(tmp_path), ["lent"])

@@ -293,7 +293,7 @@ def test_runs_on_other_validation_images_are_marked(write_run, reported):
     text = reported()
     marked = [name.partition("/")[0] for name in re.findall(r"(\S+) †", text)]
     assert marked == ["other", "lost"]
-    assert "\n† other validation images than rank 1, or unknown ones.\n" in text
+    assert "\n† evaluated on validation images that are unknown or differ from rank 1's.\n" in text
     assert "comparable only if they were evaluated on the same validation images" in text
     assert "\nunreadable: lost/version_0/split.csv (FileNotFoundError: No such file or directory)\n" in text
 

@@ -61,7 +61,7 @@ def test_a_malformed_study_is_refused(write_study, content, words):
 
 
 def test_a_missing_study_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"absent\.yaml' cannot be read"):
+    with pytest.raises(UsageError, match=r"study='.*absent\.yaml' cannot be read"):
         read_study(tmp_path / "absent.yaml")
 
 

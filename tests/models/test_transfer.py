@@ -330,12 +330,12 @@ def test_a_new_unfrozen_net_is_in_training_mode_throughout() -> None:
     ],
 )
 def test_an_unknown_net_is_refused_with_the_nearest_name(net: str, nearest: str) -> None:
-    with pytest.raises(UsageError, match=rf"model\.net='{net}' is unknown; did you mean {nearest}\?"):
+    with pytest.raises(UsageError, match=rf"model\.net='{net}' is unknown\. Did you mean {nearest}\?"):
         build_net(net, 10, 64)
 
 
 def test_an_unknown_net_without_a_near_name_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"model\.net='§§§§' is unknown; choose shallownet, lenet, minivggnet"):
+    with pytest.raises(UsageError, match=r"model\.net='§§§§' is unknown\. Choose shallownet, lenet, minivggnet"):
         build_net("§§§§", 10, 64)
 
 

@@ -161,10 +161,10 @@ def test_summary_is_printed(analyzed):
     for expected in (
         "images 16 in 3 classes, imbalance 1.50 : 1",
         "broken 1",
-        "exact duplicates 1 groups",
-        "near-duplicates 1 groups",
+        "exact duplicates 1 group",
+        "near-duplicates 1 group",
         "largest group 2 images",
-        "conflicting labels 1 groups",
+        "conflicting labels 1 group",
         "in several splits 0 groups",
         f"report: {folder / 'report.html'}",
     ):
@@ -264,7 +264,7 @@ def test_duplicates_in_several_splits_are_found(images, tmp_path, capsys):
         (NEAR[0], "train", "2", "2"),
         (NEAR[1], "val", "2", "2"),
     ]
-    assert "in several splits 1 groups" in " ".join(capsys.readouterr().out.split())
+    assert "in several splits 1 group suspected" in " ".join(capsys.readouterr().out.split())
     page = (output / "report.html").read_text(encoding="utf-8")
     assert "2 splits" in page and "2 labels" in page
 

@@ -70,8 +70,8 @@ def test_classes_that_cannot_be_checked_are_named():
     found = find_label_errors(pd.DataFrame({"path": paths, "label": labels, "duplicate_group": groups}), features)
     assert found.table[["path", "label", "suggested"]].to_numpy().tolist() == [["1.jpg", "dog", "cat"]]
     assert found.unchecked == [
-        "class 'alone' has a single image; label errors are searched only in classes of at least 2 images.",
-        "class 'frames': all 6 images are duplicates of each other, labels not checked.",
+        "class 'alone' has a single image; label errors need at least 2 per class.",
+        "class 'frames': all 6 images are duplicates of each other; labels not checked.",
     ]
 
 
@@ -79,7 +79,7 @@ def test_a_single_class_is_not_searched():
     images = pd.DataFrame({"path": ["a", "b"], "label": ["cat", "cat"], "duplicate_group": [-1, -1]})
     found = find_label_errors(images, np.eye(2))
     assert found.table.empty
-    assert found.unchecked == ["label errors are searched between classes, and there is only one."]
+    assert found.unchecked == ["label errors need at least 2 classes; the dataset has only 'cat'."]
 
 
 def test_unchecked_classes_are_printed_and_on_the_page(make_tree, tmp_path, capsys):
@@ -89,7 +89,7 @@ def test_unchecked_classes_are_printed_and_on_the_page(make_tree, tmp_path, caps
     )
     capsys.readouterr()
     assert main(["analyze", str(root), "--output", str(tmp_path / "out"), "--ckpt_path", str(checkpoint)]) == 0
-    reason = "class 'gatto' has a single image; label errors are searched only in classes of at least 2 images."
+    reason = "class 'gatto' has a single image; label errors need at least 2 per class."
     assert reason in capsys.readouterr().out
     assert "class &#39;gatto&#39; has a single image" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 

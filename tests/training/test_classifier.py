@@ -276,7 +276,7 @@ def test_epsilon_of_the_optimizer(tiny_tree, given, used):
 
 
 def test_unknown_optimizer_is_refused():
-    with pytest.raises(UsageError, match=r"model\.optimizer='adamq' is unknown; did you mean 'adam\w*'"):
+    with pytest.raises(UsageError, match=r"model\.optimizer='adamq' is unknown\. Did you mean 'adam\w*'"):
         AnimalClassifier(optimizer="adamq")
 
 
@@ -546,7 +546,7 @@ APPLIES_WITH = {
     ],
 )
 def test_a_number_out_of_its_range_is_refused(key, value, range_):
-    with pytest.raises(UsageError, match=rf"model\.{key}={value} is out of range; choose a value {range_}$"):
+    with pytest.raises(UsageError, match=rf"model\.{key}={value} is out of range\. Choose a value {range_}\.$"):
         AnimalClassifier(**{**APPLIES_WITH.get(key, {}), key: value})
 
 

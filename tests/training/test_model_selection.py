@@ -116,7 +116,7 @@ def test_resumed_from_any_of_its_files_it_ends_the_same(kept, tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--save_top_k", 0], "save_top_k=0 is out of range; choose a value"),
+        (["--save_top_k", 0], "save_top_k=0 is out of range. Choose a value"),
         (["--save_top_k", 2, "--trainer.enable_checkpointing", "false"], "save_top_k=2 has no effect with trainer"),
         (["--tune", "speed"], "tune=speed is invalid; expected one of 'lr', 'batch_size', null"),
         (["--tune", "batch_size"], "tune=batch_size needs a GPU"),
@@ -126,8 +126,11 @@ def test_resumed_from_any_of_its_files_it_ends_the_same(kept, tmp_path):
         (["--trainer.max_epochs", 0], "trainer.max_epochs=0 is out of range"),
         (["--trainer.check_val_every_n_epoch", 0], "trainer.check_val_every_n_epoch=0 is out of range"),
         (["--trainer.val_check_interval", 99], "(6). If you want to disable validation"),
-        (["--trainer.strategy", "ddp_spawn"], "trainer.strategy=ddp_spawn starts its processes by spawn"),
-        (["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00", "--model.schedule=cosine"], "needs a length"),
+        (["--trainer.strategy", "ddp_spawn"], "trainer.strategy=ddp_spawn starts processes by spawn"),
+        (
+            ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00", "--model.schedule=cosine"],
+            "needs a fixed number of epochs",
+        ),
         (["--seed_everything=-1"], "seed_everything=-1 is out of range"),
         (["--model.net=minivggnet", "--data.batch_size=1"], "BatchNorm needs at least 2 images per batch"),
         (["--model.lr", 1e30], "the training diverged in epoch 1: its loss is nan. Lower model.lr (now 1e+30)"),

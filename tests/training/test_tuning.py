@@ -132,7 +132,7 @@ def test_the_rate_of_the_steepest_fall_is_suggested():
 
 def test_a_loss_that_diverges_at_once_suggests_nothing():
     finder = SimpleNamespace(optimal_lr=SimpleNamespace(results={"lr": [1e-6, 1e-5], "loss": [2.3, float("nan")]}))
-    with pytest.raises(UsageError, match=r"diverged before a learning rate was found.*model\.lr"):
+    with pytest.raises(UsageError, match=r"found no learning rate: the loss diverged\. Set model\.lr"):
         tuning._suggestion(finder)
 
 

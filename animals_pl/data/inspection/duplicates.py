@@ -14,21 +14,21 @@ from scipy.spatial.distance import squareform
 
 from animals_pl.data.inspection.image_facts import COLOUR_SIDE, HASH_SIDE
 
-NEAR = 68
-"""Maximum number of differing structure bits (of 256) of duplicates. Measured by ``scripts/bench/duplicates.py``."""
+MAX_DISTANCE = 68
+"""Maximum Hamming distance of duplicates, of 256 structure bits. Measured by ``scripts/bench/duplicates.py``."""
 
-SAME_COLOURS = 6.0
-"""Maximum root mean square difference of the 4 × 4 mean colours of duplicates, in levels of 255, after normalising
-brightness and contrast. Above it, the images themselves are compared."""
+MAX_COLOUR_RMSE = 6.0
+"""Maximum RMSE of the 4 × 4 mean colours of duplicates, in levels of 255, after normalising brightness and contrast.
+Above it, the images themselves are compared."""
 
-LARGE = 10
-"""A chain of more near-duplicates than this is divided into groups in which every pair is near."""
+MAX_COMPONENT = 10
+"""Connected components with more images than this are split by complete linkage."""
 
 _STRUCTURE_BYTES = HASH_SIDE * HASH_SIDE // 8
 _HASH_BYTES = _STRUCTURE_BYTES + 3 * COLOUR_SIDE * COLOUR_SIDE
 
 _CHUNK = 512
-"""Rows per matrix product, which bounds the memory."""
+"""Rows per matrix product; bounds the memory."""
 
 
 class _Hashes(NamedTuple):
@@ -53,7 +53,10 @@ class _Hashes(NamedTuple):
 
 
 def near_pairs(
-    hashes: Sequence[str], centre_hashes: Sequence[str], same_picture: Callable[[int, int], bool], distance: int = NEAR
+    hashes: Sequence[str],
+    centre_hashes: Sequence[str],
+    same_picture: Callable[[int, int], bool],
+    distance: int = MAX_DISTANCE,
 ) -> np.ndarray:
     """Pairs of near-duplicates: resized, re-encoded, slightly cropped or flipped.
 
@@ -81,7 +84,7 @@ def near_pairs(
         return np.empty((0, 3), dtype=np.int64)
     bits, colours = np.minimum.reduceat(views[:, 2:], starts).T
     same = [
-        colour <= SAME_COLOURS or same_picture(i, j) for (i, j), colour in zip(pairs.tolist(), colours, strict=True)
+        colour <= MAX_COLOUR_RMSE or same_picture(i, j) for (i, j), colour in zip(pairs.tolist(), colours, strict=True)
     ]
     return np.column_stack([pairs, bits.astype(np.int64)])[np.array(same, dtype=bool)]
 
@@ -122,9 +125,9 @@ def duplicate_groups(
 ) -> np.ndarray:
     """Group numbers (N,) of images that have duplicates, and -1 for the others.
 
-    Images with the same content always share a group, and so do near-duplicates that a chain of near pairs connects.
-    A long chain can connect quite different pictures, so a group of more than :data:`LARGE` pictures is divided by
-    complete linkage: every pair in a group is then near.
+    Groups are the connected components of identical files and near-duplicates. A long chain can connect quite different
+    images, so components with more than :data:`MAX_COMPONENT` different files are split by complete linkage: all pairs
+    in a group are then within :data:`MAX_DISTANCE`.
 
     Args:
         sha256: N content hashes; empty for files that cannot be read.
@@ -142,11 +145,11 @@ def duplicate_groups(
     )
     chain = components(len(hashed), pairs[:, :2])
     numbers, sizes = np.unique(chain, return_counts=True)
-    for number in numbers[sizes > LARGE]:
+    for number in numbers[sizes > MAX_COMPONENT]:
         members = np.flatnonzero(chain == number)
         inside = pairs[chain[pairs[:, 0]] == number]
         inside[:, :2] = np.searchsorted(members, inside[:, :2])
-        chain[members] = chain.max() + _compact_parts(len(members), inside)
+        chain[members] = chain.max() + _complete_linkage(len(members), inside)
     group_of_picture = -1 - np.arange(len(first))  # without a hash: a group of its own
     group_of_picture[picture_of[hashed]] = chain
     groups = pd.Series(group_of_picture[picture_of])
@@ -156,10 +159,10 @@ def duplicate_groups(
     return result
 
 
-def _compact_parts(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Part numbers (count,), from 1, such that every two pictures of a part are near (``pairs`` as in near_pairs)."""
+def _complete_linkage(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Complete-linkage cluster labels (count,), from 1: all pairs in a cluster are within MAX_DISTANCE."""
     distances = np.full((count, count), float(HASH_SIDE * HASH_SIDE))
     np.fill_diagonal(distances, 0)
     i, j, differing = pairs.T
     distances[i, j] = distances[j, i] = differing
-    return fcluster(linkage(squareform(distances), "complete"), NEAR, "distance")
+    return fcluster(linkage(squareform(distances), "complete"), MAX_DISTANCE, "distance")

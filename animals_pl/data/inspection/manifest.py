@@ -28,7 +28,7 @@ from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import duplicate_groups
 from animals_pl.data.inspection.image_facts import ImageFacts, inspect
 from animals_pl.data.tables import write_table
-from animals_pl.errors import UsageError, one_line
+from animals_pl.errors import UsageError, counted, one_line
 from animals_pl.files import cache_dir, track
 
 COLUMNS = ("path", "label", *ImageFacts._fields, "duplicate_group")
@@ -42,7 +42,7 @@ _FORMAT = 3
 """Cache format version. Bump when the facts about an unchanged file change."""
 
 _MIN_FILES_FOR_PROCESSES = 256
-"""With fewer files, starting processes takes longer than they save."""
+"""With fewer files, starting processes costs more time than it saves."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,7 @@ class Scan:
         known = len(self.manifest) - self.inspected
         unchanged = f" ({known:,} unchanged)" if known else ""
         speed = f" in {self.seconds:.1f} s, {self.inspected / self.seconds:,.0f}/s" if self.inspected else ""
-        plural = "" if self.inspected == 1 else "s"
-        return f"{self.inspected:,} image{plural} read{speed}{unchanged}"
+        return f"{counted(self.inspected, 'image')} read{speed}{unchanged}"
 
 
 def scan(catalog: Catalog) -> Scan:
@@ -110,7 +109,7 @@ def inspect_all(files: Sequence[Path]) -> list[ImageFacts]:
         return list(progress(map(inspect, files)))
     # Fork as torch does: fast, and works in scripts without a __main__ guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    # Ctrl-C reaches every process; the workers leave it to this one.
+    # Workers ignore SIGINT; the parent handles Ctrl-C.
     with ProcessPoolExecutor(
         mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     ) as pool:
@@ -155,7 +154,7 @@ def write_manifest(manifest: pd.DataFrame, root: Path, file: Path) -> None:
 
 
 def is_manifest(file: Path) -> bool:
-    """Whether a file is a manifest, perhaps of another version: its first columns are those of every version."""
+    """Whether a file is a manifest of any version (the first two columns never change)."""
     with file.open(encoding="utf-8", errors="replace") as stream:
         return stream.readline().startswith(",".join(COLUMNS[:2]))
 
@@ -197,7 +196,7 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
     gone = [path for path in table["path"] if not os.path.lexists(source.parent / path)]
     if gone:
         raise UsageError(
-            f"{argument}={str(source)!r} lists {len(gone)} images that no longer exist (first: {gone[0]}). "
+            f"{argument}={str(source)!r} lists {counted(len(gone), 'missing image')} (first: {gone[0]}). "
             "Run prepare again, or pass the folder."
         )
     class_names, labels = np.unique(table["label"].to_numpy(dtype=str), return_inverse=True)
@@ -208,11 +207,11 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
 
 
 def _layout(table: pd.DataFrame) -> tuple[str, dict[str, str]]:
-    """Part of every path before the class or split folder, and the split folders. Paths then equal those of a scan."""
+    """Common path prefix and folder → split mapping of a manifest. Without the prefix, paths match scan_folder()."""
     rows = zip(table["path"], table["label"], strict=True)
     above = {f"/{path}".partition(f"/{label}/")[0].removeprefix("/") for path, label in rows}
     names, parents = set(map(posixpath.basename, above)), set(map(posixpath.dirname, above))
-    is_divided = len(names) > 1 and len(parents) == 1 and {name.lower() for name in names} <= SPLIT_FOLDERS.keys()
-    above = parents if is_divided else above
+    has_splits = len(names) > 1 and len(parents) == 1 and {name.lower() for name in names} <= SPLIT_FOLDERS.keys()
+    above = parents if has_splits else above
     folder = above.pop() if len(above) == 1 else ""
-    return f"{folder}/" if folder else "", splits_of_folders(names) if is_divided else {}
+    return f"{folder}/" if folder else "", splits_of_folders(names) if has_splits else {}

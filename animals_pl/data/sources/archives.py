@@ -32,7 +32,7 @@ _UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\0|(^|/)\.\.(/|$)")
 
 
 class Unpacked(NamedTuple):
-    """Number of images in an archive, of those that did not exist before, and of other files in the archive."""
+    """Result of unpacking: number of images, newly written images, and other files."""
 
     images: int
     written: int
@@ -64,7 +64,7 @@ def unpack(archive: Path, root: Path) -> Unpacked:
         UsageError: The archive is damaged, unsafe or has no images, or a different file exists at an image's path.
     """
     is_zip = archive.name.lower().endswith(".zip")
-    with _errors_as_refusal(archive), zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
+    with _reraise_errors(archive), zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
         entries = _zip_entries(opened) if isinstance(opened, zipfile.ZipFile) else _tar_entries(opened)
         files = [entry for entry in track(_checked(archive, entries), "checking the archive") if not entry.is_folder]
         root.parent.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def unpack(archive: Path, root: Path) -> Unpacked:
             # Images beside the class folders have no class.
             targets = {image: root / image.relative_to(inner) for image in find_images(inner) if image.parent != inner}
             if not targets:
-                raise _refusal(archive, "it has no folders of images")
+                raise _archive_error(archive, "it has no folders of images")
             missing = {image: target for image, target in targets.items() if not _exists(target, image.stat().st_size)}
             for image, target in missing.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _tar_entries(opened: tarfile.TarFile) -> Iterator[_Entry]:
         fault = "" if info.isreg() or info.isdir() else "is a link or a device"
         extract = partial(opened.extract, info, set_attrs=False, filter="data")
         yield _Entry(info.name, info.size, info.isdir(), fault, extract)
-    # tarfile takes a damaged header for the end of the archive, after which there are only zeros.
+    # tarfile treats a damaged header as the end of the archive, but only zeros may follow the end.
     if stream := opened.fileobj:
         stream.seek(opened.offset)
         while chunk := stream.read(2**20):
@@ -108,7 +108,10 @@ def _tar_entries(opened: tarfile.TarFile) -> Iterator[_Entry]:
 
 
 def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
-    """Yield entries until one is unsafe. The archive modules never extract more than the size in the header."""
+    """Yield entries; raise UsageError at the first unsafe one.
+
+    Sizes are those in the headers; the archive modules never extract more.
+    """
     limit = max(ALWAYS_ALLOWED, MAX_EXPANSION * archive.stat().st_size)
     unpacked = 0
     paths: set[PurePosixPath] = set()
@@ -116,21 +119,21 @@ def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
         unpacked += entry.size
         path = PurePosixPath(entry.name)
         if unpacked > limit:
-            raise _refusal(archive, f"it unpacks to more than {limit:,} bytes, too many for its size")
+            raise _archive_error(archive, f"it unpacks to more than {limit:,} bytes, too many for its size")
         if number > MAX_ENTRIES:
-            raise _refusal(archive, f"it has more than {MAX_ENTRIES:,} entries")
+            raise _archive_error(archive, f"it has more than {MAX_ENTRIES:,} entries")
         if _UNSAFE_NAME.search(entry.name):
-            raise _refusal(archive, f"its entry {entry.name!r} is outside the folder")
+            raise _archive_error(archive, f"its entry {entry.name!r} is outside the folder")
         if entry.fault:
-            raise _refusal(archive, f"its entry {entry.name!r} {entry.fault}")
+            raise _archive_error(archive, f"its entry {entry.name!r} {entry.fault}")
         if path in paths and not entry.is_folder:
-            raise _refusal(archive, f"it has two files {entry.name!r}")
+            raise _archive_error(archive, f"it has two files {entry.name!r}")
         paths.add(path)
         yield entry
 
 
 @contextmanager
-def _errors_as_refusal(archive: Path) -> Iterator[None]:
+def _reraise_errors(archive: Path) -> Iterator[None]:
     """Re-raise errors as a one-line UsageError that names the archive."""
     try:
         yield
@@ -139,12 +142,12 @@ def _errors_as_refusal(archive: Path) -> Iterator[None]:
     except Exception as error:  # readers may raise any exception
         if isinstance(error, OSError) and error.errno is not None:  # the system's, such as a full disk
             raise
-        raise _refusal(archive, f"it cannot be read ({type(error).__name__}: {one_line(error)})") from error
+        raise _archive_error(archive, f"it cannot be read ({type(error).__name__}: {one_line(error)})") from error
 
 
-def _refusal(archive: Path, reason: str) -> UsageError:
+def _archive_error(archive: Path, reason: str) -> UsageError:
     return UsageError(
-        f"source={str(archive)!r} is refused: {reason}. Download the archive again, "
+        f"source={str(archive)!r} cannot be unpacked: {reason}. Download the archive again, "
         "or unpack it yourself and pass the folder as --source."
     )
 

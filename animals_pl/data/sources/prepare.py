@@ -1,4 +1,4 @@
-"""The verb ``prepare``: draw, download, unpack or link a dataset, and inspect it."""
+"""The verb ``prepare``: generate, download, unpack or link a dataset, and inspect it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from animals_pl.data.catalog import (
     find_images,
     scan_folder,
 )
-from animals_pl.data.inspection.duplicates import LARGE
+from animals_pl.data.inspection.duplicates import MAX_COMPONENT
 from animals_pl.data.inspection.manifest import groups_by, is_manifest, scan, write_manifest
 from animals_pl.data.sources.archives import is_archive, unpack
 from animals_pl.data.sources.practice import practice_set
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
-from animals_pl.errors import UsageError, did_you_mean, one_line
+from animals_pl.errors import UsageError, counted, did_you_mean, one_line
 from animals_pl.files import require_writable, show
 
 ANIMALS10_ROOT = "datasets/animals10"
@@ -40,7 +40,7 @@ MAX_LISTED = 10
 
 
 def prepare(source: str = "practice", output: str | None = None, count: int = 1000, seed: int = 0) -> None:
-    """Draw, download, unpack or link a dataset, inspect it and write its manifest.
+    """Generate, download, unpack or link a dataset, inspect it and write its manifest.
 
     Existing images are kept, so an interrupted run can be repeated; a second run only inspects again.
 
@@ -95,8 +95,8 @@ def _provide(source: str, output: Path, count: int, seed: int) -> Path:
         return _link(Path(source), output)
     fault = "is not an archive that can be unpacked" if Path(source).is_file() else "does not exist"
     raise UsageError(
-        f"source={source!r} {fault}; {did_you_mean(source, ['practice', 'kaggle'])}"
-        "pass practice, kaggle, an archive (.zip, .tar, .tar.gz) or a folder with one folder of images per class."
+        f"source={source!r} {fault}. {did_you_mean(source, ['practice', 'kaggle'])}"
+        "Pass practice, kaggle, an archive (.zip, .tar, .tar.gz) or a folder with one folder of images per class."
     )
 
 
@@ -105,7 +105,7 @@ def _draw(folder: Path, count: int, seed: int) -> Path:
         print(f"the practice set of {count:,} images already exists")
     else:
         draw_practice_set(folder, count, seed)
-        print(f"{count:,} images drawn")
+        print(f"{counted(count, 'image')} generated")
     return folder
 
 
@@ -161,7 +161,7 @@ def _link(folder: Path, output: Path) -> Path:
     if root == link.resolve():
         return link
     if output.resolve().is_relative_to(root):
-        raise UsageError(f"output={str(output)!r} is inside the folder of the images. Pass another --output.")
+        raise UsageError(f"output={str(output)!r} is inside the image folder. Pass another --output.")
     if link.exists() or link.is_symlink():
         what = f"is a link to {str(link.resolve())!r}" if link.is_symlink() else "already exists"
         raise UsageError(f"output: {str(link)!r} {what}. Remove it or pass another --output.")
@@ -178,7 +178,7 @@ def _link(folder: Path, output: Path) -> Path:
 
 def _print_faults(manifest: pd.DataFrame) -> None:
     broken = manifest[manifest["problem"] != ""]
-    print(f"broken            {_number(len(broken), 'image')}")
+    print(f"broken            {counted(len(broken), 'image') if len(broken) else 'none'}")
     for path, problem in broken[["path", "problem"]].head(MAX_LISTED).itertuples(index=False):
         print(f"  {path}: {problem}")
     if len(broken) > MAX_LISTED:
@@ -186,20 +186,16 @@ def _print_faults(manifest: pd.DataFrame) -> None:
     readable = manifest[manifest["problem"] == ""]
     groups = groups_by("duplicate_group", readable[readable["duplicate_group"] >= 0])
     print(f"exact duplicates  {_summary(groups_by('sha256', readable))}")
-    print(f"near duplicates   {_summary(groups[groups['sha256'] > 1])}")
-    for path, size in groups.loc[groups["size"] > LARGE, ["first", "size"]].itertuples(index=False):
-        print(f"  {size:,} near duplicates, such as {path}")
+    print(f"near-duplicates   {_summary(groups[groups['sha256'] > 1])}")
+    for path, size in groups.loc[groups["size"] > MAX_COMPONENT, ["first", "size"]].itertuples(index=False):
+        print(f"  {size:,} near-duplicates, such as {path}")
 
 
 def _summary(groups: pd.DataFrame) -> str:
     if groups.empty:
         return "none"
-    images, across = _number(int(groups["size"].sum()), "image"), (groups["labels"] > 1).sum()
-    return f"{images} in {_number(len(groups), 'group')}; groups across classes: {across or 'none'}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}" if count else "none"
+    images, conflicting = counted(int(groups["size"].sum()), "image"), (groups["labels"] > 1).sum()
+    return f"{images} in {counted(len(groups), 'group')}; groups with conflicting labels: {conflicting or 'none'}"
 
 
 def _known_counts(class_names: Iterable[str]) -> dict[str, int]:

@@ -14,7 +14,7 @@ from animals_pl.errors import UsageError
 class ProgressiveResizing(L.Callback):
     """Changes the size of the training images in stages. Validation stays at ``data.size``.
 
-    The size is part of every sample's key, so it is right with any number of workers, persistent or not, and after a
+    The size is part of each sample's key, so it is correct with any number of workers, persistent or not, and after a
     resume. Source: Tan & Le 2021 (EfficientNetV2, section 4).
 
     Args:
@@ -50,9 +50,11 @@ class ProgressiveResizing(L.Callback):
             data.size_schedule = lambda epoch: size_at(epoch, trainer.max_epochs or 1, self.sizes, self.fractions)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that the run has a length, and that the net takes several sizes."""
+        """Check that the number of epochs is fixed and the net takes several sizes."""
         if trainer.max_epochs == -1:
-            raise UsageError("ProgressiveResizing needs a length. Set trainer.max_epochs (or trainer.max_steps).")
+            raise UsageError(
+                "ProgressiveResizing needs a fixed number of epochs. Set trainer.max_epochs or trainer.max_steps."
+            )
         if pl_module.net.fixed_size:  # type: ignore[union-attr]
             raise UsageError(
                 f"ProgressiveResizing: model.net={pl_module.hparams['net']!r} takes images of one size only. "

@@ -14,7 +14,7 @@ from animals_pl.training.callbacks.run_length import epoch_is_complete
 
 
 class TopKCheckpoint(ModelCheckpoint):
-    """Keeps the k best epochs as ``epoch=07.ckpt``, numbered as on the screen: the first epoch is 1."""
+    """Keeps the k best epochs as ``epoch=07.ckpt``, numbered from 1 as in the console output."""
 
     def __init__(self, folder: Path, monitor: str, mode: str, save_top_k: int) -> None:
         super().__init__(
@@ -32,7 +32,7 @@ class TopKCheckpoint(ModelCheckpoint):
         return super().format_checkpoint_name({**metrics, "epoch": metrics["epoch"] + 1}, *args, **kwargs)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best epochs whose files still exist; the run's folder may have been moved, and k be smaller."""
+        """Restore the best epochs whose files still exist. Handles a moved run folder and a smaller ``save_top_k``."""
         state = _moved_to(Path(str(self.dirpath)), state_dict)
         scores = state["best_k_models"]
         files = sorted(filter(os.path.isfile, scores), key=scores.__getitem__, reverse=self.mode == "max")
@@ -52,8 +52,8 @@ class RunCheckpoint(ModelCheckpoint):
         folder: The run's folder.
         name: File name without ``.ckpt``.
         monitor: Metric whose best epoch is kept. ``None`` keeps the latest epoch.
-        mode: ``min`` or ``max``, whichever is better.
-        save_top_k: With 2 or more, the k best epochs are also kept in files of their own.
+        mode: ``min`` or ``max``, as in ModelCheckpoint.
+        save_top_k: With 2 or more, the k best epochs are also kept in separate files.
     """
 
     def __init__(
@@ -81,20 +81,20 @@ class RunCheckpoint(ModelCheckpoint):
         if self.top_k is not None:
             self.top_k.on_validation_end(trainer, pl_module)
         super().on_validation_end(trainer, pl_module)
-        self._save_where_it_stops(trainer)
+        self._save_mid_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the latest state if the training stops within an epoch."""
-        self._save_where_it_stops(trainer)
+        """Save the latest state if training stops within an epoch."""
+        self._save_mid_epoch(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save a complete epoch. One that was cut short is resumed where it was cut."""
+        """Save after a complete epoch; an interrupted one is saved by :meth:`_save_mid_epoch`."""
         if epoch_is_complete(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
-    def _save_where_it_stops(self, trainer: L.Trainer) -> None:
+    def _save_mid_epoch(self, trainer: L.Trainer) -> None:
         if self.monitor is None and trainer.should_stop and not epoch_is_complete(trainer):
             trainer.save_checkpoint(self.format_checkpoint_name({}))
 
@@ -104,7 +104,7 @@ class RunCheckpoint(ModelCheckpoint):
         return {**super().state_dict(), **more}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score; the run's folder may have been moved."""
+        """Restore the best score. Handles a moved run folder."""
         super().load_state_dict(_moved_to(Path(str(self.dirpath)), state_dict))
         if self.top_k is None or "top_k" not in state_dict:
             return
@@ -117,7 +117,7 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def best_checkpoint(trainer: L.Trainer) -> RunCheckpoint | None:
-    """The callback that writes best.ckpt. ``trainer.checkpoint_callback`` may be one of the user's."""
+    """The callback that writes best.ckpt. ``trainer.checkpoint_callback`` may be a user's callback."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint)]
     return next((callback for callback in callbacks if callback.monitor is not None), None)
 

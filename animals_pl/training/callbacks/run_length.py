@@ -1,4 +1,4 @@
-"""Length of a run that is limited by steps or by time."""
+"""Length of runs limited by steps or time."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from animals_pl.errors import UsageError
 
 
 class RunLength(L.Callback):
-    """Gives a run that is limited by steps alone its number of epochs, and validates where a limit ends an epoch early.
+    """Derives max_epochs from max_steps, and runs validation when max_steps or max_time ends an epoch early.
 
     Schedules and image sizes depend on the number of epochs.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Set ``max_epochs`` to the epochs that ``max_steps`` takes."""
+        """Derive ``max_epochs`` if only ``max_steps`` is set."""
         if stage == "fit" and trainer.max_epochs == -1 and trainer.max_steps > 0:
             with suppress(TypeError):  # a loader without a length
                 trainer.fit_loop.max_epochs = math.ceil(trainer.max_steps / _steps_per_epoch(trainer))
@@ -31,7 +31,7 @@ class RunLength(L.Callback):
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check that a resumed run has time left; Lightning counts that of all sessions."""
+        """Raise UsageError if a resumed run has no time left; ``max_time`` counts all sessions."""
         for timer in _timers(trainer):
             if timer.time_elapsed() and (timer.time_remaining() or 0) <= 0:
                 raise UsageError(
@@ -42,7 +42,7 @@ class RunLength(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop at ``max_steps`` as Lightning does at ``max_time``: after a validation."""
+        """Stop at ``max_steps`` after a validation, as Lightning does at ``max_time``."""
         if 0 < trainer.max_steps <= trainer.global_step and not epoch_is_complete(trainer):
             trainer.should_stop = True
 
@@ -84,7 +84,7 @@ def _timers(trainer: L.Trainer) -> list[Timer]:
 
 
 def _steps_per_epoch(trainer: L.Trainer) -> int:
-    """Optimizer steps per epoch. The loader is not kept: the feature cache replaces its dataset later."""
+    """Optimizer steps per epoch. Does not keep the loader, because the feature cache replaces its dataset later."""
     batches = len(trainer.datamodule.train_dataloader())  # type: ignore[attr-defined]
     limit = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)

@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 
 from animals_pl.data.catalog import MAX_CLASSES, display_name
 from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.errors import counted
 from animals_pl.evaluation.metrics import recall_per_class
 from animals_pl.files import show
 from animals_pl.training.callbacks.epoch_table import best_row
@@ -19,13 +20,13 @@ from animals_pl.training.callbacks.run_length import length, why_stopped
 from animals_pl.training.classifier import AnimalClassifier
 
 MAX_LISTED = 10
-"""Broken images that are listed; further ones are only counted."""
+"""Maximum number of broken images listed."""
 
 
 class RunSummary(L.Callback):
     """Prints data, split, net and device before training, the best epoch after it.
 
-    Other datamodules than AnimalsDataModule are not summarised.
+    Only an AnimalsDataModule is summarised.
     """
 
     def __init__(self, data: L.LightningDataModule) -> None:
@@ -96,20 +97,20 @@ class EvaluationSummary(L.Callback):
 
 
 def print_left_out(data: AnimalsDataModule) -> None:
-    """List broken images with the reason, and count excluded ones."""
+    """List broken images with their problems, and count excluded ones."""
     if data.broken:
-        print(f"{len(data.broken)} broken images left out:")
+        print(f"{counted(len(data.broken), 'broken image')}:")
         for path, problem in list(data.broken.items())[:MAX_LISTED]:
             print(f"  {path}: {problem}")
         if len(data.broken) > MAX_LISTED:
             more = len(data.broken) - MAX_LISTED
             print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists all")
     if data.excluded:
-        print(f"{len(data.excluded)} images are excluded by {data.hparams['exclude']}")
+        print(f"{counted(len(data.excluded), 'image')} excluded by {data.hparams['exclude']}")
 
 
 def _short_path(path: str) -> str:
-    """Path relative to the working directory where it lies below it."""
+    """Path relative to the working directory if it is inside."""
     here = Path.cwd()
     return str(Path(path).relative_to(here)) if Path(path).is_relative_to(here) else path
 
@@ -178,7 +179,7 @@ def _class_table(*numbers: str) -> Table:
 
 
 def _shown(table: Table, values: np.ndarray, what: str) -> list[int]:
-    """Labels with a value; of many, those with the smallest values, and the table's title says so."""
+    """Class indices to show: all without NaN, or the MAX_CLASSES lowest (noted in the table title)."""
     labels = np.flatnonzero(~np.isnan(values))
     if len(labels) > MAX_CLASSES:
         table.title, table.title_justify = f"the {MAX_CLASSES} of {len(labels):,} classes with the {what}", "left"

@@ -14,18 +14,18 @@ from animals_pl.errors import UsageError
 Tune = Literal["lr", "batch_size"]
 Finder = LearningRateFinder | BatchSizeFinder
 
-_MOST_STEPS, _FEWEST_STEPS = 100, 20
+_MAX_STEPS, _MIN_STEPS = 100, 20
 """Steps of a learning rate search."""
 
 _SKIP_BEGIN, _SKIP_END = 10, 1
-"""Steps left out at either end, as in Lightning: the first losses are not smooth yet."""
+"""Steps skipped at either end, as in Lightning: the first losses are not smooth yet."""
 
 _STEPS_PER_EPOCH = 10
 """The batch size is capped so that an epoch has at least this many steps."""
 
 
 class Tuner(L.Callback):
-    """Runs a finder after the features are cached, and continues the run with the result.
+    """Runs a finder once features are cached, and continues the run with the result.
 
     Lightning runs its finders before all other callbacks, when datasets still hold images. After its learning rate
     search all parameter groups have the same rate, and schedules keep the old one; both are rebuilt here.
@@ -72,24 +72,26 @@ class Tuner(L.Callback):
 
 
 def _suggestion(finder: LearningRateFinder) -> float:
-    """Rate at which the loss falls most steeply over the logarithm of the rate (Smith 2017).
+    """Learning rate of the steepest descent of the loss over log(lr) (Smith 2017).
 
-    Lightning uses the slope over the rate itself, where noise at small rates dominates.
+    Lightning uses the slope over lr, which noise at small rates dominates.
     """
     results = {} if finder.optimal_lr is None else finder.optimal_lr.results
     rates, losses = (np.array(results.get(key, []), dtype=float)[_SKIP_BEGIN:-_SKIP_END] for key in ("lr", "loss"))
     finite = np.isfinite(losses)
     if finite.sum() < 2:  # a slope needs two points
-        raise UsageError("the loss diverged before a learning rate was found. Set model.lr and remove the search.")
+        raise UsageError(
+            "tune=lr (or LearningRateFinder) found no learning rate: the loss diverged. Set model.lr and remove it."
+        )
     slope = np.gradient(losses[finite], np.log(rates[finite]))
     return float(f"{rates[finite][slope.argmin()]:.2g}")  # further digits are noise
 
 
 def _rate_finder(trainer: L.Trainer) -> LearningRateFinder:
-    steps = int(min(_MOST_STEPS, trainer.estimated_stepping_batches))
-    if steps < _FEWEST_STEPS:
+    steps = int(min(_MAX_STEPS, trainer.estimated_stepping_batches))
+    if steps < _MIN_STEPS:
         raise UsageError(
-            f"tune=lr needs a run of at least {_FEWEST_STEPS} steps, but this one has {steps}. "
+            f"tune=lr needs a run of at least {_MIN_STEPS} steps, but this one has {steps}. "
             "Raise trainer.max_epochs, lower data.batch_size, or remove tune."
         )
     return LearningRateFinder(min_lr=1e-6, max_lr=1, num_training_steps=steps)
@@ -98,8 +100,8 @@ def _rate_finder(trainer: L.Trainer) -> LearningRateFinder:
 def _size_finder(trainer: L.Trainer) -> BatchSizeFinder:
     if trainer.strategy.root_device.type == "cpu":
         raise UsageError(
-            "tune=batch_size needs a GPU, which reports when its memory is exhausted (on a CPU the system ends the "
-            "program instead). Remove it and set data.batch_size."
+            "tune=batch_size needs a GPU, which reports when its memory is exhausted (on a CPU, the system kills the "
+            "process instead). Remove it and set data.batch_size."
         )
     data = trainer.datamodule  # type: ignore[attr-defined]
     most = max(2, len(data.catalogs["train"].paths) // _STEPS_PER_EPOCH)

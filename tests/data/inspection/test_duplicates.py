@@ -15,7 +15,14 @@ from PIL import Image, ImageEnhance, ImageOps
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.inspection import duplicates
 from animals_pl.data.inspection.alignment import same_picture
-from animals_pl.data.inspection.duplicates import LARGE, NEAR, SAME_COLOURS, components, duplicate_groups, near_pairs
+from animals_pl.data.inspection.duplicates import (
+    MAX_COLOUR_RMSE,
+    MAX_COMPONENT,
+    MAX_DISTANCE,
+    components,
+    duplicate_groups,
+    near_pairs,
+)
 from animals_pl.data.inspection.image_facts import inspect, perceptual_hash
 from animals_pl.data.sources.practice.practice_set import draw_animal
 
@@ -85,12 +92,12 @@ def unasked(i, j):
     raise AssertionError("their colours agree, or their structures do not")
 
 
-def all_near(pictures, distance=NEAR, same=no):
+def all_near(pictures, distance=MAX_DISTANCE, same=no):
     """Compare every two pictures, one after the other, and return who is near and in which views."""
     found = {}
     for i, j in itertools.combinations(range(len(pictures)), 2):
         near = [view for view in views(pictures[i], pictures[j]) if view[0] <= distance]
-        if near and (min(colours for _, colours in near) <= SAME_COLOURS or same(i, j)):
+        if near and (min(colours for _, colours in near) <= MAX_COLOUR_RMSE or same(i, j)):
             found[i, j] = {bits for bits, _ in near}
     return found
 
@@ -190,7 +197,7 @@ def test_distance_is_a_bound_that_is_itself_near(distance):
     assert (found[:, 2] <= distance).all()
 
 
-@pytest.mark.parametrize(("apart", "near"), [(0, True), (1, True), (NEAR, True), (NEAR + 1, False)])
+@pytest.mark.parametrize(("apart", "near"), [(0, True), (1, True), (MAX_DISTANCE, True), (MAX_DISTANCE + 1, False)])
 @pytest.mark.parametrize("turned", [False, True], ids=["as it is", "mirrored"])
 @pytest.mark.parametrize("met", ["whole and whole", "whole and middle", "middle and whole"])
 def test_every_way_to_meet_counts_to_the_bit(apart, near, turned, met):
@@ -267,9 +274,11 @@ def test_colours_agree_up_to_the_bound(share, agree, scale):
     def other(strength):
         return scale * (colours + strength * noise)
 
-    strength = min(np.linspace(0, 20, 2001), key=lambda x: abs(colours_apart(colours, other(x)) - share * SAME_COLOURS))
+    strength = min(
+        np.linspace(0, 20, 2001), key=lambda x: abs(colours_apart(colours, other(x)) - share * MAX_COLOUR_RMSE)
+    )
     hashes, middles = two_of(colours, other(strength))
-    assert (colours_apart(parts(hashes[0])[1], parts(hashes[1])[1]) <= SAME_COLOURS) == agree
+    assert (colours_apart(parts(hashes[0])[1], parts(hashes[1])[1]) <= MAX_COLOUR_RMSE) == agree
     assert len(near_pairs(hashes, middles, unasked if agree else no)) == agree
 
 
@@ -409,25 +418,29 @@ def chain(length, step=20, seed=0):
 
 
 def test_chain_as_long_as_allowed_is_one_group():
-    files = chain(LARGE)
-    assert bits_apart(files[0][1:], files[-1][1:]) > NEAR
-    assert grouped(files).tolist() == [0] * LARGE
+    files = chain(MAX_COMPONENT)
+    assert bits_apart(files[0][1:], files[-1][1:]) > MAX_DISTANCE
+    assert grouped(files).tolist() == [0] * MAX_COMPONENT
 
 
 def test_exact_copies_do_not_make_a_chain_longer():
-    assert grouped(chain(LARGE) * 3).tolist() == [0] * (3 * LARGE)
+    assert grouped(chain(MAX_COMPONENT) * 3).tolist() == [0] * (3 * MAX_COMPONENT)
 
 
-@pytest.mark.parametrize(("length", "step"), [(LARGE + 1, 20), (12, 20), (60, 4), (40, 6), (LARGE + 1, 6)])
+@pytest.mark.parametrize(
+    ("length", "step"), [(MAX_COMPONENT + 1, 20), (12, 20), (60, 4), (40, 6), (MAX_COMPONENT + 1, 6)]
+)
 def test_longer_chain_is_taken_apart_until_every_two_of_a_group_are_near(length, step):
     files = chain(length, step)
     assert joined(length, all_near([file[1:] for file in files])) == {frozenset(range(length))}
     copies = files + files[::3]
     numbers = grouped(copies)
     for group in groups_of(numbers):
-        assert all(bits_apart(copies[i][1:], copies[j][1:]) <= NEAR for i, j in itertools.combinations(group, 2))
+        assert all(
+            bits_apart(copies[i][1:], copies[j][1:]) <= MAX_DISTANCE for i, j in itertools.combinations(group, 2)
+        )
     assert numbers[length:].tolist() == numbers[:length:3].tolist()
-    assert (len(groups_of(numbers)) == 1) == (step * (length - 1) <= NEAR)
+    assert (len(groups_of(numbers)) == 1) == (step * (length - 1) <= MAX_DISTANCE)
 
 
 @pytest.mark.parametrize(("length", "step"), [(30, 10), (60, 4)])
@@ -437,16 +450,16 @@ def test_no_two_parts_of_a_long_chain_could_have_stayed_together(monkeypatch, ch
     files = chain(length, step)
     parts = groups_of(grouped(files))
     for one, other in itertools.combinations(parts, 2):
-        assert max(bits_apart(files[i][1:], files[j][1:]) for i in one for j in other) > NEAR
+        assert max(bits_apart(files[i][1:], files[j][1:]) for i in one for j in other) > MAX_DISTANCE
     for part in parts:
-        assert all(bits_apart(files[i][1:], files[j][1:]) <= NEAR for i, j in itertools.combinations(part, 2))
+        assert all(bits_apart(files[i][1:], files[j][1:]) <= MAX_DISTANCE for i, j in itertools.combinations(part, 2))
 
 
 def test_two_of_a_long_chain_that_are_two_pictures_are_kept_apart():
     first, rng = np.linspace(40, 200, 48).reshape(4, 4, 3), np.random.default_rng(12)
     last = first + rng.normal(0, 8, (4, 4, 3))
     between = (first + last) / 2
-    assert colours_apart(first, last) > SAME_COLOURS > max(colours_apart(between, one) for one in (first, last))
+    assert colours_apart(first, last) > MAX_COLOUR_RMSE > max(colours_apart(between, one) for one in (first, last))
     files = chain(12, 1)
     for place, colours in enumerate([first] + [between] * 10 + [last]):
         files[place] = (files[place][0], text(parts(files[place][1])[0], colours), files[place][2])
@@ -469,11 +482,11 @@ def test_closer_look_is_asked_of_the_first_images_of_each_content():
 
 
 def test_only_the_long_chain_is_taken_apart():
-    long, short = chain(30, 10, seed=1), chain(LARGE, 20, seed=2)
+    long, short = chain(30, 10, seed=1), chain(MAX_COMPONENT, 20, seed=2)
     numbers = grouped(short + long)
-    assert numbers[:LARGE].tolist() == [0] * LARGE
-    assert len(set(numbers[LARGE:].tolist()) - {-1}) > 1
-    assert 0 not in numbers[LARGE:]
+    assert numbers[:MAX_COMPONENT].tolist() == [0] * MAX_COMPONENT
+    assert len(set(numbers[MAX_COMPONENT:].tolist()) - {-1}) > 1
+    assert 0 not in numbers[MAX_COMPONENT:]
 
 
 def test_long_chains_among_each_other_are_each_taken_apart():
@@ -485,9 +498,9 @@ def test_long_chains_among_each_other_are_each_taken_apart():
         pair: bits_apart(files[pair[0]][1:], files[pair[1]][1:]) for pair in itertools.product(range(50), repeat=2)
     }
     for group in found:
-        assert max(apart[pair] for pair in itertools.product(group, repeat=2)) <= NEAR
+        assert max(apart[pair] for pair in itertools.product(group, repeat=2)) <= MAX_DISTANCE
     for one, other in itertools.combinations(found, 2):
-        assert max(apart[pair] for pair in itertools.product(one, other)) > NEAR
+        assert max(apart[pair] for pair in itertools.product(one, other)) > MAX_DISTANCE
 
 
 @settings(max_examples=25, deadline=None)

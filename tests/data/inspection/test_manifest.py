@@ -496,7 +496,7 @@ def test_manifest_whose_images_are_gone_is_refused_by_name(root, tmp_path):
     with pytest.raises(UsageError) as caught:
         catalog_of(file)
     message = str(caught.value)
-    assert f"data.root={str(file)!r} lists 2 images that no longer exist (first: photos/cane/cane_1.jpg)" in message
+    assert f"data.root={str(file)!r} lists 2 missing images (first: photos/cane/cane_1.jpg)" in message
     assert "Run prepare again, or pass the folder" in message
     assert "\n" not in message
 

@@ -73,7 +73,7 @@ def refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[[Pat
         assert main(["prepare", "--source", str(archive), "--output", str(tmp_path / "set")]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
-        assert f"source={str(archive)!r} is refused: " in error
+        assert f"source={str(archive)!r} cannot be unpacked: " in error
         assert error.count("pass the folder as --source") == 1
         assert [path for path in sorted(tmp_path.rglob("*")) if path.is_file() or path in before] == before
         return error

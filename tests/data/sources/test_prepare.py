@@ -290,7 +290,7 @@ def test_another_raw_img_is_named_and_kept(own_folder, make_tree, tiny_tree, ref
 
 def test_an_output_inside_the_images_is_refused(make_tree, refused):
     tree = make_tree("mine", {"cane": 1, "gatto": 1})
-    assert "inside the folder of the images" in refused("--source", tree, "--output", tree / "prepared")
+    assert "inside the image folder" in refused("--source", tree, "--output", tree / "prepared")
     assert sorted(path.name for path in tree.iterdir()) == ["cane", "gatto"]
 
 
@@ -366,9 +366,9 @@ def test_broken_images_and_copies_are_reported(make_tree, prepared):
         (tree / broken).write_bytes(b"")
     out = prepared("--source", tree)
     assert re.search(r"^broken +2 images\n  lion/empty.jpg: empty file.*\n  zebra/empty.jpg: empty file", out, re.M)
-    assert re.search(r"^exact duplicates +5 images in 2 groups; groups across classes: 1$", out, re.M)
-    assert re.search(r"^near duplicates +2 images in 1 group; groups across classes: none$", out, re.M)
-    assert " near duplicates, such as" not in out
+    assert re.search(r"^exact duplicates +5 images in 2 groups; groups with conflicting labels: 1$", out, re.M)
+    assert re.search(r"^near-duplicates +2 images in 1 group; groups with conflicting labels: none$", out, re.M)
+    assert " near-duplicates, such as" not in out
 
 
 def test_of_many_broken_images_ten_are_named(make_tree, prepared):
@@ -384,7 +384,7 @@ def test_large_groups_are_listed(make_tree, prepared):
     tree = make_tree("zoo", {"lion": 2, "zebra": 2})
     for n in range(11):
         shutil.copy(tree / "lion/lion_0.jpg", tree / f"lion/copy_{n:02}.jpg")
-    assert "\n  12 near duplicates, such as lion/copy_00.jpg\n" in prepared("--source", tree)
+    assert "\n  12 near-duplicates, such as lion/copy_00.jpg\n" in prepared("--source", tree)
 
 
 def test_class_names_are_printed_as_they_are(make_tree, prepared):
@@ -402,7 +402,7 @@ def test_file_names_of_any_bytes_are_printed(make_tree, prepared):
 
 
 def test_practice_is_drawn_once_and_is_what_fit_draws(own_folder, prepared):
-    assert prepared("--count", 20).startswith("20 images drawn\n")
+    assert prepared("--count", 20).startswith("20 images generated\n")
     before = pictures(own_folder)
     assert before.keys() == {f"datasets/practice/{name}/{name}_{n:04}.jpg" for name in ANIMALS10 for n in (1, 2)}
     manifest = (own_folder / "datasets/practice/manifest.csv").read_text()
@@ -577,7 +577,7 @@ def test_an_unknown_source_is_refused_with_the_four_kinds(own_folder, refused, s
     assert f"source={source!r} {'is not an archive' if source == 'notes.txt' else 'does not exist'}" in message
     for kind in ("practice", "kaggle", ".zip, .tar, .tar.gz", "folder"):
         assert kind in message
-    assert ("did you mean 'kaggle'?" in message) == (source == "kagle")
+    assert ("Did you mean 'kaggle'?" in message) == (source == "kagle")
     assert [path.name for path in own_folder.iterdir()] == ["notes.txt"]
 
 
@@ -594,7 +594,7 @@ def test_too_few_pictures_are_refused(own_folder, refused):
 def test_a_manifest_of_images_that_are_gone_is_refused(own_folder, tmp_path, tiny_tree, prepared):
     prepared("--source", zipped(tiny_tree, tmp_path / "x.zip"), "--output", "set")
     shutil.rmtree(own_folder / "set/raw-img/cane")
-    with pytest.raises(UsageError, match=r"lists 8 images that no longer exist"):
+    with pytest.raises(UsageError, match=r"lists 8 missing images"):
         catalog_of(own_folder / "set/manifest.csv")
     prepared("--source", tmp_path / "x.zip", "--output", "set")
     assert same_images(own_folder / "set/manifest.csv", tiny_tree)

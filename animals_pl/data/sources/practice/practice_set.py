@@ -1,4 +1,4 @@
-"""The practice set: drawn animals in Animals-10's folder layout, for a first run without a download."""
+"""The practice set: synthetic images in Animals-10's folder layout, for a first run without a download."""
 
 from __future__ import annotations
 
@@ -164,10 +164,10 @@ def practice_counts(count: int = 1000) -> dict[str, int]:
 
 
 def draw_practice_set(root: str | Path, count: int = 1000, seed: int = 0) -> Path:
-    """Draw the practice set as ``root/<class>/<class>_0001.jpg`` and so on, and return its folder.
+    """Generate the practice set as ``root/<class>/<class>_0001.jpg`` and so on, and return its folder.
 
-    An image depends only on the seed, its class and its number. The folder is created when all images are drawn, so
-    an interrupted run leaves nothing behind.
+    An image depends only on the seed, its class and its number. The folder is created once all images are generated,
+    so an interrupted run leaves nothing behind.
 
     Args:
         root: The folder to create. It may exist if it is empty.
@@ -187,7 +187,7 @@ def draw_practice_set(root: str | Path, count: int = 1000, seed: int = 0) -> Pat
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
         draft = Path(scratch) / root.name
-        for class_index, name, number in track(images, "drawing the practice set"):
+        for class_index, name, number in track(images, "generating the practice set"):
             rng = np.random.default_rng([seed, class_index, number])
             target = draft / name / f"{name}_{number:04d}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
