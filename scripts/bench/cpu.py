@@ -1,10 +1,10 @@
-"""Speed and memory of this project and its rivals on this machine's CPU.
+"""Speed and memory of this project and of baselines on this machine's CPU.
 
     python -m scripts.bench.cpu --root datasets/animals10/raw-img
 
-Every measurement is a process of its own, whose clock starts after its imports. Rivals take turns (A B C, A B C, …), so
-that other load on the machine affects all alike. Memory is the maximum proportional set size (PSS) of a process with
-its children. Linux only.
+Each measurement runs in a separate process, timed after its imports. Implementations are interleaved (A B C, A B C, …)
+so that background load affects all equally. Memory is the maximum proportional set size (PSS) of a process with its
+children. Linux only.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from rich.table import Table
 
 from animals_pl.data.catalog import scan_folder
 from animals_pl.errors import UsageError
+from scripts.bench.benchmarks import BENCHMARKS, PARTS, TITLES
 from scripts.bench.ours import Options
 from scripts.bench.process_memory import PROJECT, link_images, run
-from scripts.bench.subjects import PARTS, SUBJECTS, TITLES
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Result:
     """One measurement, a row of the CSV file; ``failure`` is the reason if there is no value."""
 
     part: str
-    subject: str
+    benchmark: str
     repeat: int
     value: float
     unit: str
@@ -50,58 +50,58 @@ class Result:
 
 
 def ratio(names: str, results: Sequence[Result]) -> float:
-    """Ratio ``A ÷ B`` of two subjects' medians: of memory in the table ``memory``, else of the value."""
+    """Ratio ``A ÷ B`` of two benchmarks' medians: of memory in the table ``memory``, else of the value."""
     medians = []
     for name in names.split(" ÷ "):
-        good = [result for result in results if result.subject == name and not result.failure]
+        good = [result for result in results if result.benchmark == name and not result.failure]
         values = [result.peak_mib if result.part == "memory" else result.value for result in good]
         medians.append(median(values) if values else float("nan"))
     return medians[0] / medians[1]
 
 
 def result_table(title: str, results: Sequence[Result]) -> Table:
-    """Table with one row per subject: medians over the repeats, and ratios."""
+    """Table with one row per benchmark: medians over the repeats, and ratios."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("", "median", "min … max", "peak memory", "ratio of medians"):
         table.add_column(column, justify="left" if column in ("", "ratio of medians") else "right")
     notes = []
-    for name in dict.fromkeys(result.subject for result in results):
-        subject, runs = SUBJECTS[name], [result for result in results if result.subject == name]
+    for name in dict.fromkeys(result.benchmark for result in results):
+        benchmark, runs = BENCHMARKS[name], [result for result in results if result.benchmark == name]
         failures = [result.failure for result in runs if result.failure]
         good = [result for result in runs if not result.failure]
-        notes += [f"{subject.label}: {good[-1].note}"] if good and good[-1].note else []
-        notes += [f"{subject.label}: failed {len(failures)} of {len(runs)} times: {failures[-1]}"] if failures else []
+        notes += [f"{benchmark.label}: {good[-1].note}"] if good and good[-1].note else []
+        notes += [f"{benchmark.label}: failed {len(failures)} of {len(runs)} times: {failures[-1]}"] if failures else []
         if not good:
-            table.add_row(subject.label, "failed")
+            table.add_row(benchmark.label, "failed")
             continue
         values = [result.value for result in good]
-        cells = [f"{median(values):.4g} {subject.unit}", f"{min(values):.4g} … {max(values):.4g}"]
+        cells = [f"{median(values):.4g} {benchmark.unit}", f"{min(values):.4g} … {max(values):.4g}"]
         peak = f"{median(result.peak_mib for result in good):,.0f} MiB"
-        shown = f"{subject.ratio}: {ratio(subject.ratio, results):.2f}" if subject.ratio else ""
-        table.add_row(subject.label, *cells, peak, shown)
+        shown = f"{benchmark.ratio}: {ratio(benchmark.ratio, results):.2f}" if benchmark.ratio else ""
+        table.add_row(benchmark.label, *cells, peak, shown)
     table.caption, table.caption_justify = "\n".join(notes), "left"
     return table
 
 
 def measure(part: str, name: str, repeat: int, options: Options) -> Result:
-    """Measure a subject in its own process."""
-    subject = PARTS[part][name]
+    """Measure a benchmark in its own process."""
+    benchmark = PARTS[part][name]
     root = options.scratch / "links" if part == "memory" else options.root
     if name == "keras":
         command = [options.keras, "-m", "scripts.bench.keras_reference"]
     else:
-        command = [sys.executable, "-m", "scripts.bench.cpu", "--subject", name, "--scratch", options.scratch]
+        command = [sys.executable, "-m", "scripts.bench.cpu", "--benchmark", name, "--scratch", options.scratch]
         command += ["--weights", options.weights] if options.weights else []
     command += ["--root", root, "--net", options.net, "--epochs", options.epochs]
-    # The subjects of one round share the cache, different rounds do not.
-    cache = options.scratch / "cache" / (name if subject.once else f"{part} {repeat}")
+    # The benchmarks of one round share the cache, different rounds do not.
+    cache = options.scratch / "cache" / (name if benchmark.once else f"{part} {repeat}")
     environment = {**os.environ, "ANIMALS_PL_CACHE": str(cache), "NO_ALBUMENTATIONS_UPDATE": "1"}
     outcome = run(list(map(str, command)), environment)
     lines = [line for line in outcome.stdout.splitlines() if line.startswith("[")]
     failed = outcome.exit_code or not lines
     value, note = (float("nan"), "") if failed else json.loads(lines[-1])
     failure = outcome.last_error or f"exit code {outcome.exit_code}" if failed else ""
-    return Result(part, name, repeat, value, subject.unit, outcome.peak / 2**20, note, failure)
+    return Result(part, name, repeat, value, benchmark.unit, outcome.peak / 2**20, note, failure)
 
 
 def machine(keras: Path | None) -> str:
@@ -124,7 +124,7 @@ def keras_python(options: Options) -> Path | None:
         return Path(options.keras).absolute()
     folder = PROJECT / ".venv-keras"
     if not folder.exists():
-        print(f"installing tensorflow-cpu into {folder}, which takes some minutes", file=sys.stderr)
+        print(f"installing tensorflow-cpu into {folder} (some minutes)", file=sys.stderr)
         install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "tensorflow-cpu"]
         try:
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)
@@ -136,19 +136,19 @@ def keras_python(options: Options) -> Path | None:
 
 
 def parse(args: Sequence[str] | None) -> Options:
-    """Read the command line; wrong use ends with exit code 2 and one sentence."""
+    """Parse the command line; exit with code 2 and a one-line error if it is invalid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
     parser.add_argument("--net", default="tf_mobilenetv3_large_100", help="timm net of the frozen fit")
-    parser.add_argument("--weights", type=Path, help="its weights; default: random ones, which take as long")
-    parser.add_argument("--repeats", type=int, default=3, help="measurements of each subject")
+    parser.add_argument("--weights", type=Path, help="weights file for --net; default: random weights (same speed)")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements per benchmark")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     parser.add_argument("--epochs", type=int, default=15, help="epochs of the frozen fit")
-    parser.add_argument("--links", type=int, default=26_179, help="images of the memory table, by links")
+    parser.add_argument("--links", type=int, default=26_179, help="number of symlinked images in the memory benchmark")
     parser.add_argument("--csv", type=Path, default=Path("checkpoints/bench.csv"), help="the file to write")
     parser.add_argument("--keras", type=Path, help="a Python with Keras; default: .venv-keras, created if needed")
     parser.add_argument("--no-keras", action="store_true", help="skip Keras")
-    parser.add_argument("--subject", choices=SUBJECTS, help=argparse.SUPPRESS)
+    parser.add_argument("--benchmark", choices=BENCHMARKS, help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(args)
     for key in ("repeats", "epochs", "links"):
@@ -157,7 +157,7 @@ def parse(args: Sequence[str] | None) -> Options:
     for key in ("weights", "keras"):
         if getattr(options, key) and not getattr(options, key).is_file():
             parser.error(f"--{key}={str(getattr(options, key))!r} is not a file. Pass one, or remove the option.")
-    if options.subject:
+    if options.benchmark:
         return options
     try:
         catalog = scan_folder(options.root, argument="root")
@@ -173,7 +173,7 @@ def parse(args: Sequence[str] | None) -> Options:
 
 
 def measure_all(options: Options) -> bool:
-    """Print a table per part and write the CSV file; whether every measurement succeeded."""
+    """Print a table per part and write the CSV file; return whether every measurement succeeded."""
     console, succeeded = Console(width=110, highlight=False), True
     with options.csv.open("w", newline="", encoding="utf-8", buffering=1) as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(Result)])
@@ -181,8 +181,8 @@ def measure_all(options: Options) -> bool:
         for part in options.only:
             results = []
             for repeat in range(options.repeats):
-                for name, subject in PARTS[part].items():
-                    if (repeat and subject.once) or (name == "keras" and not options.keras):
+                for name, benchmark in PARTS[part].items():
+                    if (repeat and benchmark.once) or (name == "keras" and not options.keras):
                         continue
                     result = measure(part, name, repeat, options)
                     results.append(result)
@@ -196,10 +196,10 @@ def measure_all(options: Options) -> bool:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Measure; the exit code is 1 if a subject failed."""
+    """Measure; the exit code is 1 if a benchmark failed."""
     options = parse(args)
-    if options.subject:
-        print(json.dumps(SUBJECTS[options.subject].measure(options)), flush=True)
+    if options.benchmark:
+        print(json.dumps(BENCHMARKS[options.benchmark].measure(options)), flush=True)
         return 0
     options.keras = keras_python(options)
     with tempfile.TemporaryDirectory() as scratch:

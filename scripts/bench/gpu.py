@@ -1,9 +1,9 @@
-"""Training speed on one CUDA GPU: precision, memory layout and compilation, without the loader and with it.
+"""Training speed on one CUDA GPU by precision, memory layout and compilation, with and without data loading.
 
     python -m scripts.bench.gpu --root datasets/animals10/raw-img
 
-The limit is the speed on a batch that is in the GPU's memory already; a lower speed with the loader means that the GPU
-waits. Medians of three measurements, all layers trained, torch's defaults otherwise.
+The limit is the speed on a batch that is already in GPU memory; if the speed with data loading is lower, the GPU waits.
+Medians of three measurements; all layers are trained, with torch's defaults otherwise.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def train_step(name: str, precision: str, layout: str, mode: str, options: argpa
 
 
 def speed(step: Step, batches: Iterator[Any], options: argparse.Namespace) -> float:
-    """Images per second, after as many warm-up batches."""
+    """Median images per second over the repeats; the first one is warm-up and not counted."""
     wait = torch.cuda.synchronize if options.device.type == "cuda" else lambda: None
     found = []
     for _ in range(options.repeats + 1):
@@ -73,7 +73,7 @@ def speed(step: Step, batches: Iterator[Any], options: argparse.Namespace) -> fl
 
 
 def real_batches(options: argparse.Namespace) -> Iterator[Any]:
-    """Yield training batches of one epoch after another, loaded as in ``fit``."""
+    """Yield training batches over endless epochs, loaded as in ``fit``."""
     data = AnimalsDataModule(str(options.root), options.size, batch_size=options.batch_size, augment="light")
     data.setup("fit")
     loader = data.train_dataloader()
@@ -83,15 +83,15 @@ def real_batches(options: argparse.Namespace) -> Iterator[Any]:
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line; wrong use ends with exit code 2 and one sentence."""
+    """Parse the command line; exit with code 2 and a one-line error if it is invalid."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, help="folder with one folder of images per class; default: no loader")
     parser.add_argument("--net", nargs="+", default=["tf_mobilenetv3_small_100", "resnetv2_50"], help="timm nets")
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels")
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch")
     parser.add_argument("--batches", type=int, default=30, help="batches per measurement")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu only tries the script")
-    parser.add_argument("--quick", action="store_true", help="few tiny batches, to try the script")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="device; cpu is for smoke tests only")
+    parser.add_argument("--quick", action="store_true", help="smoke test with a few tiny batches")
     options = parser.parse_args(args)
     options.repeats, options.device = 3, torch.device(options.device)
     for key in ("size", "batch_size", "batches"):
@@ -102,7 +102,7 @@ def parse(args: Sequence[str] | None) -> argparse.Namespace:
     if options.device.type == "cuda" and not torch.cuda.is_available():
         parser.error(
             "no CUDA GPU is available. Use a machine with one, python -m scripts.bench.cpu for the CPU, or "
-            "--device cpu --quick to try the script"
+            "--device cpu --quick for a smoke test"
         )
     try:
         options.num_classes = len(scan_folder(options.root, argument="root").class_names) if options.root else 10

@@ -1,5 +1,5 @@
-"""What ``cpu.py`` measures of this project, and what its subjects share."""
-# ruff: noqa: PLC0415 (a subject imports only what it needs: its memory is measured)
+"""Benchmarks of this project for ``cpu.py``, and helpers shared by all benchmarks."""
+# ruff: noqa: PLC0415 (a benchmark imports only what it needs: its memory is measured)
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from scripts.bench.process_memory import PROJECT
 
 SMALL = "tf_mobilenetv3_small_100"
 SIZE, BATCH, CORES = 224, 64, 2
-"""Image side in pixels, images per batch, and loader processes or threads, the same for all."""
+"""Image side in pixels, images per batch, and loader processes or threads of all benchmarks."""
 WARM_UP, TIMED = 3, 20
-"""Training batches before and under the clock."""
+"""Warm-up and timed training batches."""
 
 SIZES = (128, 160, 192, 224)
 PIXELS = sum(size**2 for size in SIZES) / len(SIZES) / SIZES[-1] ** 2
@@ -84,7 +84,7 @@ def fit(
     start = time.perf_counter()
     settings = {
         "config": PROJECT / "configs" / "mobilenetv3_large_frozen.yaml",
-        "name": options.subject,
+        "name": options.benchmark,
         "data.root": options.root,
         "data.num_workers": CORES,
         "model.net": net,
@@ -110,19 +110,19 @@ def memory_fit(freeze: bool, epochs: int, options: Options) -> Measured:
 
 
 def export_net(net: str | None, options: Options) -> Measured:
-    """Seconds of writing ``NET.onnx`` with random weights, for other subjects."""
+    """Seconds of writing ``NET.onnx`` with random weights, for other benchmarks."""
     from animals_pl.deploy.export import export
 
     net = net or options.net
     limits = {"trainer.limit_train_batches": 1, "trainer.limit_val_batches": 1}
     seconds, _ = fit(options, net, 1, {"cache_features": False, "data.batch_size": 8, **limits})
     start = time.perf_counter()
-    export(str(options.scratch / options.subject / "version_0" / "last.ckpt"), str(options.scratch / f"{net}.onnx"))
+    export(str(options.scratch / options.benchmark / "version_0" / "last.ckpt"), str(options.scratch / f"{net}.onnx"))
     return seconds + time.perf_counter() - start, ""
 
 
 def loader(augment: str, options: Options) -> Measured:
-    """Images per second of the training batches of all images, with running workers."""
+    """Images per second of loading all images as training batches, with workers already started."""
     from animals_pl.data.datamodule import AnimalsDataModule
 
     data = AnimalsDataModule(str(options.root), SIZE, batch_size=BATCH, augment=augment, num_workers=CORES)
@@ -152,7 +152,7 @@ def finetune(options: Options) -> Measured:
 
 
 def progressive(options: Options, rounds: int = 2) -> Measured:
-    """Mean time per batch of four sizes that take turns, relative to the largest size."""
+    """Mean time per batch over four interleaved sizes, relative to the largest size."""
     from animals_pl.training.callbacks import ProgressiveResizing
 
     ends = train(options, rounds * len(SIZES), WARM_UP + TIMED // 2, [ProgressiveResizing(list(SIZES * rounds))])

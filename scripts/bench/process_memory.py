@@ -14,9 +14,11 @@ from pathlib import Path
 from animals_pl.data.catalog import scan_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
-INTERVAL, READING_SHARE = 0.2, 50
-"""Seconds between two readings of the memory, and at least this many times a reading's own time: the kernel counts the
-pages of a large process one by one and stops it meanwhile."""
+MIN_INTERVAL = 0.2
+"""Minimum seconds between memory readings."""
+
+MIN_INTERVAL_RATIO = 50
+"""Minimum ratio of that interval to the duration of a reading (reading smaps_rollup pauses the process)."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
                 peak = max(peak, sum(map(memory, family(process.pid))))
                 taken = time.perf_counter() - reading
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(max(INTERVAL, READING_SHARE * taken))
+                    process.wait(max(MIN_INTERVAL, MIN_INTERVAL_RATIO * taken))
         seconds = time.perf_counter() - start
         output.seek(0)
         errors.seek(0)

@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 
 from scripts.bench import cpu
+from scripts.bench.benchmarks import BENCHMARKS, PARTS, TITLES
 from scripts.bench.cpu import Result, ratio, result_table
 from scripts.bench.ours import PIXELS, BatchEnd, images_per_second
 from scripts.bench.process_memory import Outcome
-from scripts.bench.subjects import PARTS, SUBJECTS, TITLES
 
 MIB = 2**20
 
@@ -61,12 +61,12 @@ def test_table_shows_median_spread_memory_ratio_and_failures() -> None:
     assert "plain Lightning, scaled up failed" in printed(frozen("plain", math.nan, failure="it broke"))
 
 
-def test_ratios_refer_to_subjects_of_their_table() -> None:
+def test_ratios_refer_to_benchmarks_of_their_table() -> None:
     assert PARTS.keys() == TITLES.keys()
-    assert len(SUBJECTS) == sum(map(len, PARTS.values()))
-    for subjects in PARTS.values():
-        for subject in subjects.values():
-            assert not subject.ratio or set(subject.ratio.split(" ÷ ")) <= subjects.keys()
+    assert len(BENCHMARKS) == sum(map(len, PARTS.values()))
+    for table in PARTS.values():
+        for benchmark in table.values():
+            assert not benchmark.ratio or set(benchmark.ratio.split(" ÷ ")) <= table.keys()
 
 
 def test_speed_excludes_the_warm_up() -> None:
@@ -76,14 +76,14 @@ def test_speed_excludes_the_warm_up() -> None:
     assert pytest.approx(0.643, abs=5e-4) == PIXELS
 
 
-def test_rivals_take_turns_and_a_failure_stops_nothing(
+def test_benchmarks_are_interleaved_and_a_failure_stops_nothing(
     tiny_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """The commands only print a number; the second one fails."""
     commands = []
 
     def fake_run(command: list[str], environment: dict[str, str]) -> Outcome:
-        name = command[command.index("--subject") + 1] if "--subject" in command else "keras"
+        name = command[command.index("--benchmark") + 1] if "--benchmark" in command else "keras"
         commands.append((name, environment["ANIMALS_PL_CACHE"]))
         if name == "loop" and len(commands) == 2:
             return Outcome(1.0, 0, 1, "", "out of luck")
@@ -96,7 +96,7 @@ def test_rivals_take_turns_and_a_failure_stops_nothing(
     names = ["finetune", "loop", "progressive"]
     assert [name for name, _ in commands] == [*names, *names]
     rows = list(csv.DictReader(file.open()))
-    assert [(row["subject"], row["repeat"]) for row in rows] == [
+    assert [(row["benchmark"], row["repeat"]) for row in rows] == [
         *((name, "0") for name in names),
         *((name, "1") for name in names),
     ]
@@ -114,11 +114,11 @@ def test_rivals_take_turns_and_a_failure_stops_nothing(
     assert [name for name, _ in commands].count("export") == 1
 
 
-@pytest.mark.parametrize("subject", ["ours", "torchvision"])
-def test_a_subject_prints_its_number(
-    tiny_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture, subject: str
+@pytest.mark.parametrize("benchmark", ["ours", "torchvision"])
+def test_a_benchmark_prints_its_number(
+    tiny_tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture, benchmark: str
 ) -> None:
-    assert cpu.main(["--root", str(tiny_tree), "--subject", subject, "--scratch", str(tmp_path)]) == 0
+    assert cpu.main(["--root", str(tiny_tree), "--benchmark", benchmark, "--scratch", str(tmp_path)]) == 0
     value, note = json.loads(capsys.readouterr().out)
     assert value > 1
     assert note == ""
@@ -129,7 +129,7 @@ def test_loaders_are_measured_side_by_side(tiny_tree: Path, tmp_path: Path, caps
     file = tmp_path / "bench.csv"
     assert cpu.main(["--root", str(tiny_tree), "--only", "loader", "--repeats", "1", "--csv", str(file)]) == 0
     rows = list(csv.DictReader(file.open()))
-    assert [row["subject"] for row in rows] == list(PARTS["loader"])
+    assert [row["benchmark"] for row in rows] == list(PARTS["loader"])
     assert all(float(row["value"]) > 1 and float(row["peak_mib"]) > 100 for row in rows)
     assert {(row["part"], row["repeat"], row["unit"], row["failure"]) for row in rows} == {
         ("loader", "0", "images/s", "")

@@ -1,5 +1,5 @@
-"""What ``cpu.py`` compares this project with: the same work in plain torch, and lower bounds of its time."""
-# ruff: noqa: PLC0415 (a subject imports only what it needs: its memory is measured)
+"""Baselines for ``cpu.py``: the same work in plain torch, and lower bounds on the time."""
+# ruff: noqa: PLC0415 (a benchmark imports only what it needs: its memory is measured)
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CROP = (v2.RandomResizedCrop(SIZE, scale=(0.5, 1.0), antialias=True), v2.RandomH
 
 
 def folder(options: Options, *steps: nn.Module) -> ImageFolder:
-    """The images as torchvision reads them."""
+    """The images as a torchvision dataset."""
     return ImageFolder(str(options.root), v2.Compose(steps))
 
 
 def batches(dataset: Dataset[Any], shuffle: bool = True) -> DataLoader[Any]:
-    """A loader with the settings that all rivals share."""
+    """A loader with the settings of all baselines."""
     return DataLoader(dataset, BATCH, shuffle, num_workers=CORES, persistent_workers=True)
 
 
@@ -37,7 +37,7 @@ def loader(transform: str, options: Options) -> Measured:
 
 
 def plain_fit(options: Options) -> Measured:
-    """Seconds of a frozen fit that decodes and passes every image in every epoch, extrapolated from two epochs."""
+    """Seconds of a frozen fit that decodes and runs every image in every epoch, extrapolated from two epochs."""
     import lightning as L
     import timm
 
@@ -97,7 +97,7 @@ def loop(options: Options) -> Measured:
 
 
 def bare_torch(options: Options) -> Measured:
-    """Seconds of decoding every image and passing it once through the net, in torch."""
+    """Seconds of decoding every image and running it once through the net, in torch."""
     from animals_pl.models import registry
     from animals_pl.training.malloc import set_malloc_thresholds
 
@@ -107,7 +107,7 @@ def bare_torch(options: Options) -> Measured:
 
 
 def bare_onnx(options: Options) -> Measured:
-    """The same in onnxruntime."""
+    """Seconds of decoding every image and running it once through the net, in onnxruntime."""
     session = ours.onnx_session(options.scratch / f"{options.net}.onnx")
     return each_once(options, lambda images: session.run(["logits"], {"images": images.numpy()}))
 
