@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import warnings
 from collections import Counter
@@ -48,6 +49,9 @@ SPLIT_FOLDERS = {
     "testing": "test",
 }
 """Names of split folders (lower case) → split."""
+
+_SPLIT_WORDS = {*SPLIT_FOLDERS, "dev", "eval", "evaluation"}
+"""Words in the names of split folders, recognised or not."""
 
 MAX_CLASSES = 30
 """Maximum number of classes in a printed table or a figure."""
@@ -196,13 +200,20 @@ def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dic
     folders = _folders(root)
     found = [folder for folder in folders if folder.name.lower() in SPLIT_FOLDERS]
     splits = {SPLIT_FOLDERS[folder.name.lower()] for folder in found}
-    are_classes = {_class_key(folder.name) for folder in folders} <= {_class_key(name) for name in class_names}
+    if {_class_key(folder.name) for folder in folders} <= {_class_key(name) for name in class_names}:
+        return {}
+    if len(splits) < 2:
+        _refuse_other_split_names(root, folders, argument)
+        return {}
     flat = [folder.name for folder in found if any(is_image(path) for path in folder.iterdir() if path.name[0] != ".")]
-    if len(splits) < 2 or are_classes or len(flat) == len(found):
+    others = [folder.name for folder in folders if folder not in found and any(_images(folder))]
+    if others and len(flat) == len(found):
         return {}
     names = ", ".join(folder.name for folder in found)
-    if others := [folder.name for folder in folders if folder not in found and any(_images(folder))]:
+    if others:
         fault = f"and other image folders ({', '.join(others)}). Remove the latter"
+    elif len(flat) == len(found):
+        fault = f"without class folders. Move the images to {found[0].name}/CLASS"
     elif flat:
         fault = f"but {flat[0]!r} has images outside class folders. Move them"
     elif len(found) > len(splits):
@@ -210,6 +221,18 @@ def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dic
     else:
         return splits_of_folders([folder.name for folder in found])
     raise UsageError(f"{argument}={str(root)!r} has split folders ({names}) {fault}, or pass one of the folders.")
+
+
+def _refuse_other_split_names(root: Path, folders: Sequence[Path], argument: str) -> None:
+    """Raise a UsageError if folders such as dev or train_set, which are not recognised, contain the same classes."""
+    divided = [folder for folder in folders if _SPLIT_WORDS & set(re.split("[^a-z]+|set|data", folder.name.lower()))]
+    inner = [{each.name for each in _folders(folder) if any(_images(each))} for folder in divided]
+    if len(divided) > 1 and len(common := set.intersection(*inner)) > 1:
+        raise UsageError(
+            f"{argument}={str(root)!r}: the folders {listed([folder.name for folder in divided])} are not classes, "
+            f"since each has the folders {listed(sorted(common), 3)}. Name split folders "
+            f"{', '.join(SPLIT_FOLDERS)}, or pass one of the folders."
+        )
 
 
 def _class_folders(root: Path, argument: str) -> list[Path]:
@@ -241,9 +264,25 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
                 f"Rename or remove it, or train a model with it (classes of this model: {known})."
             )
         if index in found:
-            raise UsageError(f"{argument} has two folders for the class {class_names[index]!r}. Merge them.")
+            raise UsageError(
+                f"{argument} has two folders for the class {class_names[index]!r}: {found[index]!r} and {name!r}. "
+                "Merge them."
+            )
         found[index] = name
     return list(found)
+
+
+def _images_of_class(folder: Path, argument: str) -> list[Path]:
+    """Images below a class folder, which may have any folders but split folders."""
+    images = find_images(folder)
+    inner = {image.relative_to(folder).parts[0] for image in images if image.parent != folder}
+    divided = sorted(name for name in inner if name.lower() in SPLIT_FOLDERS)
+    if len({SPLIT_FOLDERS[name.lower()] for name in divided}) > 1:
+        raise UsageError(
+            f"{argument}: class folder {str(folder)!r} has split folders ({', '.join(divided)}). "
+            f"Move them above class folders, as in {divided[0]}/CLASS, or rename them."
+        )
+    return images
 
 
 def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argument: str = "data.root") -> Catalog:
@@ -266,14 +305,16 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
         name_of = {_class_key(folder.name): folder.name for folders in reversed(parents) for folder in folders}
         class_names = sorted(name_of.values())
     found: list[tuple[str, int]] = []
+    empty: list[str] = []
     for folders in parents:
         indices = match_classes([folder.name for folder in folders], class_names, argument)
         for folder, index in zip(folders, indices, strict=True):
-            images = [path.relative_to(root).as_posix() for path in find_images(folder)]
+            images = _images_of_class(folder, argument)
+            found += [(path.relative_to(root).as_posix(), index) for path in images]
             if not images:
-                name = folder.relative_to(root).as_posix()
-                raise UsageError(f"{argument}={str(root)!r}: class folder {name!r} has no images. Fill or remove it.")
-            found += [(path, index) for path in images]
+                empty.append(folder.relative_to(root).as_posix())
+    if empty:
+        raise UsageError(f"{argument}={str(root)!r}: class folder {empty[0]!r} has no images. Fill or remove it.")
     found.sort()
     labels = np.array([label for _, label in found], dtype=np.int64)
     return Catalog(root, list(class_names), [path for path, _ in found], labels, split_folders=split_folders)

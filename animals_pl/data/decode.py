@@ -224,21 +224,27 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """
     if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip at 255
         return Image.fromarray(_grey_to_8_bits(picture)).convert("RGB")
-    if picture.info.get(_DEEP) and 0 < np.asarray(picture.convert("RGB")).max() < 16:
-        raise PixelFormatError("16-bit colours below 4096 would become black; scale them to 0…65535")
+    rgb = picture.convert("RGB")
+    deep = picture.info.get(_DEEP)
+    brightest = max(high for _, high in rgb.getextrema()) if deep else 255
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    return picture.convert("RGB")
+        rgb = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    is_uniform = deep and all(low == high for low, high in rgb.getextrema())
+    if 0 < brightest < 16 or (brightest == 0 and is_uniform):  # black with transparency may be a silhouette
+        raise PixelFormatError("16-bit colours below 4096 would become black; scale them to 0…65535")
+    return rgb
 
 
 def _grey_to_8_bits(picture: Image.Image) -> np.ndarray:
     """Grey levels (H, W) uint8 of an image in the modes I and F, whose files do not say which value is white."""
     grey = np.asarray(picture, dtype=np.float64)
     low, high = grey.min(), grey.max()
-    # Resampling overshoots by some percent. A picture with values up to 10 would be nearly black.
+    # Resampling overshoots by some percent.
     white = next((scale for scale in _WHITE if high <= 1.1 * scale), 0)
-    if not low >= -0.1 * white or not white or 1.1 < high < 16:
+    if 1.1 < high < 16:
+        raise PixelFormatError(f"grey values up to {high:g} would become black; scale them to 0…1, 0…255 or 0…65535")
+    if not low >= -0.1 * white or not white:
         raise PixelFormatError(f"grey values from {low:g} to {high:g} are not in 0…1, 0…255, 0…4095 or 0…65535")
     levels = (grey * (255 / white)).clip(0, 255).astype(np.uint8)
     # TIFF's PhotometricInterpretation WhiteIsZero, which Pillow applies to 8 bits only

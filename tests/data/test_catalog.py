@@ -279,7 +279,7 @@ def test_two_folders_of_one_class_are_refused(make_tree, classes):
     message = refusal(make_tree("zoo", {"cane": 1, "dog": 1}), classes)
     assert "data.root" in message
     assert "two folders" in message
-    assert "'cane'" in message or "'dog'" in message
+    assert "'cane' and 'dog'" in message
     assert "Merge" in message
 
 

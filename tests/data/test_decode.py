@@ -257,18 +257,29 @@ PROBLEMS = {
 @pytest.mark.parametrize("content", PROBLEMS.values(), ids=PROBLEMS.keys())
 def test_grey_without_a_known_range_is_a_problem(content, inspect_bytes):
     problem = inspect_bytes(content).problem
-    assert re.fullmatch(r"grey values from \S+ to \S+ are not in 0…1, 0…255, 0…4095 or 0…65535", problem)
+    assert re.fullmatch(
+        r"grey values (from \S+ to \S+ are not in 0…1, 0…255, 0…4095 or 0…65535"
+        r"|up to [78] would become black; scale them to 0…1, 0…255 or 0…65535)",
+        problem,
+    )
     with pytest.raises(UsageError, match=re.escape(f"<bytes>: {problem}.")):
         decode(content)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("channels", [3, 4])
-def test_16_bit_colours_are_a_picture_or_a_problem(suffix, channels, inspect_bytes):
+@pytest.mark.parametrize("white", [4095, 255])
+def test_16_bit_colours_are_a_picture_or_a_problem(suffix, channels, white, inspect_bytes):
     colours = np.dstack([RAMP, RAMP[:, ::-1], RAMP, np.ones_like(RAMP)])[..., :channels]
-    full, dark = (cv2.imencode(suffix, (colours * white).astype(np.uint16))[1].tobytes() for white in (65535, 4095))
+    full, dark = (cv2.imencode(suffix, (colours * white).astype(np.uint16))[1].tobytes() for white in (65535, white))
     assert distance(decode(full), (colours[..., :3] * 255).round()) <= 1
     assert inspect_bytes(dark).problem == "16-bit colours below 4096 would become black; scale them to 0…65535"
+
+
+def test_16_bit_silhouette_is_a_picture():
+    silhouette = np.dstack([np.zeros((32, 48, 3)), RAMP * 65535]).astype(np.uint16)
+    image = decode(cv2.imencode(".png", silhouette)[1].tobytes())
+    assert distance(image, np.stack([255 - RAMP * 255] * 3, axis=-1).round()) <= 1
 
 
 def test_1_bit_png_becomes_black_and_white():

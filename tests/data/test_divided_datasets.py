@@ -163,14 +163,46 @@ def test_a_class_in_one_folder_only_is_warned_of(divide, make_tree):
 # ---------------------------------------------------------------- what is not such a dataset
 
 
-def test_classes_called_train_and_val_are_classes(make_tree):
-    data = make(make_tree("vehicles", {"train": 6, "val": 6}))
-    assert data.class_names == ["train", "val"]
-
-
-@pytest.mark.parametrize("names", [["train", "bus"], ["test", "cane", "gatto"]])
-def test_a_single_folder_of_such_a_name_is_a_class(make_tree, names):
+@pytest.mark.parametrize("names", [["train", "bus"], ["test", "cane", "gatto"], ["train", "test", "bus"]])
+def test_beside_other_folders_of_images_such_a_name_is_a_class(make_tree, names):
     assert scan_folder(make_tree("zoo", dict.fromkeys(names, 2))).class_names == sorted(names)
+
+
+@pytest.mark.parametrize("names", [["lake", "hill"], ["train", "bus"], ["Devon", "Testudo"]])
+def test_classes_may_have_the_same_inner_folders(divide, names):
+    assert scan_folder(divide("zoo", **dict.fromkeys(names, 2))).class_names == sorted(names)
+
+
+@pytest.mark.parametrize("names", [["train", "dev", "eval"], ["train_set", "val_set"], ["TrainData", "my-test"]])
+def test_other_names_of_splits_are_refused(divide, names):
+    message = refusal(scan_folder, divide("zoo", **dict.fromkeys(names, 2)))
+    assert f"the folders {', '.join(sorted(names))} are not classes, since each has the folders cane, gatto." in message
+    assert "Name split folders train, training, val, valid, validation, test, testing, or pass" in message
+
+
+@pytest.mark.parametrize(
+    ("paths", "named"),
+    [
+        (["train/1.jpg", "val/1.jpg"], "has split folders (train, val) without class folders."),
+        (["Test/1.jpg", "train/1.jpg", "labels/1.txt"], "Move the images to Test/CLASS, or pass one of the folders."),
+        (
+            ["images/train/1.jpg", "images/val/1.jpg", "annotations/train/1.txt"],
+            "/images' has split folders (train, val). Move them above class folders, as in train/",
+        ),
+        (["cane/train/1.jpg", "cane/valid/1.jpg", "gatto/1.jpg"], "/cane' has split folders (train, valid)."),
+    ],
+)
+@pytest.mark.parametrize("class_names", [None, ["cane", "gatto"]])
+def test_splits_without_or_below_class_folders_are_refused(make_tree, tmp_path, paths, named, class_names):
+    image = make_tree("extra", {"x": 1}) / "x/x_0.jpg"
+    for path in paths:
+        (tmp_path / "zoo" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, tmp_path / "zoo" / path)
+    for path in (tmp_path / "zoo").rglob("*.txt"):
+        path.write_text("0 .5 .5 1 1")
+    if class_names and "images/" in paths[0]:
+        class_names = ["images", "annotations"]
+    assert named in refusal(scan_folder, tmp_path / "zoo", class_names)
 
 
 def test_known_classes_come_first(divide):

@@ -38,7 +38,7 @@ duplicates, or -1."""
 _FACTS = get_type_hints(ImageFacts)
 _TYPES = {"path": object, "label": object, **_FACTS, "duplicate_group": int}
 
-_FORMAT = 3
+_FORMAT = 4
 """Cache format version. Bump when the facts about an unchanged file change."""
 
 _MIN_FILES_FOR_PROCESSES = 256
