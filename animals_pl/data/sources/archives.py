@@ -8,7 +8,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -27,6 +27,9 @@ ALWAYS_ALLOWED = 2**30
 
 MAX_EXPANSION = 20
 """Maximum ratio of unpacked to packed bytes above :data:`ALWAYS_ALLOWED`. Images are hardly compressible."""
+
+_UTF8_NAME = 0x800
+"""Flag of a zip entry whose name is declared to be UTF-8."""
 
 _UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\0|(^|/)\.\.(/|$)")
 
@@ -50,8 +53,22 @@ class _Entry(NamedTuple):
 
 
 def is_archive(file: Path) -> bool:
-    """Whether a file has the suffix of an archive that :func:`unpack` reads."""
-    return file.is_file() and file.name.lower().endswith(ARCHIVE_SUFFIXES)
+    """Whether a file is an archive that :func:`unpack` reads, by its suffix, or else by its content."""
+    if not file.is_file():
+        return False
+    return file.name.lower().endswith(ARCHIVE_SUFFIXES) or _is_tar(file) or zipfile.is_zipfile(file)
+
+
+def _is_tar(file: Path) -> bool:
+    with suppress(EOFError):  # a compressed file that ends early
+        return tarfile.is_tarfile(file)
+    return False
+
+
+def _is_zip(file: Path) -> bool:
+    """Whether an archive is to be read as zip. A damaged one has the format that its suffix names."""
+    # The end of a tar that contains a zip file looks like a zip.
+    return not _is_tar(file) and (zipfile.is_zipfile(file) or file.suffix.lower() == ".zip")
 
 
 def unpack(archive: Path, root: Path) -> Unpacked:
@@ -63,14 +80,16 @@ def unpack(archive: Path, root: Path) -> Unpacked:
     Raises:
         UsageError: The archive is damaged, unsafe or has no images, or a different file exists at an image's path.
     """
-    is_zip = archive.name.lower().endswith(".zip")
-    with _reraise_errors(archive), zipfile.ZipFile(archive) if is_zip else tarfile.open(archive) as opened:
+    with _reraise_errors(archive), zipfile.ZipFile(archive) if _is_zip(archive) else tarfile.open(archive) as opened:
         entries = _zip_entries(opened) if isinstance(opened, zipfile.ZipFile) else _tar_entries(opened)
         files = [entry for entry in track(_checked(archive, entries), "checking the archive") if not entry.is_folder]
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
             for entry in track([file for file in files if "__MACOSX" not in file.name.split("/")], "unpacking"):
-                entry.extract(Path(scratch))
+                try:
+                    entry.extract(Path(scratch))
+                except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+                    raise _refusal(archive, f"its entry {entry.name!r} is a file and a folder") from error
             inner = find_root(Path(scratch))
             # Images beside the class folders have no class.
             targets = {image: root / image.relative_to(inner) for image in find_images(inner) if image.parent != inner}
@@ -89,6 +108,9 @@ def _zip_entries(opened: zipfile.ZipFile) -> Iterator[_Entry]:
         fault = "is encrypted" if info.flag_bits & 1 else ""
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             fault = "is a link or a device"
+        if not info.flag_bits & _UTF8_NAME:  # zipfile reads the name as code page 437; macOS writes UTF-8
+            with suppress(UnicodeDecodeError):
+                info.filename = info.filename.encode("cp437").decode()
         info.filename = info.filename.replace("\\", "/")  # as Windows writes them
         yield _Entry(info.filename, info.file_size, info.is_dir(), fault, partial(opened.extract, info))
 

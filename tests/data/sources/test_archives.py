@@ -90,6 +90,37 @@ def test_folders_around_class_folders_are_removed(tmp_path, suffix, prefix):
     assert contents(tmp_path / "set") == IMAGES
 
 
+@pytest.mark.parametrize("written", ["zip", "tar", "gz"])
+@pytest.mark.parametrize("name", ["x.zip", "x.tar.gz", "x.tar", "x", "x.bin"])
+def test_archives_are_recognised_by_their_content(tmp_path, capsys, written, name):
+    members = IMAGES | {"notes/inner.zip": write_archive(tmp_path / "inner.zip", IMAGES).read_bytes()}
+    write_archive(tmp_path / f"archive.{written}", members).rename(tmp_path / name)
+    assert main(["prepare", str(tmp_path / name), "--output", str(tmp_path / "set")]) == 0
+    assert "4 images unpacked, 1 other files left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("raw", "declared", "name"),
+    [
+        ("lämx".encode(), True, "lämx"),
+        ("lämx".encode(), False, "lämx"),
+        ("パンダ".encode(), False, "パンダ"),
+        (b"l\x84mx", False, "lämx"),
+        (b"l\xe4mx", False, "lΣmx"),
+    ],
+)
+def test_names_in_a_zip_are_utf_8_or_else_code_page_437(tmp_path, raw, declared, name):
+    file = write_archive(tmp_path / "x.zip", {f"{'X' * len(raw)}/a.jpg": image(0), "cane/b.jpg": image(1)})
+    file.write_bytes(file.read_bytes().replace(b"X" * len(raw), raw))
+    if declared:
+        content = bytearray(file.read_bytes())
+        content[content.index(LOCAL) + 7] |= 8
+        content[content.index(CENTRAL) + 9] |= 8
+        file.write_bytes(content)
+    unpack(file, tmp_path / "set")
+    assert sorted(contents(tmp_path / "set")) == ["cane/b.jpg", f"{name}/a.jpg"]
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize(
     "paths",
@@ -304,6 +335,13 @@ def test_two_files_with_the_same_path_are_refused(tmp_path, refused, suffix, aga
             for name, content in [*IMAGES.items(), (again, image(99))]:
                 archive.addfile(*tar_member(name, content))
     assert f"two files {again!r}" in refused(file)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_file_and_a_folder_of_one_name_are_refused(tmp_path, refused, suffix, first):
+    members = {"cane": b"x"} | IMAGES if first else IMAGES | {"cane": b"x"}
+    assert "is a file and a folder" in refused(write_archive(tmp_path / f"x.{suffix}", members))
 
 
 def patch_zip(file: Path, signature: bytes, offset: int, value: bytes) -> None:
