@@ -23,10 +23,10 @@ from animals_pl import __version__
 from animals_pl.arguments import boolean_options, normalise
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
-from animals_pl.errors import UsageError, counted, explain_argument_error, one_line
+from animals_pl.errors import UsageError, explain_argument_error, one_line
 from animals_pl.files import message_stream
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
-from animals_pl.training.callbacks.summaries import EvaluationSummary, print_left_out
+from animals_pl.training.callbacks.summaries import EvaluationSummary, print_predicted
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.run import Run, RunOptions, prepare_run
@@ -171,8 +171,7 @@ class AnimalsCLI(LightningCLI):
         self.trainer.predict(**kwargs | {"return_predictions": False})
         output = self.config_init[self.subcommand].output
         with redirect_stdout(message_stream(Path(output))):
-            print_left_out(self.datamodule)
-            print(f"{counted(len(self.datamodule.catalogs['predict'].paths), 'prediction')} written to {output}")
+            print_predicted(self.datamodule, output)
 
 
 CONFIG = ("--config", "-c")

@@ -492,6 +492,22 @@ def test_predict_takes_relative_files_and_folders(run, predictions, tmp_path, mo
     assert f"{len(found)} predictions written to {file}" in " ".join(capsys.readouterr().out.split())
 
 
+def test_predict_counts_what_has_no_prediction(run, tmp_path, capsys):
+    whole = (run.tree / "cane" / "cane_1.jpg").read_bytes()
+    for index in range(12):
+        (tmp_path / f"text_{index}.jpg").write_text("no image")
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    file = tmp_path / "out.csv"
+    assert cli("predict", tmp_path, "--ckpt_path", run.best, "--output", file) == 0
+    told = capsys.readouterr().out
+    assert "13 broken images, 12 not predicted and 1 predicted in part:" in told
+    assert f"  and 3 more; the column problem of {file} has all" in told
+    assert f"2 predictions and 12 rows without one written to {file}" in told
+    assert [bool(row["class"]) for row in rows(file)].count(True) == 2
+    assert len(rows(file)) == 14
+
+
 @pytest.mark.parametrize("verb", ["predict", "export", "report", "prepare", "analyze", "cross-validate", "search"])
 def test_an_output_below_a_file_is_refused_before_the_work_starts(refused, run, tmp_path, verb):
     (tmp_path / "file").touch()

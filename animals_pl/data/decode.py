@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import re
+import stat
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,24 +38,31 @@ photographs reach about 30."""
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 """Formats passed to Image.open. Others that Pillow supports run external programs (e.g. Ghostscript)."""
 
-_IMAGE_SUFFIX = re.compile(
-    r"\.(jpe?g|jpe|jfif|mpo|a?png|webp|avif|gif|bmp|dib|tiff?|jp2|j2k|p[pgbn]m"
-    r"|hei[cf]|hif|jxl|svg|psd|tga|ico|dng|cr[23]|nef|arw|orf|rw2|raf)",
-    re.IGNORECASE,
-)
-"""Suffixes of image files. Those in the second row are mostly unsupported, but reported as broken, not ignored."""
+_OTHER_SUFFIXES = {".avif", ".webp", ".jxl", ".heic", ".heif", ".hif", ".svg", ".hdr", ".exr"}
+_OTHER_SUFFIXES |= {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"}
+"""Suffixes of images that Pillow does not know, in some builds or in all."""
+
+_NO_IMAGES = {"BUFR", "EPS", "FLI", "GRIB", "HDF5", "IPTC", "MPEG", "PDF"}
+"""Formats of documents, videos and measurements that Pillow knows."""
 
 _LOAD_TRUNCATED_LOCK = threading.Lock()
 """Guards ImageFile.LOAD_TRUNCATED_IMAGES, which is global to the process."""
 
 
+@cache
+def _image_suffixes() -> set[str]:
+    """Suffixes (lower case) of image files, decodable or not, so that none is overlooked."""
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name not in _NO_IMAGES}
+    return _OTHER_SUFFIXES | known
+
+
 def is_image(file: Path) -> bool:
     """Whether a file is an image, decodable or not: by its suffix, or else by its content.
 
-    A link to a file that does not exist is an image that cannot be read.
+    A link to a file that does not exist, a pipe and a device with such a suffix are images that cannot be read.
     """
-    if _IMAGE_SUFFIX.fullmatch(file.suffix):
-        return file.is_file() or (file.is_symlink() and not file.exists())
+    if file.suffix.lower() in _image_suffixes():
+        return os.path.lexists(file) and not file.is_dir()
     if not file.is_file():
         return False
     try:
@@ -59,6 +70,13 @@ def is_image(file: Path) -> bool:
             return True
     except Exception:  # decoders may raise any exception
         return False
+
+
+def read_image(file: Path) -> bytes:
+    """Content of an image file. A pipe or a device is an OSError, since reading it might never end."""
+    if not stat.S_ISREG(file.stat().st_mode) and not file.is_dir():
+        raise OSError(errno.EINVAL, "it is not a regular file", str(file))
+    return file.read_bytes()
 
 
 @contextmanager
@@ -199,7 +217,7 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     """
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     try:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        content = source if isinstance(source, bytes) else read_image(Path(source))
         return use_image(content, lambda picture: np.array(upright(picture, size)))
     except Exception as error:  # decoders may raise any exception
         known = isinstance(error, UnidentifiedImageError | PixelFormatError)
@@ -225,13 +243,12 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip at 255
         return Image.fromarray(_grey_to_8_bits(picture)).convert("RGB")
     rgb = picture.convert("RGB")
-    deep = picture.info.get(_DEEP)
-    brightest = max(high for _, high in rgb.getextrema()) if deep else 255
+    brightest = np.asarray(rgb).max() if picture.info.get(_DEEP) else 255
     if picture.has_transparency_data:
         white = Image.new("RGBA", picture.size, "white")
         rgb = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    is_uniform = deep and all(low == high for low, high in rgb.getextrema())
-    if 0 < brightest < 16 or (brightest == 0 and is_uniform):  # black with transparency may be a silhouette
+    is_silhouette = brightest == 0 and np.ptp(np.asarray(rgb)) > 0  # black on transparency
+    if brightest < 16 and not is_silhouette:
         raise PixelFormatError("16-bit colours below 4096 would become black; scale them to 0…65535")
     return rgb
 

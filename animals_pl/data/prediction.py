@@ -35,12 +35,14 @@ def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
     """Expand folders to their image files, and inspect each file. Files given by name may have any suffix.
 
     Raises:
-        UsageError: A path does not exist, there are no images, or none can be decoded.
+        UsageError: A path is neither a file nor a folder, there are no images, or none can be decoded.
     """
     remedy = "Pass images or folders of images: 'python -m animals_pl predict PATH … --ckpt_path FILE'."
     for path in given:
         if not path.exists():
             raise UsageError(f"{str(path)!r} does not exist. {remedy}")
+        if not (path.is_file() or path.is_dir()):
+            raise UsageError(f"{str(path)!r} is neither a regular file nor a folder. {remedy}")
     files = [image for path in given for image in (find_images(path) if path.is_dir() else [path])]
     if not files:
         where = f" in {', '.join(map(str, given))}" if given else ""

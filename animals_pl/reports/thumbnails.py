@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from animals_pl.data.decode import upright, use_image
+from animals_pl.data.decode import read_image, upright, use_image
 
 SIDE = 128
 """Longer side of a thumbnail, in pixels."""
@@ -27,7 +27,7 @@ def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
         return small
 
     try:
-        return use_image(file.read_bytes(), shrink)
+        return use_image(read_image(file), shrink)
     except Exception:  # decoders may raise any exception
         return _placeholder(side)
 

@@ -190,20 +190,35 @@ def test_images_are_what_can_be_decoded_or_is_named_like_an_image(tmp_path):
         for name in names:
             Image.new("RGB", (4, 4)).save(tmp_path / name, kind)
     undecodable = ["m.heic", "n.HEIF", "o.jxl", "p.svg", "q.cr2", "r.jpg", "s.png"]
-    others = ["notes.txt", "P1", "BMW", "Thumbs.db", "labels.xml", ".hidden.jpg"]
+    undecodable += ["t.dds", "u.icns", "v.PCX", "w.sgi", "x.hdr", "y.tga"]
+    others = ["notes.txt", "P1", "BMW", "Thumbs.db", "labels.xml", ".hidden.jpg", "a.pdf", "a.eps", "a.mpg", "a.h5"]
     for name in undecodable + others:
         (tmp_path / name).write_text("P1 is not a bitmap, and BM neither.")
     (tmp_path / "s.png").unlink()
     (tmp_path / "s.png").symlink_to("nowhere.png")
     (tmp_path / "folder.jpg").mkdir()
-    os.mkfifo(tmp_path / "pipe.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "z.jpg")
+    (tmp_path / "za.png").symlink_to(os.devnull)
+    undecodable += ["z.jpg", "za.png"]
     found = find_images(tmp_path)
     assert [path.name for path in found] == sorted(chain(*written.values(), undecodable))
     folder = find_prediction_images([tmp_path])
     assert sorted(folder.broken) == [str(tmp_path / name) for name in sorted(undecodable)]
-    singly = find_prediction_images([path for path in found if path.name != "s.png"])
+    assert folder.broken[str(tmp_path / "z.jpg")] == "cannot be read: it is not a regular file"
+    missing_or_endless = {tmp_path / name for name in ("s.png", "z.jpg", "za.png")}
+    singly = find_prediction_images([path for path in found if path not in missing_or_endless])
     assert singly.decodable == folder.decodable
-    assert singly.broken == {path: problem for path, problem in folder.broken.items() if not path.endswith("s.png")}
+    assert singly.broken == {path: text for path, text in folder.broken.items() if Path(path) not in missing_or_endless}
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.jpg", "link.jpg"])
+def test_only_regular_files_are_predicted(tmp_path, name):
+    os.mkfifo(tmp_path / name.replace("link", "pipe"))
+    if name == "link.jpg":
+        (tmp_path / name).symlink_to("pipe.jpg")
+    with pytest.raises(UsageError, match=rf"/{name}' is neither a regular file nor a folder\. Pass images or folders"):
+        find_prediction_images([tmp_path / name])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.fft import dct
 
-from animals_pl.data.decode import PixelFormatError, open_image, orientation_of, upright_size, upright_square
+from animals_pl.data.decode import (
+    PixelFormatError,
+    open_image,
+    orientation_of,
+    read_image,
+    upright_size,
+    upright_square,
+)
 
 THUMBNAIL = 32
 """Side in pixels of the thumbnail that hashes and statistics are computed from."""
@@ -81,7 +88,7 @@ def inspect(file: str | Path) -> ImageFacts:
     """
     try:
         status = Path(file).stat()
-        content = Path(file).read_bytes()
+        content = read_image(Path(file))
     except OSError as error:
         return ImageFacts(problem=f"cannot be read: {error.strerror}")
     facts = ImageFacts(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content), modified=status.st_mtime_ns)

@@ -100,13 +100,28 @@ def print_left_out(data: AnimalsDataModule) -> None:
     """List broken images with their problems, and count excluded ones."""
     if data.broken:
         print(f"{counted(len(data.broken), 'broken image')}:")
-        for path, problem in list(data.broken.items())[:MAX_LISTED]:
-            print(f"  {path}: {problem}")
-        if len(data.broken) > MAX_LISTED:
-            more = len(data.broken) - MAX_LISTED
-            print(f"  and {more} more; 'python -m animals_pl analyze DIR' lists all")
+        _print_problems(data.broken, "'python -m animals_pl analyze DIR' lists all")
     if data.excluded:
         print(f"{counted(len(data.excluded), 'image')} excluded by {data.hparams['exclude']}")
+
+
+def print_predicted(data: AnimalsDataModule, output: str) -> None:
+    """List broken images with their problems, and count the rows of the predictions' file."""
+    predicted = data.catalogs["predict"].paths
+    missing = len(data.broken.keys() - set(predicted))
+    if data.broken:
+        in_part = len(data.broken) - missing
+        print(f"{counted(len(data.broken), 'broken image')}, {missing} not predicted and {in_part} predicted in part:")
+        _print_problems(data.broken, f"the column problem of {output} has all")
+    blank = f" and {counted(missing, 'row')} without one" if missing else ""
+    print(f"{counted(len(predicted), 'prediction')}{blank} written to {output}")
+
+
+def _print_problems(broken: dict[str, str], remedy: str) -> None:
+    for path, problem in list(broken.items())[:MAX_LISTED]:
+        print(f"  {path}: {problem}")
+    if len(broken) > MAX_LISTED:
+        print(f"  and {len(broken) - MAX_LISTED} more; {remedy}")
 
 
 def _short_path(path: str) -> str:
