@@ -163,6 +163,12 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
 
 
+def split_called(name: str) -> str:
+    """Split that a name stands for, as in :data:`SPLIT_FOLDERS`; other names in lower case without blanks around."""
+    key = name.strip().lower()
+    return SPLIT_FOLDERS.get(key, key)
+
+
 def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
     """Folder → split, for names in :data:`SPLIT_FOLDERS`, in the order of :data:`SPLITS`."""
     split_of = {name: SPLIT_FOLDERS[name.lower()] for name in names}

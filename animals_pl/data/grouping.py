@@ -11,7 +11,7 @@ import numpy as np
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.inspection.duplicates import components
-from animals_pl.data.tables import read_image_rows
+from animals_pl.data.tables import read_image_rows, read_rows
 from animals_pl.errors import UsageError
 
 
@@ -26,6 +26,9 @@ def group_by(rule: str, catalog: Catalog) -> np.ndarray:
     Raises:
         UsageError: The rule is invalid or matches no image.
     """
+    if rule.lower().endswith(".csv") and Path(rule).is_file():
+        columns = next(iter(read_rows(Path(rule), "data.group_by", "path")), {})
+        raise UsageError(f"data.group_by={rule!r} names no column. Pass {rule}:COLUMN. It has {', '.join(columns)}.")
     table, _, column = rule.rpartition(":")
     if table.lower().endswith(".csv"):
         rows = read_image_rows(Path(table), "data.group_by", catalog.root, catalog.paths, column)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from animals_pl.data.catalog import SPLITS, Catalog
+from animals_pl.data.catalog import SPLITS, Catalog, split_called
 from animals_pl.data.tables import read_image_rows, write_table
 from animals_pl.errors import UsageError, counted, listed
 
@@ -226,7 +227,7 @@ def _read_split(file: Path, root: Path, known: Collection[str]) -> tuple[dict[st
     sha256_of: dict[str, str] = {}
     rows = read_image_rows(file, "data.split", root, known, "split")
     for row in rows:
-        path, split = row["path"], row["split"]
+        path, split = row["path"], split_called(row["split"])
         if split not in (*SPLITS, LEFT_OUT):
             raise UsageError(
                 f"data.split={str(file)!r}: each row needs a path and a split (train, val or test), not {row}."
@@ -234,8 +235,11 @@ def _read_split(file: Path, root: Path, known: Collection[str]) -> tuple[dict[st
         split_of[path] = split
         sha256_of[path] = row.get("sha256") or ""
     if repeated := len(rows) - len(split_of):
+        first = next(path for path, count in Counter(row["path"] for row in rows).items() if count > 1)
         rows_over = counted(repeated, "extra row")
-        raise UsageError(f"data.split={str(file)!r} lists images more than once ({rows_over}). Remove the extra rows.")
+        raise UsageError(
+            f"data.split={str(file)!r} lists images more than once ({rows_over}, first: {first}). Remove the extra rows."
+        )
     if not {"train", "val"} <= set(split_of.values()):
         raise UsageError(
             f"data.split={str(file)!r} lists no images for train or none for val. "

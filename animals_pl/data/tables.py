@@ -6,8 +6,9 @@ import codecs
 import csv
 import io
 import posixpath
+import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -26,7 +27,8 @@ def write_table(table: pd.DataFrame, file: Path) -> None:
 def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
     """Read a CSV file that may have been edited by hand. Missing cells are empty strings.
 
-    Commas, semicolons or tabs separate the columns. The text is UTF-8, or UTF-16 with a byte-order mark.
+    Commas, semicolons or tabs separate the columns, or what the first line names as ``sep=;``. The text is UTF-8, or
+    UTF-16 with a byte-order mark. Columns are found in upper or lower case; further ones are returned in lower case.
 
     Args:
         file: The file.
@@ -40,19 +42,32 @@ def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
         raise UsageError(f"{argument}={str(file)!r} is not a file. Fix the path or remove {argument}.")
     try:
         text = _decode(file.read_bytes())
-        readers = [csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter) for delimiter in ",;\t"]
-        reader = max(readers, key=lambda reader: len({*columns} & {*(reader.fieldnames or [])}))
-        rows = [{name: cell or "" for name, cell in row.items() if name is not None} for row in reader]
+        separator = re.match(r"sep=([,;|\t])\r?\n", text)  # Excel
+        text, delimiters = (text[separator.end() :], separator[1]) if separator else (text, ",;\t")
+        readers = [csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter) for delimiter in delimiters]
+        headers = [_columns(reader.fieldnames or [], columns) for reader in readers]
+        reader, header = max(zip(readers, headers, strict=True), key=lambda pair: len({*columns} & {*pair[1].values()}))
+        rows = [{header[name]: cell or "" for name, cell in row.items() if name is not None} for row in reader]
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{argument}={str(file)!r} cannot be read as CSV ({error}). Save it as UTF-8 text.") from error
-    known = list(reader.fieldnames or [])
     for name in columns:
-        if name not in known:
+        if name not in header.values():
             raise UsageError(
-                f"{argument}={str(file)!r} has no column {name!r}. {did_you_mean(name, known)}"
-                f"It has {', '.join(known) or 'none'}."
+                f"{argument}={str(file)!r} has no column {name!r}. {did_you_mean(name, header)}"
+                f"It has {', '.join(header) or 'none'}."
             )
     return rows
+
+
+def _columns(header: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
+    """Name in the header → its column: the wanted one if only case and blanks differ, else the name in lower case."""
+    column_of = {name: name.strip().lower() for name in header}
+    for column in wanted:
+        same = [name for name in header if name.strip().lower() == column.lower()]
+        column_of |= dict(zip(same, same, strict=True))
+        if same:
+            column_of[column if column in same else same[0]] = column
+    return column_of
 
 
 def _decode(content: bytes) -> str:

@@ -10,7 +10,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from animals_pl.data.catalog import MAX_CLASSES, Catalog
+from animals_pl.data.catalog import MAX_CLASSES, Catalog, split_called
 from animals_pl.data.inspection.manifest import catalog_of, scan, write_manifest
 from animals_pl.data.tables import read_image_rows, write_table
 from animals_pl.errors import UsageError, counted
@@ -82,7 +82,7 @@ def _find(catalog: Catalog, split_of: dict[str, str], ckpt_path: str | None, mod
 
 def _read_split(split: str, catalog: Catalog) -> dict[str, str]:
     rows = read_image_rows(Path(split), "split", catalog.root, catalog.paths, "split")
-    split_of = {row["path"]: row["split"] for row in rows}
+    split_of = {row["path"]: split_called(row["split"]) for row in rows}
     if not split_of.keys() & set(catalog.paths):
         raise UsageError(
             f"split={split!r} has none of the images in {str(catalog.root)!r}. "

@@ -148,6 +148,15 @@ def test_a_table_without_paths_is_refused(tmp_path):
     assert refusal(rule) == f"data.group_by={table!r} has no column 'path'. Did you mean 'paths'? It has paths, place."
 
 
+def test_a_table_without_a_column_is_refused(table):
+    rule = str(table)
+    assert refusal(rule) == f"data.group_by={rule!r} names no column. Pass {rule}:COLUMN. It has note, path, place."
+
+
+def test_a_column_is_found_in_any_case(table):
+    assert together(group_by(f"{table}:Place", catalog())) == sorted([picked(0, 4), picked(2)])
+
+
 def test_a_missing_table_is_named(tmp_path):
     file = tmp_path / "absent.csv"
     assert refusal(f"{file}:place").startswith(f"data.group_by={str(file)!r} is not a file")

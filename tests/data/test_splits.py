@@ -231,12 +231,12 @@ def written(tmp_path: Path, text: str) -> Path:
     [
         ("file,label,split\na/0.jpg,a,train\n", "has no column 'path'"),
         ("path,label,subset\na/0.jpg,a,train\n", "has no column 'split'"),
-        (HEADER + "a/0.jpg,a,valid\n", "'valid'"),
+        (HEADER + "a/0.jpg,a,treno\n", "'treno'"),
         (HEADER + "a/0.jpg,a,\n", "train, val or test"),
         (HEADER + "a/0.jpg\n", "'a/0.jpg'"),
         ("a/0.jpg,a,train\na/1.jpg,a,train\n", "has no column 'path'"),
-        (HEADER + WHOLE + "a/0.jpg,a,val\n", "images more than once (1 extra row)"),
-        (HEADER + WHOLE + "a/0.jpg,a,train\n" * 2, "images more than once (2 extra rows)"),
+        (HEADER + WHOLE + "a/0.jpg,a,val\n", "images more than once (1 extra row, first: a/0.jpg)"),
+        (HEADER + WHOLE + "a/1.jpg,a,train\n" * 2, "images more than once (2 extra rows, first: a/1.jpg)"),
         (
             HEADER + WHOLE + "a/99.jpg,a,val\nb/0.jpg,b,val\n",
             "2 images not in 'images' (first: a/99.jpg)",
@@ -268,6 +268,15 @@ def test_missing_split_file_is_named_with_a_remedy(tmp_path, name):
     message = refusal(load_split, tmp_path / name, listing({"a": 3}))
     assert f"data.split={str(tmp_path / name)!r} is not a file" in message
     assert "Fix the path or remove data.split." in message
+
+
+@pytest.mark.parametrize("train", ["Train", "TRAINING", "train "])
+@pytest.mark.parametrize("val", ["Val", "validation", " valid"])
+def test_splits_may_have_the_names_of_folders(tmp_path, train, val):
+    file = written(tmp_path, f"Path;Split\na/0.jpg;{train}\na/1.jpg;{val}\na/2.jpg;Left out\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_split(file, listing({"a": 3})) == Split(train=["a/0.jpg"], val=["a/1.jpg"])
 
 
 def test_columns_may_stand_in_another_order_and_label_may_be_absent(tmp_path):

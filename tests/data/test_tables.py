@@ -53,6 +53,28 @@ def test_commas_come_first(tmp_path):
     assert read_rows(tmp_path / "table.csv", "x", "path") == [{"path": "1;2.jpg", "a;b": "3"}]
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_the_line_of_excel_that_names_the_delimiter_is_skipped(tmp_path, mark, delimiter):
+    lines = [f"{mark}sep={delimiter}", f"path{delimiter}note", f"a.jpg{delimiter}x", ""]
+    (tmp_path / "table.csv").write_bytes("\r\n".join(lines).encode())
+    assert read_rows(tmp_path / "table.csv", "x", "path") == [{"path": "a.jpg", "note": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        ("Path;Label;SPLIT", ["path", "label", "split"]),
+        (" path ; label ;x", ["path", "label", "x"]),
+        ("path;Path;PATH", ["path", "Path", "PATH"]),
+        ("PATH;Path;label", ["path", "Path", "label"]),
+    ],
+)
+def test_columns_are_found_in_any_case(tmp_path, header, columns):
+    (tmp_path / "table.csv").write_text(f"{header}\na,1;b;c\n")
+    assert read_rows(tmp_path / "table.csv", "x", "path") == [dict(zip(columns, ["a,1", "b", "c"], strict=True))]
+
+
 @pytest.mark.parametrize(
     "written",
     [
