@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from animals_pl.cli import VERBS, main
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.decode import decode
+from animals_pl.experiments.study import flatten
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.trained import load_model
@@ -310,6 +311,30 @@ def test_booleans_are_flags_or_have_a_value(tiny_tree, tmp_path, options, expect
     assert config_of(tmp_path)["data"]["group_duplicates"] is expected
 
 
+@pytest.mark.parametrize("text", ["# a.csv", "#[0-9]+", "~", "&a", "1e3", "123", "true", "none", "'a'", "2020-01-01"])
+def test_values_of_options_are_text(tmp_path, capsys, text):
+    options = {"name": text, "data.root": text, "data.split": text, "data.group_by": text, "data.exclude": text}
+    options |= {"data.test_root": text, "model.weights": text}
+    config = tmp_path / "config.yaml"
+    sections = {"data": {}, "model": {}}
+    for key, value in options.items():
+        section, _, name = key.rpartition(".")
+        sections.get(section, sections)[name] = value
+    config.write_text(yaml.safe_dump(sections))
+    for args in ([f"--{key}={text}" for key in options], ["--config", config]):
+        with pytest.raises(SystemExit, match="0"):
+            cli("fit", *args, "--print_config")
+        read = flatten(yaml.safe_load(capsys.readouterr().out))
+        assert {key: read[key] for key in options} == options
+
+
+def test_only_null_is_no_value(refused, tiny_tree, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli("fit", "--data.exclude", "null", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["exclude"] is None
+    assert "split='# a.csv' is not a file" in refused("analyze", tiny_tree, "--split", "# a.csv")
+
+
 def test_paths_may_stand_before_and_after_options_and_flags(run, tmp_path):
     file = tmp_path / "out.csv"
     first, *others = sorted((run.tree / "cane").iterdir())[:3]
@@ -345,9 +370,14 @@ def test_bytes_of_a_name_that_are_not_utf8_are_escaped(run, tmp_path):
     assert {row["path"] for row in rows(tmp_path / "out.csv")} == {rf"{folder}/\xfc.jpg", rf"{folder}/broken\xfc.jpg"}
 
 
-def test_a_path_that_looks_like_an_option_is_explained(refused, run):
+def test_a_path_that_looks_like_an_option_is_explained(refused, run, tmp_path, monkeypatch):
     message = refused("predict", "-x.jpg")
     assert "unknown option '-x.jpg'; a path that starts with '-' is written as './-x.jpg' or after '--'" in message
+    assert "unknown key 'x-1.jpg'; see --help" in refused("predict", "--x-1.jpg", "--ckpt_path", run.best)
+    monkeypatch.chdir(tmp_path)
+    Path("--x-1.jpg").touch()
+    message = refused("predict", "--x-1.jpg", "--ckpt_path", run.best)
+    assert "unknown key 'x-1.jpg'; a path that starts with '-' is written as './--x-1.jpg' or after '--'" in message
 
 
 def test_a_positional_argument_and_its_option_contradict_each_other(refused, run):
