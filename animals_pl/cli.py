@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from animals_pl.arguments import call_function
 from animals_pl.errors import UsageError, did_you_mean, one_line
@@ -111,7 +111,14 @@ def main(args: Sequence[str] | None = None) -> int:
     return code
 
 
-def show_warning(message: Warning | str, *origin: object) -> None:
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
     """Print a warning for people: its text, once. Replaces :func:`warnings.showwarning`."""
     _print_warning(printable(f"warning: {message}"))
 
