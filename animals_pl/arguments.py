@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
-from animals_pl.errors import UsageError, explain_argument_error
+from animals_pl.errors import UsageError, explain_argument_error, hyphened_path
 
 FLAG_VALUES = {"true", "false", "yes", "no", "null"}
 """Words that are taken as the value of the flag before them."""
@@ -29,8 +31,9 @@ def normalise(
 ) -> tuple[list[str], dict[str, str | list[str]]]:
     """Split arguments into ``--name=value`` options, for the parser, and positional arguments, which are data.
 
-    The parser reads values of options as YAML. Positional arguments do not pass through it: any text is a path. They
-    may appear anywhere; after ``--`` everything is positional. Every option is followed by exactly one value.
+    The parser reads values of options as YAML, see :func:`parser_mode`. Positional arguments do not pass through it:
+    any text is a path. They may appear anywhere; after ``--`` everything is positional. Every option is followed by
+    exactly one value.
 
     Args:
         args: The arguments after the verb.
@@ -60,9 +63,7 @@ def normalise(
         if not arg.startswith("-") or arg == "-":
             values.append(arg)
         elif not arg.startswith("--") and arg.partition("=")[0] not in SHORT:
-            raise UsageError(
-                f"unknown option {arg!r}; a path that starts with '-' is written as './{arg}' or after '--'"
-            )
+            raise UsageError(f"unknown option {arg!r}; {hyphened_path(arg)}")
         elif arg in VALUELESS or "=" in arg:
             options.append(arg)
         elif arg.removeprefix("--") in flags and not (rest and (rest[0].lower() in FLAG_VALUES or rest[0].isdigit())):
@@ -85,6 +86,27 @@ def _positional_option(values: list[str], positional: str, options: list[str]) -
     return {name: values[0] if name == positional else values}
 
 
+def parser_mode() -> str:
+    r"""Name of the parser's mode of reading values: JSON or YAML, in which only ``null`` means ``None``.
+
+    Text such as ``# a`` or ``~`` stays text. JSON may escape bytes of a path that are not UTF-8, as in ``"\udce4"``.
+    """
+    import yaml
+    from jsonargparse import get_loader, set_loader
+
+    read_yaml = get_loader("yaml")
+
+    def read(text: str) -> Any:
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = read_yaml(text)
+        return text if value is None else value  # jsonargparse itself reads null
+
+    set_loader("yaml_or_text", read, (yaml.YAMLError,))
+    return "yaml_or_text"
+
+
 def call_function(function: Callable[..., object], verb: str, args: Sequence[str], positional: str = "") -> None:
     """Call a function with its parameters taken from ``--name value`` options.
 
@@ -98,7 +120,7 @@ def call_function(function: Callable[..., object], verb: str, args: Sequence[str
     """
     from jsonargparse import ArgumentParser
 
-    parser = ArgumentParser(prog=f"python -m animals_pl {verb}", exit_on_error=False)
+    parser = ArgumentParser(prog=f"python -m animals_pl {verb}", exit_on_error=False, parser_mode=parser_mode())
     parser.add_function_arguments(function)
     options, values = normalise(args, positional, boolean_options(function))
     parser.set_defaults(values)

@@ -9,11 +9,12 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from functools import cache
+from typing import NamedTuple, TextIO
 
 from animals_pl.arguments import call_function
 from animals_pl.errors import UsageError, did_you_mean, one_line
-from animals_pl.files import cache_dir
+from animals_pl.files import cache_dir, printable
 
 LIGHTNING = "animals_pl.lightning_cli:run"
 
@@ -106,8 +107,25 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         message, code = f"error: {error.strerror}: {error.filename!r}", WRONG_USE
     with suppress(BrokenPipeError):
-        print(f"animals_pl {args[0]}: {message}", file=sys.stderr)
+        print(printable(f"animals_pl {args[0]}: {message}"), file=sys.stderr)
     return code
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning for people: its text, once. Replaces :func:`warnings.showwarning`."""
+    _print_warning(printable(f"warning: {message}"))
+
+
+@cache
+def _print_warning(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _redirect_library_caches() -> None:

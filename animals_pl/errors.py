@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 
 class UsageError(ValueError):
@@ -42,6 +43,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
 
 
+def hyphened_path(path: str) -> str:
+    """How to write a path that looks like an option."""
+    return f"a path that starts with '-' is written as './{path}' or after '--'"
+
+
 def one_line(error: BaseException) -> str:
     """Message of an error in one line, without a DataLoader worker's traceback; the type if there is no message."""
     message = re.split(r"\n[\w.]*(?:Error|Exception): ", str(error))[-1]
@@ -49,7 +55,8 @@ def one_line(error: BaseException) -> str:
 
 
 _UNKNOWN_KEY = re.compile(
-    r"unrecognized arguments: --([\w.+]+)|does not accept option '([\w.]+)'|[Kk]ey ['\"]?([\w.]+)['\"]? is not expected"
+    r"unrecognized arguments: --([\w.+-]+)|does not accept option '([\w.]+)'|"
+    r"[Kk]ey ['\"]?([\w.]+)['\"]? is not expected"
 )
 _NOT_ACCEPTED = re.compile(r"Option '(\w+)' is not accepted")
 _MISSING = re.compile(r"the following arguments are required: (.+)")
@@ -67,6 +74,8 @@ def explain_argument_error(error: Exception, known: Sequence[str]) -> str:
         name, new = wrong or old, RENAMED_IN_0_2[old]
         now = f"It is now called {name.replace(old, new)}" if new else "It was removed"
         return f"{name!r} is from animals_pl 0.1. {now}; see CHANGELOG.md."
+    if found and Path(f"--{wrong}").is_file():
+        return f"unknown key {wrong!r}; {hyphened_path(f'--{wrong}')}"
     if found:
         return f"unknown key {wrong!r}. " + (did_you_mean(wrong, known, cutoff=0.5).strip() or "See --help.")
     for pattern, explain in _EXPLANATIONS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import stat
 import sys
@@ -23,6 +24,9 @@ from rich.table import Table
 from animals_pl.errors import UsageError
 
 Item = TypeVar("Item")
+
+# Control characters, marks and overrides of the writing direction, and bytes of a name that are not UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 @contextmanager
@@ -151,6 +155,16 @@ def _temporary_cache() -> Path:
 def screen_width(default: int = 130) -> int:
     """Columns of the terminal, or ``COLUMNS``, else ``default``."""
     return shutil.get_terminal_size((default, 25)).columns
+
+
+def printable(text: object) -> str:
+    r"""Text in one line, with characters escaped that would control the terminal, such as ``\x1b`` or ``\u202e``.
+
+    Example:
+        >>> print(printable("red \x1b[31m\n"))
+        red \x1b[31m\n
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
 
 
 def show(table: Table, width: int | None = None) -> None:

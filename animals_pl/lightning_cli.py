@@ -6,6 +6,7 @@ The only private name of Lightning used in this project is ``LightningCLI._parse
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import fields
@@ -20,7 +21,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from animals_pl import __version__
-from animals_pl.arguments import boolean_options, normalise
+from animals_pl.arguments import boolean_options, normalise, parser_mode
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error, one_line
@@ -53,17 +54,14 @@ class AnimalsCLI(LightningCLI):
         self._values = values or {}
         self._more_callbacks = list(callbacks)
         self._verb = args[0]
+        parser_kwargs = {"exit_on_error": False, "parser_mode": parser_mode()}
         super().__init__(
             AnimalClassifier,
             AnimalsDataModule,
             save_config_callback=None,  # the run writes its configuration
             seed_everything_default=42,
             trainer_defaults=TRAINER_DEFAULTS,
-            parser_kwargs={
-                "prog": "python -m animals_pl",
-                "exit_on_error": False,
-                self._verb: {"exit_on_error": False},
-            },
+            parser_kwargs={"prog": "python -m animals_pl", **parser_kwargs, self._verb: parser_kwargs},
             auto_configure_optimizers=False,
             args=args,
         )
@@ -215,7 +213,7 @@ def _with_config_text(option: str) -> str:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = one_line(error).replace(' in "<unicode string>",', "")
         raise UsageError(f"config={value!r} cannot be read: {reason}. Save it as YAML in UTF-8.") from error
-    return f"{name}={yaml.safe_dump(settings, width=float('inf'))}"  # other characters than ASCII are escaped
+    return f"{name}={json.dumps(settings, default=str)}"  # dates are text
 
 
 def _dump_config(parser: LightningArgumentParser, config: Namespace, tuned: dict[str, float]) -> str:

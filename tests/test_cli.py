@@ -22,12 +22,14 @@ import rich
 import timm
 import torch
 import yaml
+from image_trees import write_tree
 from PIL import Image
 from safetensors.torch import save_file
 
-from animals_pl.cli import VERBS, main
+from animals_pl.cli import VERBS, main, show_warning
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.decode import decode
+from animals_pl.experiments.study import flatten
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.trained import load_model
@@ -310,6 +312,30 @@ def test_booleans_are_flags_or_have_a_value(tiny_tree, tmp_path, options, expect
     assert config_of(tmp_path)["data"]["group_duplicates"] is expected
 
 
+@pytest.mark.parametrize("text", ["# a.csv", "#[0-9]+", "~", "&a", "1e3", "123", "true", "none", "'a'", "2020-01-01"])
+def test_values_of_options_are_text(tmp_path, capsys, text):
+    options = {"name": text, "data.root": text, "data.split": text, "data.group_by": text, "data.exclude": text}
+    options |= {"data.test_root": text, "model.weights": text}
+    config = tmp_path / "config.yaml"
+    sections = {"data": {}, "model": {}}
+    for key, value in options.items():
+        section, _, name = key.rpartition(".")
+        sections.get(section, sections)[name] = value
+    config.write_text(yaml.safe_dump(sections))
+    for args in ([f"--{key}={text}" for key in options], ["--config", config]):
+        with pytest.raises(SystemExit, match="0"):
+            cli("fit", *args, "--print_config")
+        read = flatten(yaml.safe_load(capsys.readouterr().out))
+        assert {key: read[key] for key in options} == options
+
+
+def test_only_null_is_no_value(refused, tiny_tree, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli("fit", "--data.exclude", "null", "--print_config")
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["exclude"] is None
+    assert "split='# a.csv' is not a file" in refused("analyze", tiny_tree, "--split", "# a.csv")
+
+
 def test_paths_may_stand_before_and_after_options_and_flags(run, tmp_path):
     file = tmp_path / "out.csv"
     first, *others = sorted((run.tree / "cane").iterdir())[:3]
@@ -345,9 +371,52 @@ def test_bytes_of_a_name_that_are_not_utf8_are_escaped(run, tmp_path):
     assert {row["path"] for row in rows(tmp_path / "out.csv")} == {rf"{folder}/\xfc.jpg", rf"{folder}/broken\xfc.jpg"}
 
 
-def test_a_path_that_looks_like_an_option_is_explained(refused, run):
+def test_a_folder_that_is_not_utf8_is_trained_on(make_tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tree = make_tree("l\udce4", {"cane": 10, "gatto": 10})
+    assert fit(tree, Path("runs")) == 0
+    run = Path("runs/run/version_0")
+    assert yaml.safe_load((run / "config.yaml").read_text())["data"]["root"] == str(tree)
+    assert cli("fit", "--config", run / "config.yaml", "--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 2) == 0
+    assert len(rows(run / "metrics.csv")) == 2
+    assert cli("export", run / "best.ckpt", "--output", "m\udce4.onnx") == 0
+    assert onnxruntime.InferenceSession(Path("m\udce4.onnx").read_bytes()).get_inputs()[0].name == "images"
+    with pytest.warns(UserWarning, match=r"TensorBoard cannot write to 'runs/n\\udce4/version_0', which is not UTF-8"):
+        assert fit(tree, Path("runs"), "--name", "n\udce4") == 0
+    assert sorted(path.name for path in Path("runs/n\udce4/version_0").iterdir()) == [
+        *("best.ckpt", "config.yaml", "curves.png", "last.ckpt", "metrics.csv", "split.csv")
+    ]
+
+
+NAMES_THAT_CONTROL = {"\x1b[31mred": r"\x1b[31mred", "new\nline": r"new\nline", "x\u202eabc": r"x\u202eabc"}
+
+
+def test_characters_that_control_the_terminal_are_escaped(make_tree, tmp_path, capsys, refused):
+    tree = make_tree("\x1b[1mtree", dict.fromkeys(NAMES_THAT_CONTROL, 10))
+    (tree / "\x1b[31mred" / "\x1b]0;.jpg").touch()
+    assert fit(tree, tmp_path / "\x9bruns", "--name", "\x1bname", "--data.test_fraction", 0.2) == 0
+    best = next((tmp_path / "\x9bruns").rglob("best.ckpt"))
+    for verb in ("validate", "test"):
+        assert cli(verb, "--ckpt_path", best) == 0
+    assert cli("analyze", tree, "--output", tmp_path / "\x1breport") == 0
+    assert cli("prepare", tree, "--output", tmp_path / "\x1bprepared") == 0
+    assert cli("predict", tree, "--ckpt_path", best, "--output", tmp_path / "\x1b.csv") == 0
+    assert cli("export", best, "--output", tmp_path / "\x1b.onnx") == 0
+    assert cli("report", tmp_path / "\x9bruns") == 0
+    told = capsys.readouterr().out
+    assert re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", told) == []
+    assert [name for name in NAMES_THAT_CONTROL.values() if f"  {name}  " not in told] == []
+    assert "\x1b" not in refused("fit", "--data.root", "\x1bnowhere")
+
+
+def test_a_path_that_looks_like_an_option_is_explained(refused, run, tmp_path, monkeypatch):
     message = refused("predict", "-x.jpg")
     assert "unknown option '-x.jpg'; a path that starts with '-' is written as './-x.jpg' or after '--'" in message
+    assert "unknown key 'x-1.jpg'; see --help" in refused("predict", "--x-1.jpg", "--ckpt_path", run.best)
+    monkeypatch.chdir(tmp_path)
+    Path("--x-1.jpg").touch()
+    message = refused("predict", "--x-1.jpg", "--ckpt_path", run.best)
+    assert "unknown key 'x-1.jpg'; a path that starts with '-' is written as './--x-1.jpg' or after '--'" in message
 
 
 def test_a_positional_argument_and_its_option_contradict_each_other(refused, run):
@@ -795,6 +864,23 @@ def test_wrong_use_of_the_program_itself_exits_with_2():
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("animals_pl fti: error: unknown verb 'fti'. Did you mean 'fit'?")
+
+
+def test_warnings_are_their_text_once(capsys):
+    for line in (1, 2):
+        show_warning(UserWarning("a\x1b class"), UserWarning, "file.py", line)
+    assert capsys.readouterr().err == "warning: a\\x1b class\n"
+
+
+def test_the_program_itself_prints_warnings_without_their_origin(tmp_path):
+    tree = write_tree(tmp_path / "tree", {"cane": 2, "gatto": 2})
+    (tree / "lost").symlink_to("nowhere")
+    args = [sys.executable, "-m", "animals_pl", "prepare", tree, "--output", tmp_path / "prepared"]
+    done = subprocess.run(args, cwd=PROJECT, capture_output=True, text=True, check=True)
+    lost = [str(tree / "lost"), str(tmp_path / "prepared" / "raw-img" / "lost")]  # the source, and the link to it
+    assert done.stderr.splitlines() == [
+        f"warning: {path!r} is a link to a file or folder that does not exist" for path in lost
+    ]
 
 
 # ---------------------------------------------------------------- wrong use

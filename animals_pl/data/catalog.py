@@ -14,6 +14,7 @@ import numpy as np
 
 from animals_pl.data.decode import is_image
 from animals_pl.errors import UsageError, listed
+from animals_pl.files import printable
 
 _ANIMALS10 = [
     ("cane", "dog", 4863),
@@ -63,9 +64,9 @@ def english_name(class_name: str) -> str:
 
 
 def display_name(class_name: str) -> str:
-    """``"cane (dog)"`` for an Italian Animals-10 class; other names unchanged."""
+    """``"cane (dog)"`` for an Italian Animals-10 class; of other names the printable text."""
     english = english_name(class_name)
-    return class_name if english == class_name else f"{class_name} ({english})"
+    return printable(class_name if english == class_name else f"{class_name} ({english})")
 
 
 def _class_key(name: str) -> str:

@@ -23,6 +23,7 @@ from animals_pl.data.sampling import KeyBatchSampler, SampleKey, Sampling
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
 from animals_pl.data.splits import SPLITS, Split
 from animals_pl.errors import UsageError
+from animals_pl.files import printable
 
 
 class AnimalsDataModule(L.LightningDataModule):
@@ -121,7 +122,7 @@ class AnimalsDataModule(L.LightningDataModule):
         stage = self.trainer.state.fn if self.trainer is not None else "fit"
         needs_root = stage != "predict" and not (stage == "test" and self.hparams["test_root"])
         if needs_root and self.root == Path(PRACTICE_ROOT) and not self.root.exists():
-            print(f"Generating the practice set (1,000 images, about 30 s) in {self.root}")
+            print(f"Generating the practice set (1,000 images, about 30 s) in {printable(self.root)}")
             draw_practice_set(self.root)
         if self.trainer is not None and self.trainer.world_size > 1 and stage == "fit":
             scan(scan_folder(self.root))

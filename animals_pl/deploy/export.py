@@ -18,7 +18,7 @@ from animals_pl.data.catalog import ANIMALS10, english_name, find_images
 from animals_pl.data.decode import decode, decodes
 from animals_pl.data.sources.practice.practice_set import draw_animal
 from animals_pl.errors import UsageError
-from animals_pl.files import atomic_write, is_stream, message_stream, require_writable
+from animals_pl.files import atomic_write, is_stream, message_stream, printable, require_writable
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
 
@@ -98,8 +98,8 @@ def export(
         size = partial.stat().st_size
     verified_on = f"{len(images)} {source}"
     print(
-        f"{target} written ({size / 1e6:.1f} MB): images uint8 (B, 3, {model.size}, {model.size}) → "
-        f"probabilities, logits (B, {len(model.class_names)})\nverified on {verified_on}: "
+        f"{printable(target)} written ({size / 1e6:.1f} MB): images uint8 (B, 3, {model.size}, {model.size}) → "
+        f"probabilities, logits (B, {len(model.class_names)})\nverified on {printable(verified_on)}: "
         f"probabilities differ from torch by at most {difference:.1e}",
         file=message_stream(target),
     )
@@ -162,7 +162,7 @@ def _write(net: nn.Module, images: Tensor, file: Path, metadata: dict[str, str])
 
 def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
     """Maximum difference of a probability between torch and the file, in a batch and image by image."""
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
     with torch.inference_mode():
         expected = net(images)[0].numpy()
     batched = session.run(["probabilities"], {"images": images.numpy()})[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -15,6 +16,9 @@ from scipy.sparse import coo_array, csr_array
 
 MAX_LABELS, MAX_CELLS = 30, 200
 """Maximum number of class names and of cells on an axis of a confusion matrix; both bound its size and memory."""
+
+MAX_CHARACTERS = 30
+"""Maximum length of a name in a figure: longer ones would leave no place for the axes."""
 
 TRAIN_COLOUR, VAL_COLOUR = "#4c72b0", "#dd8452"
 
@@ -39,7 +43,11 @@ def _fonts(characters: frozenset[str]) -> tuple[list[str], set[str]]:
 
 
 def drawable(names: Sequence[str]) -> list[str]:
-    """Replace characters that no installed font has by their codes, with one warning."""
+    """Shorten names, and replace characters that no installed font has by their codes, with one warning.
+
+    Names longer than MAX_CHARACTERS have an ellipsis in the middle.
+    """
+    names = _shortened(names)
     missing = sorted(_fonts(frozenset("".join(names)))[1])
     if letters := [character for character in missing if character.isprintable()]:
         more = f" and {len(letters) - 10} more" if len(letters) > 10 else ""
@@ -50,6 +58,14 @@ def drawable(names: Sequence[str]) -> list[str]:
         )
     codes = str.maketrans({character: f"\\u{ord(character):04x}" for character in missing})
     return [name.translate(codes) for name in names]
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Short names; those that would become the same are numbered."""
+    half = MAX_CHARACTERS // 2
+    short = [name if len(name) <= MAX_CHARACTERS else f"{name[:half]}…{name[1 - half :]}" for name in names]
+    uses = Counter(short)
+    return [name if uses[name] == 1 else f"{name} #{number}" for number, name in enumerate(short, 1)]
 
 
 def draw_literally(figure: Figure) -> Figure:

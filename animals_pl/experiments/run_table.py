@@ -14,7 +14,7 @@ from rich.text import Text
 
 from animals_pl.experiments.finished_runs import FinishedRun, find_runs
 from animals_pl.experiments.reference import REFERENCE
-from animals_pl.files import atomic_write, message_stream, require_writable, screen_width, show
+from animals_pl.files import atomic_write, message_stream, printable, require_writable, screen_width, show
 
 RankBy = Literal["macro_recall", "acc", "loss", "macro_f1"]
 RANKED_BY = {"macro_recall": "macro recall", "acc": "accuracy", "loss": "loss", "macro_f1": "macro-F1"}
@@ -60,11 +60,11 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
         width = screen_width(WIDE)
         show(terminal_table(lines, width), width)
     for note in notes:
-        print(note)
+        print(printable(note))
     if output is not None:
         with atomic_write(Path(output)) as partial:
             partial.write_text(markdown(lines, notes), encoding="utf-8", errors="backslashreplace")
-        print(f"{output} written", file=message_stream(Path(output)))
+        print(printable(f"{output} written"), file=message_stream(Path(output)))
 
 
 def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
@@ -87,7 +87,7 @@ def table_lines(runs: list[FinishedRun]) -> list[Line]:
         trainable = "" if run.trainable is None else f"{run.trainable:,}"
         numbers = [trainable, str(run.epochs), str(int(run.best["epoch"]) + 1)]
         numbers += [f"{run.best[key]:.4f}" if key in run.best else "" for key in COLUMNS]
-        lines.append(Line(str(rank), run.label + mark, run.architecture, numbers))
+        lines.append(Line(str(rank), printable(run.label) + mark, printable(run.architecture), numbers))
         if published := REFERENCE.get(run.name):
             lines.append(Line("", "reference", published.title, [*published.cells(), "", ""]))
     return lines

@@ -14,7 +14,7 @@ from animals_pl.data.catalog import MAX_CLASSES, Catalog, split_called
 from animals_pl.data.inspection.manifest import catalog_of, scan, write_manifest
 from animals_pl.data.tables import read_image_rows, write_table
 from animals_pl.errors import UsageError, counted
-from animals_pl.files import atomic_write, require_empty
+from animals_pl.files import atomic_write, printable, require_empty
 from animals_pl.reports.dataset_figures import all_figures
 from animals_pl.reports.dataset_report import DatasetReport
 from animals_pl.reports.findings import Findings, readable, size_table, suggest_sizes
@@ -57,7 +57,8 @@ def analyze(
     files = [*_write_tables(found, folder), *(f"figures/{name}.png" for name in figures)]
     report = DatasetReport(found, folder).write(figures, files)
     _print_summary(found)
-    print(f"\nreport: {report}\nto exclude images: edit {folder / 'exclude.csv'} and pass it to fit --data.exclude")
+    print(f"\nreport: {printable(report)}")
+    print(printable(f"to exclude images: edit {folder / 'exclude.csv'} and pass it to fit --data.exclude"))
 
 
 def _find(catalog: Catalog, split_of: dict[str, str], ckpt_path: str | None, model: str | None) -> Findings:
@@ -156,6 +157,6 @@ def _print_summary(found: Findings) -> None:
         print(f"{name:<22} {value}")
     notes = [*found.notes, *(errors.unchecked if errors else [])]
     for note in notes[:MAX_CLASSES]:
-        print(note)
+        print(printable(note))
     if len(notes) > MAX_CLASSES:
         print(f"and {len(notes) - MAX_CLASSES:,} more such classes; the report lists all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -319,5 +320,14 @@ def _loggers(folder: Path, given: Any) -> Any:
     if given is False:
         return False
     more = given if isinstance(given, list) else [given]
+    loggers = [logger for logger in more if not isinstance(logger, bool | None)]
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        warnings.warn(
+            f"TensorBoard cannot write to {str(folder)!r}, which is not UTF-8; metrics.csv has the metrics",
+            stacklevel=3,
+        )
+        return loggers
     board = RunTensorBoard(folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False)
-    return [board, *(logger for logger in more if not isinstance(logger, bool | None))]
+    return [board, *loggers]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy.sparse import csr_array
 
 from animals_pl.evaluation import figures
-from animals_pl.evaluation.figures import MAX_CELLS, MAX_LABELS, confusion_matrix, curves
+from animals_pl.evaluation.figures import MAX_CELLS, MAX_LABELS, confusion_matrix, curves, drawable
 
 NAN = float("nan")
 ROWS = [
@@ -166,6 +166,17 @@ def test_names_are_drawn_as_they_are() -> None:
 
 
 @pytest.mark.filterwarnings("error")
+def test_long_names_are_short_in_figures_and_stay_different() -> None:
+    names = ["cane (dog)", "a" * 255, "b" * 100 + "1" * 14, "b" * 99 + "c" + "1" * 14, "d" * 30]
+    assert drawable(names) == [
+        *("cane (dog)", "a" * 15 + "…" + "a" * 14),
+        *("b" * 15 + "…" + "1" * 14 + " #3", "b" * 15 + "…" + "1" * 14 + " #4", "d" * 30),
+    ]
+    figure = confusion_matrix(np.eye(2, dtype=int), ["a" * 255, "b"])
+    figure.savefig(io.BytesIO())  # warns if the names leave no place
+    assert figure.axes[0].get_tightbbox().x0 >= 0
+
+
 def test_characters_that_no_font_has_are_codes_with_one_note(bundled_fonts: font_manager.FontManager) -> None:
     with pytest.warns(UserWarning) as noted:
         figure = confusion_matrix(np.eye(4, dtype=int), ["猫", "狗 (dog)", "a\nb", "\udcfcber"])

@@ -28,7 +28,7 @@ from animals_pl.data.sources.archives import is_archive, unpack
 from animals_pl.data.sources.practice import practice_set
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
 from animals_pl.errors import UsageError, counted, did_you_mean, one_line
-from animals_pl.files import require_writable, show
+from animals_pl.files import printable, require_writable, show
 
 ANIMALS10_ROOT = "datasets/animals10"
 """Default output. The configurations expect the images in its folder ``raw-img``."""
@@ -74,8 +74,8 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     write_manifest(found.manifest, catalog.root, manifest)
     root, counts = catalog.root, catalog.counts()
     link = f" -> {root.resolve()}" if root.is_symlink() else ""
-    print(f"images            {root}{link}")
-    print(f"manifest          {manifest}")
+    print(printable(f"images            {root}{link}"))
+    print(printable(f"manifest          {manifest}"))
     print(f"scan              {found}")
     if catalog.split_folders:
         print(f"split             folders {', '.join(catalog.split_folders)}")
@@ -180,7 +180,7 @@ def _print_faults(manifest: pd.DataFrame) -> None:
     broken = manifest[manifest["problem"] != ""]
     print(f"broken            {counted(len(broken), 'image') if len(broken) else 'none'}")
     for path, problem in broken[["path", "problem"]].head(MAX_LISTED).itertuples(index=False):
-        print(f"  {path}: {problem}")
+        print(printable(f"  {path}: {problem}"))
     if len(broken) > MAX_LISTED:
         print(f"  and {len(broken) - MAX_LISTED:,} more (see the manifest)")
     readable = manifest[manifest["problem"] == ""]
@@ -188,7 +188,7 @@ def _print_faults(manifest: pd.DataFrame) -> None:
     print(f"exact duplicates  {_summary(groups_by('sha256', readable))}")
     print(f"near-duplicates   {_summary(groups[groups['sha256'] > 1])}")
     for path, size in groups.loc[groups["size"] > MAX_COMPONENT, ["first", "size"]].itertuples(index=False):
-        print(f"  {size:,} near-duplicates, such as {path}")
+        print(f"  {size:,} near-duplicates, such as {printable(path)}")
 
 
 def _summary(groups: pd.DataFrame) -> str:
@@ -243,5 +243,5 @@ def _print_next(catalog: Catalog, configuration: str) -> None:
     if catalog.split_folders:
         option += " --data.val_fraction null --data.test_fraction null"
     print("\nnext:")
-    print(f"  python -m animals_pl analyze {place}")
-    print(f"  python -m animals_pl fit --config configs/{configuration}.yaml{option}")
+    print(printable(f"  python -m animals_pl analyze {place}"))
+    print(printable(f"  python -m animals_pl fit --config configs/{configuration}.yaml{option}"))

@@ -13,7 +13,7 @@ from animals_pl.data.catalog import MAX_CLASSES, display_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import counted
 from animals_pl.evaluation.metrics import recall_per_class
-from animals_pl.files import show
+from animals_pl.files import printable, show
 from animals_pl.training.callbacks.epoch_table import best_row
 from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
 from animals_pl.training.callbacks.run_length import length, why_stopped
@@ -42,8 +42,8 @@ class RunSummary(L.Callback):
         grid = Table.grid(padding=(0, 2))
         grid.add_column()
         grid.add_column(overflow="fold")
-        for row in rows.items():
-            grid.add_row(*row)
+        for name, value in rows.items():
+            grid.add_row(name, printable(value))
         show(grid)
         if isinstance(self.data, AnimalsDataModule):
             show(_weights_table(self.data, pl_module))
@@ -65,7 +65,7 @@ class RunSummary(L.Callback):
         print(
             f"\nbest epoch {int(best['epoch']) + 1} by {checkpoint.monitor}: "
             + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())
-            + f"\nbest checkpoint: {_short_path(checkpoint.best_model_path)}",
+            + f"\nbest checkpoint: {printable(_short_path(checkpoint.best_model_path))}",
         )
 
 
@@ -102,7 +102,7 @@ def print_left_out(data: AnimalsDataModule) -> None:
         print(f"{counted(len(data.broken), 'broken image')}:")
         _print_problems(data.broken, "'python -m animals_pl analyze DIR' lists all")
     if data.excluded:
-        print(f"{counted(len(data.excluded), 'image')} excluded by {data.hparams['exclude']}")
+        print(printable(f"{counted(len(data.excluded), 'image')} excluded by {data.hparams['exclude']}"))
 
 
 def print_predicted(data: AnimalsDataModule, output: str) -> None:
@@ -114,14 +114,14 @@ def print_predicted(data: AnimalsDataModule, output: str) -> None:
         print(f"{counted(len(data.broken), 'broken image')}, {missing} not predicted and {in_part} predicted in part:")
         _print_problems(data.broken, f"the column problem of {output} has all")
     blank = f" and {counted(missing, 'row')} without one" if missing else ""
-    print(f"{counted(len(predicted), 'prediction')}{blank} written to {output}")
+    print(f"{counted(len(predicted), 'prediction')}{blank} written to {printable(output)}")
 
 
 def _print_problems(broken: dict[str, str], remedy: str) -> None:
     for path, problem in list(broken.items())[:MAX_LISTED]:
-        print(f"  {path}: {problem}")
+        print(printable(f"  {path}: {problem}"))
     if len(broken) > MAX_LISTED:
-        print(f"  and {len(broken) - MAX_LISTED} more; {remedy}")
+        print(printable(f"  and {len(broken) - MAX_LISTED} more; {remedy}"))
 
 
 def _short_path(path: str) -> str:

@@ -12,6 +12,7 @@ from torchvision.utils import make_grid
 from animals_pl.data.catalog import display_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.evaluation.figures import confusion_matrix
+from animals_pl.files import printable
 from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.epoch_table import best_row
 from animals_pl.training.classifier import AnimalClassifier
@@ -76,6 +77,7 @@ class TensorBoardImages(L.Callback):
         hparams = {**pl_module.hparams, **self.data.hparams}
         simple = (bool, int, float, str)
         plain = {k: v for k, v in hparams.items() if isinstance(v, simple) and not k.startswith("_")}
+        plain = {k: printable(v) if isinstance(v, str) else v for k, v in plain.items()}  # it takes UTF-8 only
         metrics = {f"best/{k.removesuffix('/val')}": v for k, v in best.items() if k.endswith("/val")}
         board.log_hyperparams(plain, metrics, step=trainer.current_epoch)
 
