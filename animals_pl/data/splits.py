@@ -238,7 +238,8 @@ def _read_split(file: Path, root: Path, known: Collection[str]) -> tuple[dict[st
         first = next(path for path, count in Counter(row["path"] for row in rows).items() if count > 1)
         rows_over = counted(repeated, "extra row")
         raise UsageError(
-            f"data.split={str(file)!r} lists images more than once ({rows_over}, first: {first}). Remove the extra rows."
+            f"data.split={str(file)!r} lists images more than once ({rows_over}, first: {first}). "
+            "Remove the extra rows."
         )
     if not {"train", "val"} <= set(split_of.values()):
         raise UsageError(
