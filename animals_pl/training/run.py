@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import shutil
+import signal
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -13,6 +16,7 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from animals_pl.errors import UsageError
 from animals_pl.training.board import RunTensorBoard
@@ -101,14 +105,24 @@ class Run:
         Raises:
             UsageError: An argument, file or folder is invalid. A new run that ends before its
                 first epoch is complete leaves no folder.
+            KeyboardInterrupt: Ctrl-C was pressed. The message says how to resume.
+            SystemExit: The process was told to end (SIGTERM); the code is 143.
         """
         try:
             with quiet():
                 self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self.ckpt_path, weights_only=True)
+                if self.trainer.received_sigterm:  # during the last batches
+                    raise SIGTERMException
         except UsageError:
-            if self.ckpt_path is None:
-                _remove_empty_run(self.folder)
+            self._remove_if_empty()
             raise
+        except KeyboardInterrupt as error:
+            self._remove_if_empty()
+            raise KeyboardInterrupt(f"interrupted{self._how_to_resume()}") from error
+        except SIGTERMException as error:
+            self._remove_if_empty()
+            print(f"animals_pl fit: terminated{self._how_to_resume()}", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGTERM) from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -146,6 +160,17 @@ class Run:
     def test(self, data: L.LightningDataModule | None = None) -> dict[str, float]:
         """Metrics of the best epoch on the test split, or on ``data.test_root``; see :func:`evaluate`."""
         return evaluate(load_classifier(self.best_path), data or self.data, "test")
+
+    def _remove_if_empty(self) -> None:
+        if self.ckpt_path is None:
+            _remove_empty_run(self.folder)
+
+    def _how_to_resume(self) -> str:
+        return (
+            f"; resume with --ckpt_path {shlex.quote(str(self.last_path))}"
+            if self.folder and self.last_path.exists()
+            else ""
+        )
 
     def _file(self, name: str) -> Path:
         if self.folder is None:
@@ -291,7 +316,9 @@ def trains_in_bfloat16(accelerator: Any) -> bool:
 
 def _remove_empty_run(folder: Path | None) -> None:
     """Remove the folder of a run that ended before its first epoch was complete."""
-    if folder is not None and folder.exists() and not (folder / "metrics.csv").exists():
+    if folder is None or (folder / "metrics.csv").exists() or any(folder.rglob("*.ckpt")):
+        return
+    if folder.exists():
         shutil.rmtree(folder)
         with suppress(OSError):  # other runs of this name stay
             folder.parent.rmdir()

@@ -92,6 +92,7 @@ def quiet() -> Iterator[None]:
 
     Raises:
         UsageError: Lightning or torch cannot work with the settings or on the machine; see :data:`REMEDIES`.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -103,6 +104,10 @@ def quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message)
             yield
     except UsageError:
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
+            raise KeyboardInterrupt(*error.__context__.args) from error
         raise
     except MisconfigurationException as error:
         raise UsageError(one_line(error)) from error
