@@ -887,6 +887,8 @@ FIT_MISTAKES = {
         ["trainer.callbacks.sizes=8 is invalid; expected list", "'[8]'"],
     ),
     "number in a list of classes": (["--trainer.callbacks", "[1]"], ["expected list[Callback], Callback, null"]),
+    "classes of the data": (["--model.class_names", "[a,b]"], ["model.class_names=['a', 'b'] is set by the data"]),
+    "size of the data": (["--model.input_size", 64], ["model.input_size=64 is set by the data", "Remove"]),
     "seed out of range": (["--seed_everything=-1"], ["seed_everything=-1 is out of range"]),
     "no configuration of a section": (["--data", "nowhere.yaml"], ["data='nowhere.yaml' is not a configuration file"]),
 }

@@ -13,6 +13,9 @@ from animals_pl import __version__
 from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write
 
+SET_BY_DATA = ("class_names", "input_size")
+"""Arguments of ``AnimalClassifier`` that a new training takes from the data."""
+
 
 def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint of this project on the CPU. ``mmap`` maps the tensors, for reading settings only.

@@ -199,7 +199,6 @@ class AnimalClassifier(L.LightningModule):
         if self.data_info is None:
             raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training.")
         self.image_size = self.data_info.size
-        self._epoch_lr = self.hparams["lr"]
         warn_of_double_correction(self.hparams, self.data_info.sampling)
         self.training_loss = build_loss(self.hparams, np.array(self.data_info.class_counts)).to(self.device)
         self.mixup_cutmix = build_mixup_cutmix(self.hparams)
@@ -318,18 +317,26 @@ class AnimalClassifier(L.LightningModule):
         self._log_epoch(self.test_metrics, "test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the state of schedules: they follow from the epoch and the settings, which may be new."""
+        """Leave out the state of schedules: they follow from the epoch and the settings, which may be new.
+
+        The training metrics of an epoch that was cut short go on where they were.
+        """
         checkpoint["lr_schedulers"] = []
+        if "train_sums" in checkpoint:
+            self.train_metrics.continue_from(checkpoint["train_sums"])
 
     def on_train_start(self) -> None:
         """Set the learning rate of a resumed run as its schedule has it, now that ``max_epochs`` may be another."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, Scheduler) and self.current_epoch > 0:
             scheduler.step(epoch=self.current_epoch)
+        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]  # where an epoch is continued
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the version that writes the checkpoint."""
+        """Record the version that writes the checkpoint, and within an epoch the sums of its training metrics."""
         checkpoint["animals_pl_version"] = __version__
+        if self.trainer.state.fn == "fit" and not self.trainer.is_last_batch:
+            checkpoint["train_sums"] = self.train_metrics.sums()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule; see :mod:`~animals_pl.training.optimization`."""

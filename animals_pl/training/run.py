@@ -33,7 +33,7 @@ from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
-from animals_pl.training.resume import adopt_checkpoint
+from animals_pl.training.resume import adopt_checkpoint, check_new_model
 from animals_pl.training.run_folder import new_run_folder
 from animals_pl.training.trained import TrainedModel, load_classifier, load_model
 from animals_pl.training.trainer import TRAINER_DEFAULTS, check_training_arguments, make_trainer, quiet
@@ -111,8 +111,6 @@ class Run:
         try:
             with quiet():
                 self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self.ckpt_path, weights_only=True)
-                if self.trainer.received_sigterm:  # during the last batches
-                    raise SIGTERMException
         except UsageError:
             self._remove_if_empty()
             raise
@@ -248,6 +246,8 @@ def prepare_run(
         kwargs["precision"] = "bf16-mixed"
     if ckpt_path is not None:
         adopt_checkpoint(model, data, options.monitor, Path(ckpt_path))
+    else:
+        check_new_model(model)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data)]
     if options.compile:
         mine.append(Compilation())
