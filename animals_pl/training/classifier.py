@@ -19,11 +19,11 @@ from animals_pl import __version__
 from animals_pl.data.catalog import english_name
 from animals_pl.data.class_weights import ClassWeights
 from animals_pl.data.info import DataInfo
-from animals_pl.errors import UsageError, listed
+from animals_pl.errors import UsageError, listed, require_types
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
 from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
-from animals_pl.training.hparams import check_hparams, warn_of_double_correction
+from animals_pl.training.hparams import check_hparams, divergence_remedy, warn_of_double_correction
 from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
 from animals_pl.training.optimization import Schedule, build_optimizer
 from animals_pl.training.split_metrics import SplitMetrics
@@ -116,6 +116,7 @@ class AnimalClassifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        require_types(AnimalClassifier.__init__, self.hparams, "model.")
         check_hparams(self.hparams)
         self.net: Any = None  # built in configure_model, once classes and size are known
         self.data_info: DataInfo | None = None
@@ -297,9 +298,8 @@ class AnimalClassifier(L.LightningModule):
         loss = metrics.loss.compute().item()
         if not math.isfinite(loss):
             raise UsageError(
-                f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}. Lower model.lr "
-                f"(now {self.hparams['lr']:g}), raise model.warmup_epochs, or set trainer.gradient_clip_val. "
-                "Checkpoints of earlier epochs are kept."
+                f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}. "
+                f"{divergence_remedy(self.hparams, self.trainer.precision)} Checkpoints of earlier epochs are kept."
             )
 
     def on_validation_epoch_end(self) -> None:
@@ -317,10 +317,7 @@ class AnimalClassifier(L.LightningModule):
         self._log_epoch(self.test_metrics, "test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave out the state of schedules: they follow from the epoch and the settings, which may be new.
-
-        The training metrics of an epoch that was cut short go on where they were.
-        """
+        """Leave out schedules, which follow from epoch and settings; continue the metrics of an epoch cut short."""
         checkpoint["lr_schedulers"] = []
         if "train_sums" in checkpoint:
             self.train_metrics.continue_from(checkpoint["train_sums"])
