@@ -98,8 +98,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # reader closed the pipe (e.g. head)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        message, code = "interrupted", INTERRUPTED
+    except KeyboardInterrupt as error:
+        message, code = str(error) or "interrupted", INTERRUPTED
     except UsageError as error:
         message, code = f"error: {one_line(error)}", WRONG_USE
     except OSError as error:

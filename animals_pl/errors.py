@@ -2,8 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class UsageError(ValueError):
@@ -52,6 +54,43 @@ def one_line(error: BaseException) -> str:
     """Message of an error in one line, without a DataLoader worker's traceback; the type if there is no message."""
     message = re.split(r"\n[\w.]*(?:Error|Exception): ", str(error))[-1]
     return " ".join(message.split()) or type(error).__name__
+
+
+def require_types(function: Callable[..., object], values: Mapping[str, Any], prefix: str = "") -> None:
+    """Check arguments against a function's annotations as the command line does, but without conversion of text.
+
+    Subclasses, such as numpy's floats, are refused: YAML files and checkpoints hold plain values.
+
+    Args:
+        function: Its annotations are plain types, ``Literal``, ``list`` and unions of these.
+        values: Some of its arguments.
+        prefix: Prefix of the names, such as ``model.``.
+
+    Raises:
+        UsageError: A value is of another type, or none of the words.
+    """
+    hints = get_type_hints(function)
+    for key, value in values.items():
+        if key in hints and not _is_a(value, hints[key]):
+            expected = str(hints[key]).replace(" | ", ", ")
+            raise UsageError(_wrong_type(prefix + key, expected, repr(value)))
+
+
+def require_range(name: str, value: float, least: float, most: float) -> None:
+    """Raise a :class:`UsageError` if a number is not from ``least`` to ``most``."""
+    if not least <= value <= most:
+        raise UsageError(f"{name}={value} is out of range. Choose a value from {least} to {most}.")
+
+
+def _is_a(value: Any, annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin in (Union, UnionType):
+        return any(_is_a(value, member) for member in get_args(annotation))
+    if origin is Literal:
+        return type(value) is str and value in get_args(annotation)
+    if origin is list:
+        return type(value) is list and all(_is_a(item, *get_args(annotation)) for item in value)
+    return type(value) is annotation or (annotation is float and type(value) is int)
 
 
 _UNKNOWN_KEY = re.compile(

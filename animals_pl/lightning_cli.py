@@ -31,7 +31,7 @@ from animals_pl.training.callbacks.summaries import EvaluationSummary, print_pre
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.run import Run, RunOptions, prepare_run
-from animals_pl.training.trainer import TRAINER_DEFAULTS, make_trainer, quiet
+from animals_pl.training.trainer import TRAINER_DEFAULTS, check_evaluation_arguments, make_trainer, quiet
 
 OVERRIDABLE = ("tta",)
 """Model settings that may differ from the checkpoint's in validate, test and predict."""
@@ -143,6 +143,7 @@ class AnimalsCLI(LightningCLI):
                 **options,
             )
             return self.run.trainer
+        check_evaluation_arguments(verb, options)
         options |= {"logger": False, "enable_checkpointing": False}
         if verb == "predict":
             callbacks.append(PredictionWriter(Path(config.output), config.top_k))

@@ -678,8 +678,7 @@ def test_interrupted_predict_leaves_no_file(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(PredictionWriter, "write_on_batch_end", interrupt_second)
     file = tmp_path / "out.csv"
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        cli("predict", run.tree, "--ckpt_path", run.best, "--output", file, "--data.batch_size", 8)
+    assert cli("predict", run.tree, "--ckpt_path", run.best, "--output", file, "--data.batch_size", 8) == 130
     assert list(tmp_path.iterdir()) == []
 
 
@@ -990,6 +989,14 @@ FIT_MISTAKES = {
         ["trainer.callbacks.sizes=8 is invalid; expected list", "'[8]'"],
     ),
     "number in a list of classes": (["--trainer.callbacks", "[1]"], ["expected list[Callback], Callback, null"]),
+    "no time": (["--trainer.max_time", "00:00:00:00"], ["trainer.max_time=00:00:00:00 is out of range"]),
+    "negative time": (["--trainer.max_time", "{hours: -1}"], ["trainer.max_time", "is out of range"]),
+    "device without its package": (["--trainer.accelerator", "tpu"], ["torch_xla"]),
+    "precision without its package": (["--trainer.precision", "transformer-engine"], ["transformer_engine"]),
+    "epsilon below 0": (["--model.optimizer_eps", -1], ["model.optimizer_eps=-1.0 is out of range"]),
+    "size of gigabytes": (["--data.size", 100_000], ["data.size=100000 is out of range", "to 4096"]),
+    "classes of the data": (["--model.class_names", "[a,b]"], ["model.class_names=['a', 'b'] is set by the data"]),
+    "size of the data": (["--model.input_size", 64], ["model.input_size=64 is set by the data", "Remove"]),
     "seed out of range": (["--seed_everything=-1"], ["seed_everything=-1 is out of range"]),
     "no configuration of a section": (["--data", "nowhere.yaml"], ["data='nowhere.yaml' is not a configuration file"]),
 }
@@ -1156,6 +1163,23 @@ def test_studies_refuse(refused, tiny_tree, tmp_path, verb, options, named):
     study = "searches/small_head.yaml" if verb == "search" else "studies/ablation.yaml"
     message = refused(verb, PROJECT / "configs" / study, "--root", tiny_tree, "--output", tmp_path, *options)
     assert named in message
+
+
+@pytest.mark.parametrize(
+    ("verb", "key", "value", "named"),
+    [
+        ("predict", "limit_predict_batches", 1, "trainer.limit_predict_batches=1 leaves images out"),
+        ("predict", "limit_predict_batches", 0.5, "trainer.limit_predict_batches=0.5 leaves images out"),
+        ("predict", "fast_dev_run", "true", "trainer.fast_dev_run=True leaves images out"),
+        ("validate", "limit_val_batches", 0, "trainer.limit_val_batches=0 is out of range"),
+        ("test", "limit_test_batches", 0.0, "trainer.limit_test_batches=0"),
+    ],
+)
+def test_evaluation_is_of_all_images(refused, run, tmp_path, monkeypatch, verb, key, value, named):
+    monkeypatch.chdir(tmp_path)
+    paths = [run.tree] if verb == "predict" else []
+    assert named in refused(verb, *paths, "--ckpt_path", run.best, f"--trainer.{key}", value)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("top_k", [0, -1])

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from animals_pl.data.augmentation import Augmentation
 from animals_pl.data.catalog import Catalog, scan_folder
-from animals_pl.data.dataset import AnimalsDataset, LazyDataLoader, default_num_workers, start_worker
+from animals_pl.data.dataset import LIMITS, AnimalsDataset, LazyDataLoader, default_num_workers, start_worker
 from animals_pl.data.info import DataInfo
 from animals_pl.data.inspection.manifest import scan
 from animals_pl.data.loading import images_to_test, load_dataset, split_dataset
@@ -22,7 +22,7 @@ from animals_pl.data.resize import Interpolation, Resize, ResizeRule
 from animals_pl.data.sampling import KeyBatchSampler, SampleKey, Sampling
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
 from animals_pl.data.splits import SPLITS, Split
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, require_range, require_types
 from animals_pl.files import printable
 
 
@@ -91,10 +91,10 @@ class AnimalsDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        for key, least in {"size": 8, "batch_size": 1, "seed": 0, "num_workers": 0}.items():
-            value = self.hparams[key]
-            if value is not None and value < least:
-                raise UsageError(f"data.{key}={value} is too small. Choose {least} or more.")
+        require_types(AnimalsDataModule.__init__, self.hparams, "data.")
+        for key, (least, most) in LIMITS.items():
+            if self.hparams[key] is not None:
+                require_range(f"data.{key}", self.hparams[key], least, most)
         self.root = Path(root)
         self.size = size
         self.resize = Resize(resize, interpolation, crop_pct)

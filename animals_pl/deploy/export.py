@@ -82,11 +82,13 @@ def export(
         >>> exported.path.name, exported.difference < 1e-4
         ('model.onnx', True)
     """
+    if not isinstance(output, str | Path):
+        raise UsageError(f"output={output!r} is not a path. Pass the ONNX file to write.")
     target = Path(output)
     require_writable(target)
     if not is_stream(target) and target.suffix.lower() != ".onnx":
         raise UsageError(f"output={str(output)!r} does not end in .onnx. Choose another name.")
-    if target.resolve() == Path(ckpt_path).resolve():
+    if target.resolve() == Path(str(ckpt_path)).resolve():
         raise UsageError(f"output={str(output)!r} is the checkpoint itself. Choose another output.")
     model = load_model(ckpt_path)
     images, source = _verification_images(image_folder, model)

@@ -49,10 +49,12 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class FoundRuns:
-    """Runs with a complete epoch, labels of those without one, and the file and reason of each unreadable file."""
+    """Runs with a validated epoch; labels of others and of runs without files; file and reason of unreadable files."""
 
     runs: list[FinishedRun] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
+    unvalidated: list[str] = field(default_factory=list)
+    without_checkpoint: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -80,18 +82,18 @@ def find_runs(folder: Path) -> FoundRuns:
 
 
 def _read_run(path: Path, label: str, found: FoundRuns) -> None:
-    """Append the run to ``found.runs``, or its label to ``found.incomplete``, or the reason to ``found.unreadable``."""
+    """Append the run to ``found.runs``, or its label to the list of what it lacks."""
     rows = _try(_read_epochs, path / "metrics.csv", label, found)
     config = _try(read_config, path / "config.yaml", label, found) if rows else None
     if rows is None or (rows and config is None):
         return
     best = best_epoch(rows, config[0]) if config else {}
     if not config or not best:
-        found.incomplete.append(label)
+        (found.unvalidated if rows else found.incomplete).append(label)
         return
     files = [path / name for name in CHECKPOINTS if (path / name).exists()]
     if not files:
-        found.unreadable.append(f"{label}/{CHECKPOINTS[0]} (No such file or directory)")
+        found.without_checkpoint.append(label)
     counts = (_try(_read_trainable, file, label, found) for file in files)
     trainable = next((number for number in counts if number is not None), None)
     images = _try(validation_digest, path / "split.csv", label, found)

@@ -55,6 +55,8 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
     lines = table_lines(ranked(found.runs, rank_by))
     notes = legend(lines, rank_by) if lines else []
     notes += [f"incomplete: {label}" for label in found.incomplete]
+    notes += [f"no validation: {label}" for label in found.unvalidated]
+    notes += [f"no checkpoint: {label}" for label in found.without_checkpoint]
     notes += [f"unreadable: {reason}" for reason in found.unreadable]
     if lines:
         width = screen_width(WIDE)

@@ -14,6 +14,9 @@ from animals_pl import __version__
 from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write
 
+SET_BY_DATA = ("class_names", "input_size")
+"""Arguments of ``AnimalClassifier`` that a new training takes from the data."""
+
 
 def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint of this project on the CPU. ``mmap`` maps the tensors, for reading settings only.
@@ -22,7 +25,7 @@ def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, A
         UsageError: The file is missing, is not a checkpoint of this project, or was written by an older version.
     """
     remedy = "Use the best.ckpt or last.ckpt of a run below checkpoints/."
-    if not Path(ckpt_path).is_file():
+    if not isinstance(ckpt_path, str | Path) or not Path(ckpt_path).is_file():
         raise UsageError(f"ckpt_path={str(ckpt_path)!r} is not a file. {remedy}")
     try:
         checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -58,9 +61,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with atomic_write(Path(path)) as partial:
                 partial.write_bytes(content.getbuffer())
         except OSError as error:
+            kept = "; an earlier file of this name is kept" if Path(path).exists() else ""
             raise UsageError(
-                f"cannot write {str(path)!r} ({error.strerror}); an earlier file of this name is kept. "
-                f"{disk_full_remedy(Path(path).parent)}"
+                f"cannot write {str(path)!r} ({error.strerror}){kept}. {disk_full_remedy(Path(path).parent)}"
             ) from error
 
 

@@ -19,11 +19,11 @@ from animals_pl import __version__
 from animals_pl.data.catalog import english_name
 from animals_pl.data.class_weights import ClassWeights
 from animals_pl.data.info import DataInfo
-from animals_pl.errors import UsageError, listed
+from animals_pl.errors import UsageError, listed, require_types
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
 from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
-from animals_pl.training.hparams import check_hparams, warn_of_double_correction
+from animals_pl.training.hparams import check_hparams, divergence_remedy, warn_of_double_correction
 from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
 from animals_pl.training.optimization import Schedule, build_optimizer
 from animals_pl.training.split_metrics import SplitMetrics
@@ -116,6 +116,7 @@ class AnimalClassifier(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        require_types(AnimalClassifier.__init__, self.hparams, "model.")
         check_hparams(self.hparams)
         self.net: Any = None  # built in configure_model, once classes and size are known
         self.data_info: DataInfo | None = None
@@ -202,7 +203,6 @@ class AnimalClassifier(L.LightningModule):
         if self.data_info is None:
             raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training.")
         self.image_size = self.data_info.size
-        self._epoch_lr = self.hparams["lr"]
         warn_of_double_correction(self.hparams, self.data_info.sampling)
         self.training_loss = build_loss(self.hparams, np.array(self.data_info.class_counts)).to(self.device)
         self.mixup_cutmix = build_mixup_cutmix(self.hparams)
@@ -301,9 +301,8 @@ class AnimalClassifier(L.LightningModule):
         loss = metrics.loss.compute().item()
         if not math.isfinite(loss):
             raise UsageError(
-                f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}. Lower model.lr "
-                f"(now {self.hparams['lr']:g}), raise model.warmup_epochs, or set trainer.gradient_clip_val. "
-                "Checkpoints of earlier epochs are kept."
+                f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}. "
+                f"{divergence_remedy(self.hparams, self.trainer.precision)} Checkpoints of earlier epochs are kept."
             )
 
     def on_validation_epoch_end(self) -> None:
@@ -321,18 +320,23 @@ class AnimalClassifier(L.LightningModule):
         self._log_epoch(self.test_metrics, "test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the scheduler state; schedules are recomputed from the epoch and the current settings."""
+        """Drop the scheduler state, which is recomputed; continue the metrics of an epoch cut short."""
         checkpoint["lr_schedulers"] = []
+        if "train_sums" in checkpoint:
+            self.train_metrics.continue_from(checkpoint["train_sums"])
 
     def on_train_start(self) -> None:
         """Recompute the learning rate of a resumed run; ``max_epochs`` may have changed."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, Scheduler) and self.current_epoch > 0:
             scheduler.step(epoch=self.current_epoch)
+        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]  # where an epoch is continued
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the version that writes the checkpoint."""
+        """Record the version that writes the checkpoint, and within an epoch the sums of its training metrics."""
         checkpoint["animals_pl_version"] = __version__
+        if self.trainer.state.fn == "fit" and not self.trainer.is_last_batch:
+            checkpoint["train_sums"] = self.train_metrics.sums()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule; see :mod:`~animals_pl.training.optimization`."""

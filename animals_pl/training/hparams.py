@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,8 @@ _BELOW_1 = ("[0, 1)", lambda value: 0 <= value < 1)
 RANGES = {
     **dict.fromkeys(("dropout", "effective_beta", "label_smoothing"), _BELOW_1),
     **dict.fromkeys(
-        ("focal_gamma", "logit_tau", "mixup", "cutmix", "lr", "weight_decay", "warmup_epochs"), _AT_LEAST_0
+        ("focal_gamma", "logit_tau", "mixup", "cutmix", "lr", "weight_decay", "optimizer_eps", "warmup_epochs"),
+        _AT_LEAST_0,
     ),
     "backbone_lr_mult": ("> 0", lambda value: value > 0),
     "layer_decay": ("(0, 1]", lambda value: 0 < value <= 1),
@@ -45,14 +47,25 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
         raise UsageError(f"model.optimizer={optimizer!r} is unknown. {hint}timm.optim.list_optimizers() lists them.")
     for key, (words, fits) in RANGES.items():
         value = hparams[key]
-        if value is not None and not fits(value):
-            raise UsageError(f"model.{key}={value} is out of range. Choose a value {words}.")
+        if value is not None and not (fits(value) and math.isfinite(value)):
+            finite = "finite " if math.isinf(value) else ""
+            raise UsageError(f"model.{key}={value} is out of range. Choose a {finite}value {words}.")
     for key, (other, needed) in APPLIES_WITH.items():
         if hparams[key] is not None and hparams[other] != needed:
             raise UsageError(
                 f"model.{key}={hparams[key]} has no effect with model.{other}={hparams[other]}. "
                 f"Remove it (null), or set model.{other}={needed}."
             )
+
+
+def divergence_remedy(hparams: Mapping[str, Any], precision: str) -> str:
+    """What to change after a training has diverged."""
+    if hparams["optimizer_eps"] == 0:
+        return "Set model.optimizer_eps above 0, or to null."
+    remedy = f"Lower model.lr (now {hparams['lr']:g}), raise model.warmup_epochs, or set trainer.gradient_clip_val."
+    if precision == "16-true":
+        return f"Set trainer.precision=16-mixed: 16-true overflows. If that is not enough: {remedy}"
+    return remedy
 
 
 def warn_of_double_correction(hparams: Mapping[str, Any], sampling: Sampling) -> None:

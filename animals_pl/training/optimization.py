@@ -34,7 +34,9 @@ def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> 
         )
     # timm has no constant schedule with warm-up; a step schedule with decay_rate=1 is equivalent.
     options: dict[str, Any] = {"sched": "step", "decay_rate": 1.0} if schedule == "constant" else {"sched": schedule}
-    options |= {"num_epochs": epochs, "warmup_epochs": warmup_epochs, "decay_epochs": max(1, epochs // 3)}
+    options |= {"num_epochs": epochs, "warmup_epochs": warmup_epochs}
+    if options["sched"] == "step":  # the steps are counted from the end of the warm-up
+        options |= {"decay_epochs": max(1, (epochs - warmup_epochs) // 3), "warmup_prefix": True}
     scheduler, _ = create_scheduler_v2(optimizer, **options)
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
 

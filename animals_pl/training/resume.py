@@ -1,4 +1,4 @@
-"""Resume a run."""
+"""Start or resume a run with a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import lightning as L
 
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError
-from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
+from animals_pl.training.checkpoint import SET_BY_DATA, data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
 
 
@@ -32,9 +32,22 @@ def adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, monit
             require_same(f"data.{key}", data.hparams.get(key, trained), trained)
     for key, trained in model_settings(checkpoint).items():
         given = model.hparams[key]
-        if not (given is None and key in ("class_names", "input_size")):
+        if not (given is None and key in SET_BY_DATA):
             require_same(f"model.{key}", given, trained)
         model.hparams[key] = trained
     split = ckpt_path.parent / "split.csv"
     if split.is_file() and "split" in data.hparams and data.hparams["split"] is None:
         data.hparams["split"] = str(split)
+
+
+def check_new_model(model: AnimalClassifier) -> None:
+    """Check that a model that was not trained before leaves its classes and its size to the data.
+
+    Raises:
+        UsageError: It does not.
+    """
+    for key in SET_BY_DATA:
+        if model.net is None and model.data_info is None and model.hparams[key] is not None:
+            raise UsageError(
+                f"model.{key}={model.hparams[key]} is set by the data in a new training. Remove the option."
+            )

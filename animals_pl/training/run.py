@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import shlex
 import shutil
+import signal
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,8 +17,9 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, require_types
 from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
@@ -30,43 +34,17 @@ from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import disk_full_remedy, with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
-from animals_pl.training.resume import adopt_checkpoint
+from animals_pl.training.resume import adopt_checkpoint, check_new_model
 from animals_pl.training.run_folder import new_run_folder
+from animals_pl.training.run_options import Monitor, RunOptions, check_combination, check_types, list_of_callbacks
 from animals_pl.training.trained import TrainedModel, load_classifier, load_model
-from animals_pl.training.trainer import TRAINER_DEFAULTS, check_training_arguments, make_trainer, quiet
-
-Monitor = Literal["loss/val", "acc/val", "macro_recall/val", "macro_f1/val"]
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of :func:`fit`, also on the command line.
-
-    Attributes:
-        name: Runs are written to checkpoints/NAME/version_N.
-        monitor: Metric that selects the best epoch.
-        save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
-        tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
-            GPU memory (``batch_size``), and use it.
-        cache_features: Compute the features of a frozen backbone once, if that does not change the result.
-        compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
-
-    Raises:
-        UsageError: ``name`` is not the name of a folder, or ``save_top_k`` is below 1.
-    """
-
-    name: str = "run"
-    monitor: Monitor = "loss/val"
-    save_top_k: int = 1
-    tune: Tune | None = None
-    cache_features: bool = True
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.name or self.name in {".", ".."} or {"/", "\\", "\0"} & set(self.name):
-            raise UsageError(f"name={self.name!r} is not the name of a folder. Use letters, digits, '-' and '_'.")
-        if self.save_top_k < 1:
-            raise UsageError(f"save_top_k={self.save_top_k} is out of range. Choose a value >= 1.")
+from animals_pl.training.trainer import (
+    TRAINER_DEFAULTS,
+    check_evaluation_arguments,
+    check_training_arguments,
+    make_trainer,
+    quiet,
+)
 
 
 @dataclass(eq=False)
@@ -102,14 +80,22 @@ class Run:
         Raises:
             UsageError: An argument, file or folder is invalid. A new run that ends before its
                 first epoch is complete leaves no folder.
+            KeyboardInterrupt: Ctrl-C was pressed. The message says how to resume.
+            SystemExit: The process was told to end (SIGTERM); the code is 143.
         """
         try:
             with quiet():
                 self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self.ckpt_path, weights_only=True)
         except UsageError:
-            if self.ckpt_path is None:
-                _remove_empty_run(self.folder)
+            self._remove_if_empty()
             raise
+        except KeyboardInterrupt as error:
+            self._remove_if_empty()
+            raise KeyboardInterrupt(f"interrupted{self._how_to_resume()}") from error
+        except SIGTERMException as error:
+            self._remove_if_empty()
+            print(f"animals_pl fit: terminated{self._how_to_resume()}", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGTERM) from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -148,6 +134,17 @@ class Run:
     def test(self, data: L.LightningDataModule | None = None) -> dict[str, float]:
         """Metrics of the best epoch on the test split, or on ``data.test_root``; see :func:`evaluate`."""
         return evaluate(load_classifier(self.best_path), data or self.data, "test")
+
+    def _remove_if_empty(self) -> None:
+        if self.ckpt_path is None:
+            _remove_empty_run(self.folder)
+
+    def _how_to_resume(self) -> str:
+        return (
+            f"; resume with --ckpt_path {shlex.quote(str(self.last_path))}"
+            if self.folder and self.last_path.exists()
+            else ""
+        )
 
     def _file(self, name: str) -> Path:
         if self.folder is None:
@@ -215,16 +212,18 @@ def prepare_run(
     ``dump_config`` returns the run's configuration as YAML, with tuned values such as ``{"model.lr": 0.01}`` filled in.
     By default it is made from the hyper-parameters.
     """
-    _check_types(model, data)
+    check_types(model, data)
     kwargs = {**TRAINER_DEFAULTS, **trainer_kwargs}
-    callbacks = [callbacks] if isinstance(callbacks, L.Callback) else list(callbacks or ())
+    callbacks = list_of_callbacks(callbacks)
     saves = kwargs.get("enable_checkpointing") is not False
-    _check_combination(options, ckpt_path, saves)
+    check_combination(options, ckpt_path, saves)
     check_training_arguments(kwargs)
     if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
         kwargs["precision"] = "bf16-mixed"
     if ckpt_path is not None:
-        adopt_checkpoint(model, data, options.monitor, Path(ckpt_path))
+        adopt_checkpoint(model, data, options.monitor, Path(str(ckpt_path)))
+    else:
+        check_new_model(model)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data)]
     if options.compile:
         mine.append(Compilation())
@@ -277,7 +276,9 @@ def evaluate(
         >>> sorted(metrics)
         ['acc/test', 'loss/test', 'macro_f1/test', 'macro_recall/test']
     """
-    _check_types(model, data)
+    check_types(model, data)
+    require_types(evaluate, {"split": split})
+    check_evaluation_arguments(split, trainer_kwargs)
     kwargs = {**TRAINER_DEFAULTS, "logger": False, "enable_checkpointing": False, **trainer_kwargs}
     trainer = make_trainer([EvaluationSummary(data)], **kwargs)
     with quiet():
@@ -293,26 +294,12 @@ def trains_in_bfloat16(accelerator: Any) -> bool:
 
 def _remove_empty_run(folder: Path | None) -> None:
     """Remove the folder of a run that ended before its first epoch was complete."""
-    if folder is not None and folder.exists() and not (folder / "metrics.csv").exists():
+    if folder is None or (folder / "metrics.csv").exists() or any(folder.rglob("*.ckpt")):
+        return
+    if folder.exists():
         shutil.rmtree(folder)
         with suppress(OSError):  # other runs of this name stay
             folder.parent.rmdir()
-
-
-def _check_types(model: Any, data: Any) -> None:
-    if not isinstance(model, AnimalClassifier):
-        raise UsageError(f"model={model!r} is not a model. Pass AnimalClassifier(net=…), or load_classifier(FILE).")
-    if not isinstance(data, L.LightningDataModule):
-        raise UsageError(f"data={data!r} is not a datamodule. Pass AnimalsDataModule(FOLDER).")
-
-
-def _check_combination(options: RunOptions, ckpt_path: str | Path | None, saves: bool) -> None:
-    if options.save_top_k > 1 and not saves:
-        raise UsageError(
-            f"save_top_k={options.save_top_k} has no effect with trainer.enable_checkpointing=false. Remove one."
-        )
-    if options.tune and ckpt_path:
-        raise UsageError(f"tune={options.tune} is for new runs, but ckpt_path resumes one. Remove one of them.")
 
 
 def _loggers(folder: Path, given: Any) -> Any:

@@ -57,6 +57,16 @@ class SplitMetrics(nn.Module):
         self.loss.reset()
         self.pairs.reset()
 
+    def sums(self) -> dict[str, Tensor]:
+        """What was added so far in this process, for :meth:`continue_from`."""
+        return {"value": self.loss.mean_value, "weight": self.loss.weight, "pairs": dim_zero_cat(self.pairs.pairs)}
+
+    def continue_from(self, sums: dict[str, Tensor]) -> None:
+        """Start with the sums of an epoch that was cut short."""
+        self.reset()
+        self.loss.mean_value, self.loss.weight = sums["value"], sums["weight"]
+        self.pairs.pairs = [sums["pairs"]]
+
     def matrix(self) -> csr_array:
         """Sparse confusion matrix (C, C) over all processes: rows are true classes, columns predictions."""
         truth, predicted = self.pairs.compute().cpu().numpy().T

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +14,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from animals_pl.data.catalog import Catalog
-from animals_pl.data.dataset import AnimalsDataset, default_num_workers
+from animals_pl.data.dataset import LIMITS, AnimalsDataset, default_num_workers
 from animals_pl.data.prediction import find_prediction_images
 from animals_pl.data.resize import Resize
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, require_range, require_types
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.trainer import quiet
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,17 @@ class TrainedModel:
             One prediction per file, in the order given. Files that cannot be decoded have no label.
 
         Raises:
-            UsageError: A path does not exist, no image can be decoded, or top_k is below 1.
+            UsageError: A path does not exist, no image can be decoded, or a number is out of range.
         """
-        if top_k < 1:
-            raise UsageError(f"top_k={top_k} is out of range. Choose a value >= 1.")
+        numbers = {"top_k": top_k, "batch_size": batch_size, "num_workers": num_workers}
+        require_types(TrainedModel.predict, numbers)
+        for key, value in numbers.items():
+            if value is not None:
+                require_range(key, value, *LIMITS.get(key, (1, math.inf)))
         given = [paths] if isinstance(paths, str | Path) else paths
+        if not isinstance(given, Sequence) or not all(isinstance(path, str | Path) for path in given):
+            kind = type(paths).__name__
+            raise UsageError(f"paths is of the type {kind}. Pass image files and folders; pixels go to model.net.")
         found = find_prediction_images([Path(path) for path in given])
         catalog = found.catalog(self.class_names)
         rows = iter(self.probabilities(catalog, batch_size, num_workers))
@@ -148,7 +156,8 @@ def load_classifier(ckpt_path: str | Path) -> AnimalClassifier:
 def _restore(checkpoint: dict[str, Any]) -> AnimalClassifier:
     model = AnimalClassifier(**model_settings(checkpoint))
     model.configure_model()
-    model.load_state_dict(checkpoint["state_dict"])
+    with quiet():  # names what to do where a weight is missing
+        model.load_state_dict(checkpoint["state_dict"])
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import logging
 import re
 import shutil
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
-from animals_pl.errors import UsageError, one_line
+from animals_pl.errors import UsageError, did_you_mean, one_line
 from animals_pl.training.callbacks.progress_bar import EpochBar
 from animals_pl.training.malloc import set_malloc_thresholds
 
@@ -48,6 +49,7 @@ SHARED_MEMORY = (
 )
 REMEDIES = {
     r"`val_check_interval` \(\d+\) must be less": "Lower trainer.val_check_interval, or give a fraction such as 0.5.",
+    r"Error\(s\) in loading state_dict": "The checkpoint is damaged; use another one.",
     r"Early stopping conditioned on metric": "Set monitor of EarlyStopping.",
     r"Expected more than 1 value per channel when training": "BatchNorm needs at least 2 images per batch. Raise "
     "data.batch_size, or choose a net without BatchNorm.",
@@ -70,7 +72,8 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
     """Create a trainer, with a progress bar on terminals.
 
     Raises:
-        UsageError: Lightning does not know the accelerator, strategy or precision, or the device does not exist.
+        UsageError: Lightning does not know the argument, accelerator, strategy or precision, or the device or a
+            package is missing.
     """
     set_malloc_thresholds()
     callbacks = list(callbacks)
@@ -79,10 +82,14 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
             callbacks.append(EpochBar())
         else:
             kwargs["enable_progress_bar"] = False
+    known = inspect.signature(L.Trainer).parameters
+    for key in kwargs:
+        if key not in known:
+            raise UsageError(f"unknown argument {key!r}; {did_you_mean(key, known)}see the arguments of Trainer.")
     try:
         with quiet():
             return L.Trainer(**kwargs, callbacks=callbacks)
-    except (TypeError, ValueError, MisconfigurationException) as error:  # TypeError: of devices
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:  # TypeError: of devices
         raise UsageError(one_line(error)) from error
 
 
@@ -91,7 +98,8 @@ def quiet() -> Iterator[None]:
     """Suppress Lightning's info messages and irrelevant warnings, and re-raise configuration errors as UsageError.
 
     Raises:
-        UsageError: Lightning rejects the settings, or an error matches :data:`REMEDIES`, or /dev/shm is full.
+        UsageError: Lightning or torch cannot work with the settings or on the machine; see :data:`REMEDIES`.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
@@ -103,6 +111,10 @@ def quiet() -> Iterator[None]:
                 warnings.filterwarnings("ignore", message)
             yield
     except UsageError:
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning turns Ctrl-C into exit(1)
+            raise KeyboardInterrupt(*error.__context__.args) from error
         raise
     except MisconfigurationException as error:
         raise UsageError(one_line(error)) from error
@@ -131,14 +143,39 @@ def check_training_arguments(kwargs: Mapping[str, Any]) -> None:
     Raises:
         UsageError: An argument is out of its range.
     """
-    for key in MUST_BE_POSITIVE:
-        value = kwargs.get(key)
-        unlimited = value == -1 and key in ("max_epochs", "max_steps")
-        if isinstance(value, int | float) and not value > 0 and not unlimited:
-            raise UsageError(f"trainer.{key}={value} is out of range. Choose a value above 0.")
+    _require_above_0(kwargs, MUST_BE_POSITIVE)
+    if kwargs.get("max_time") is not None:
+        with quiet():
+            seconds = Timer(kwargs["max_time"]).time_remaining()
+        if not seconds or seconds < 0:
+            raise UsageError(f"trainer.max_time={kwargs['max_time']} is out of range. Choose a time above 0.")
     strategy = kwargs.get("strategy")
     if isinstance(strategy, str) and re.match("ddp_(spawn|fork|notebook)", strategy):
         raise UsageError(
             f"trainer.strategy={strategy} starts processes by {strategy.split('_')[1]}, which loses the run's "
             "results. Use trainer.strategy=ddp."
         )
+
+
+def check_evaluation_arguments(verb: str, kwargs: Mapping[str, Any]) -> None:
+    """Check arguments of ``lightning.Trainer`` with which nothing is evaluated, or images are left out of predictions.
+
+    Raises:
+        UsageError: There is such an argument.
+    """
+    if verb != "predict":
+        _require_above_0(kwargs, ("limit_val_batches", "limit_test_batches"))
+        return
+    for key in ("limit_predict_batches", "fast_dev_run"):
+        value = kwargs.get(key)
+        everything = value is None or value is False or (isinstance(value, float) and value == 1)  # 1 is one batch
+        if not everything:
+            raise UsageError(f"trainer.{key}={value} leaves images out. Remove it, and pass fewer paths.")
+
+
+def _require_above_0(kwargs: Mapping[str, Any], keys: Sequence[str]) -> None:
+    for key in keys:
+        value = kwargs.get(key)
+        unlimited = value == -1 and key in ("max_epochs", "max_steps")
+        if isinstance(value, int | float) and not value > 0 and not unlimited:
+            raise UsageError(f"trainer.{key}={value} is out of range. Choose a value above 0.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import shutil
 import warnings
@@ -380,10 +381,35 @@ def test_a_used_split_may_not_name_images_that_are_gone(tiny_tree, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("size", 7), ("batch_size", 0), ("num_workers", -1)],
+    [
+        *(("size", 7), ("size", 4097), ("batch_size", 0), ("batch_size", 10**9)),
+        *(("num_workers", -1), ("num_workers", 10**9), ("seed", -1), ("seed", 2**32)),
+    ],
 )
 def test_values_out_of_range_are_refused(key, value):
-    with pytest.raises(UsageError, match=f"data.{key}={value} is too small"):
+    with pytest.raises(UsageError, match=f"data.{key}={value} is out of range. Choose a value from "):
+        AnimalsDataModule(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("sampling", "foo", "one of 'shuffle', 'weighted', 'weighted_sqrt'"),
+        ("batch_size", 1.5, "int"),
+        ("batch_size", None, "int"),
+        ("seed", np.int64(3), "int"),
+        ("val_fraction", "a", "float, None"),
+        ("size", math.nan, "int"),
+        ("exclude", 3, "str, None"),
+        ("root", None, "str"),
+        ("root", Path("images"), "str"),
+        ("group_duplicates", 1, "bool"),
+        ("predict_paths", "a.jpg", r"list\[str\], None; a list is written as '\['a\.jpg'\]'"),
+        ("predict_paths", [1], r"list\[str\], None"),
+    ],
+)
+def test_values_of_other_types_are_refused(key, value, expected):
+    with pytest.raises(UsageError, match=rf"^data\.{key}=.* is invalid; expected {expected}$"):
         AnimalsDataModule(**{key: value})
 
 

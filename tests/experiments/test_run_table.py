@@ -350,7 +350,16 @@ def test_runs_without_a_complete_epoch_are_named_below_the_table(write_run, repo
     write_run("unevaluated", [{"epoch": 0, "loss/train": 0.3}])
     text = reported()
     assert order(text) == ["whole/version_0"]
-    assert re.findall("^incomplete: (.*)", text, re.M) == [f"{n}/version_0" for n in ("begun", "empty", "unevaluated")]
+    assert re.findall("^incomplete: (.*)", text, re.M) == [f"{n}/version_0" for n in ("begun", "empty")]
+    assert re.findall("^no validation: (.*)", text, re.M) == ["unevaluated/version_0"]
+    assert "unreadable" not in text
+
+
+def test_a_run_without_checkpoints_is_ranked_and_named(write_run, reported):
+    (write_run("bare") / "best.ckpt").unlink()
+    text = reported()
+    assert cells(text, "bare/version_0")[:3] == ["1", "1", "0.5000"]
+    assert "\nno checkpoint: bare/version_0\n" in text
     assert "unreadable" not in text
 
 

@@ -542,12 +542,43 @@ APPLIES_WITH = {
         ("layer_decay", 1.1, r"\(0, 1\]"),
         ("weight_decay", -0.1, ">= 0"),
         ("warmup_epochs", -1, ">= 0"),
+        ("optimizer_eps", -1.0, ">= 0"),
         ("mixup", math.nan, ">= 0"),
     ],
 )
 def test_a_number_out_of_its_range_is_refused(key, value, range_):
     with pytest.raises(UsageError, match=rf"model\.{key}={value} is out of range\. Choose a value {range_}\.$"):
         AnimalClassifier(**{**APPLIES_WITH.get(key, {}), key: value})
+
+
+@pytest.mark.parametrize("key", ["mixup", "cutmix", "lr", "weight_decay", "optimizer_eps", "backbone_lr_mult"])
+def test_a_number_without_bound_is_refused(key):
+    with pytest.raises(UsageError, match=rf"model\.{key}=inf is out of range. Choose a finite value"):
+        AnimalClassifier(**{key: math.inf})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("loss", "foo", "one of 'cross_entropy', 'focal', 'logit_adjusted'"),
+        ("class_weights", "x", "one of 'none'"),
+        ("tta", "x", "one of 'none', 'hflip'"),
+        ("head", 1, "one of 'linear', 'dense'"),
+        ("features", "x", "one of 'pooled'"),
+        ("schedule", "x", "one of 'constant'"),
+        ("net", 5, "str$"),
+        ("lr", None, "float$"),
+        ("lr", "0.1", "float$"),
+        ("lr", True, "float$"),
+        ("lr", np.float64(0.1), "float$"),
+        ("warmup_epochs", math.nan, "int$"),
+        ("freeze", 1, "bool$"),
+        ("class_names", "ab", r"list\[str\]"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key, value, expected):
+    with pytest.raises(UsageError, match=rf"^model\.{key}=.* is invalid; expected {expected}"):
+        AnimalClassifier(**{key: value})
 
 
 @pytest.mark.parametrize(

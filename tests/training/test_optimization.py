@@ -113,7 +113,7 @@ class Rates(L.Callback):
 
 @pytest.mark.parametrize(
     ("schedule", "warmup_epochs"),
-    [("constant", 0), ("constant", 2), ("cosine", 2), ("step", 0), ("poly", 2), ("tanh", 0)],
+    [("constant", 0), ("constant", 2), ("cosine", 2), ("step", 0), ("step", 1), ("poly", 2), ("tanh", 0)],
 )
 def test_a_schedule_scales_all_rates_alike(tiny_tree: Path, schedule: str, warmup_epochs: int) -> None:
     """The head's rate takes its course, and every block keeps its part of it."""
@@ -149,6 +149,8 @@ def test_a_schedule_scales_all_rates_alike(tiny_tree: Path, schedule: str, warmu
     heads = [rates[-1] for rates in recorder.rates]
     assert heads[0] == pytest.approx(1e-5 if warmup_epochs else 0.01)  # timm's warm-up starts at 1e-5
     assert (len(set(heads)) > 1) == (schedule != "constant" or warmup_epochs > 0)
+    if schedule in ("constant", "step"):
+        assert heads[warmup_epochs] == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["whole", "frozen"])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import csv
 import errno
+import os
 import re
 import resource
 import runpy
+import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,15 +24,27 @@ import timm
 import torch
 import yaml
 from lightning.pytorch.callbacks import TQDMProgressBar
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from animals_pl import AnimalClassifier, AnimalsDataModule, DataInfo, ProgressiveResizing, Run, fit, load_model
+from animals_pl import (
+    AnimalClassifier,
+    AnimalsDataModule,
+    DataInfo,
+    ProgressiveResizing,
+    Run,
+    evaluate,
+    export,
+    fit,
+    load_model,
+)
 from animals_pl.cli import main
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 from animals_pl.training.checkpoint import AtomicCheckpointIO
+from animals_pl.training.hparams import divergence_remedy
 from animals_pl.training.metrics_csv import read_metrics
 from animals_pl.training.trainer import quiet
 
@@ -136,6 +152,42 @@ def test_a_run_that_fails_at_its_start_leaves_no_folder(tiny_tree, tmp_path):
     with pytest.raises(UsageError, match=r"model\.weights='imagenet'"):
         fit(model, small_data(tiny_tree), default_root_dir=str(tmp_path), max_epochs=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def stop_in_epoch(epoch: int, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process send itself a signal within an epoch of the training."""
+    step = AnimalClassifier.training_step
+
+    def stop(self: AnimalClassifier, batch: Any, batch_idx: int) -> Tensor:
+        if (self.current_epoch, batch_idx) == (epoch, 1):
+            os.kill(os.getpid(), signum)
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(AnimalClassifier, "training_step", stop)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize(
+    ("signum", "told", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
+)
+def test_a_run_that_is_stopped_says_how_to_resume(tiny_tree, tmp_path, monkeypatch, capsys, signum, told, code, epoch):
+    stop_in_epoch(epoch, signum, monkeypatch)
+    args = ["--data.root", tiny_tree, "--data.size", 16, "--data.batch_size", 16, "--data.num_workers", 0]
+    args += ["--model.net", "shallownet", "--trainer.max_epochs", 3, "--trainer.default_root_dir", tmp_path]
+    with pytest.raises(SystemExit) as stopped:
+        sys.exit(main(["fit", *map(str, args)]))
+    assert stopped.value.code == code
+    last = tmp_path / "run" / "version_0" / "last.ckpt"
+    hint = f"; resume with --ckpt_path {last}" if epoch else ""
+    assert capsys.readouterr().err == f"animals_pl fit: {told}{hint}\n"
+    assert last.exists() == bool(epoch)
+    assert list(tmp_path.iterdir()) == ([tmp_path / "run"] if epoch else [])
+
+
+def test_ctrl_c_reaches_python(tiny_tree, tmp_path, monkeypatch):
+    stop_in_epoch(1, signal.SIGINT, monkeypatch)
+    with pytest.raises(KeyboardInterrupt, match=r"resume with --ckpt_path .*last\.ckpt"):
+        fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), default_root_dir=str(tmp_path), max_epochs=2)
 
 
 def test_a_run_without_files_says_so(tiny_tree, tmp_path):
@@ -299,6 +351,8 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
             match=r"cannot write '.*best\.ckpt' \(File too large\); an earlier file .* Free disk space and start again",
         ):
             AtomicCheckpointIO().save_checkpoint({"epoch": 2, "weights": torch.zeros(10_000)}, file)
+        with pytest.raises(UsageError, match=r"cannot write '.*new\.ckpt' \(File too large\)\. Make room"):
+            AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(10_000)}, tmp_path / "new.ckpt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert torch.load(file, weights_only=True) == {"epoch": 1}
@@ -404,6 +458,85 @@ def test_resuming_with_other_data_is_refused(make_tree, tmp_path):
         fit(AnimalClassifier(net="shallownet"), small_data(tree, size=24), **again)
     with pytest.raises(UsageError):
         fit(AnimalClassifier(net="shallownet"), small_data(make_tree("second", {"mucca": 6, "ragno": 6})), **again)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"callbacks": "EarlyStopping"}, "callbacks='EarlyStopping' is not a callback. Pass an instance"),
+        ({"callbacks": [3]}, "callbacks=3 is not a callback"),
+        ({"monitor": "x"}, "monitor='x' is invalid; expected one of 'loss/val'"),
+        ({"save_top_k": None}, "save_top_k=null is invalid; expected int"),
+        ({"max_epoch": 3}, "unknown argument 'max_epoch'; did you mean 'max_epochs'?"),
+        ({"max_time": {"hours": 0}}, "trainer.max_time={'hours': 0} is out of range"),
+        ({"ckpt_path": 5}, "ckpt_path='5' is not a file"),
+    ],
+)
+def test_fit_refuses_other_arguments(tiny_tree, tmp_path, arguments, reason):
+    with pytest.raises(UsageError, match=re.escape(reason)):
+        fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), default_root_dir=str(tmp_path), **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluate_refuses_other_splits(script):
+    with pytest.raises(UsageError, match="split='foo' is invalid; expected one of 'val', 'test'"):
+        evaluate(script.run.model, script.data, "foo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ([Image.new("RGB", (8, 8))], "paths is of the type Image. Pass image files"),
+        ([[np.zeros((8, 8, 3))]], "paths is of the type list. Pass image files"),
+        ([None], "paths is of the type NoneType"),
+        ([5], "paths is of the type int"),
+        (["images", {"top_k": 0}], "top_k=0 is out of range"),
+        (["images", {"top_k": "3"}], "top_k='3' is invalid; expected int"),
+        (["images", {"batch_size": 0}], "batch_size=0 is out of range"),
+        (["images", {"num_workers": -1}], "num_workers=-1 is out of range"),
+    ],
+)
+def test_predict_refuses_other_arguments(script, arguments, reason):
+    (paths, options) = [*arguments, {}][:2]
+    with pytest.raises(UsageError, match=reason):
+        script.run.best.predict(paths, **options)
+
+
+def test_files_are_paths(script, tmp_path):
+    with pytest.raises(UsageError, match="ckpt_path='None' is not a file"):
+        load_model(None)
+    with pytest.raises(UsageError, match="output=None is not a path"):
+        export(script.run.best_path, None)
+
+
+def test_a_checkpoint_without_a_weight_is_refused(script, tmp_path):
+    checkpoint = torch.load(script.run.last_path, weights_only=True)
+    removed = next(iter(checkpoint["state_dict"]))
+    del checkpoint["state_dict"][removed]
+    file = tmp_path / "damaged.ckpt"
+    torch.save(checkpoint, file)
+    with pytest.raises(UsageError, match=f"{removed}.*is damaged; use another one"):
+        load_model(file)
+
+
+def test_a_run_is_not_shortened(script, tiny_tree, tmp_path):
+    folder = shutil.copytree(script.run.folder, tmp_path / "version_0")
+    data = AnimalsDataModule("images", size=16, batch_size=16, test_fraction=0.2, num_workers=0)
+    model = AnimalClassifier(**{**script.run.model.hparams, "class_names": None, "input_size": None})
+    with pytest.raises(UsageError, match=r"trainer\.max_epochs=2, but 3 epochs of the run are done\. Raise"):
+        fit(model, data, ckpt_path=folder / "last.ckpt", max_epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("hparams", "precision", "remedy"),
+    [
+        ({"optimizer_eps": None}, "32-true", "Lower model.lr (now 0.1), raise"),
+        ({"optimizer_eps": 0.0}, "32-true", "Set model.optimizer_eps above 0, or to null."),
+        ({"optimizer_eps": None}, "16-true", "Set trainer.precision=16-mixed: 16-true overflows."),
+    ],
+)
+def test_what_diverges_is_named(hparams, precision, remedy):
+    assert divergence_remedy({"lr": 0.1, **hparams}, precision).startswith(remedy)
 
 
 def test_predict_takes_one_path_and_refuses_no_classes(script, tiny_tree):

@@ -12,6 +12,7 @@ import yaml
 from animals_pl import __version__
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.files import atomic_write
+from animals_pl.training.checkpoint import SET_BY_DATA
 from animals_pl.training.classifier import AnimalClassifier
 
 
@@ -69,7 +70,11 @@ def dump_hparams(
     config: dict[str, Any] = {
         **options,
         "data": {key: value for key, value in data.hparams_initial.items() if not key.startswith("_")},
-        "model": {key: value for key, value in model.hparams_initial.items() if not key.startswith("_")},
+        "model": {
+            key: value
+            for key, value in model.hparams_initial.items()
+            if key not in SET_BY_DATA and not key.startswith("_")
+        },
         "trainer": {key: value for key, value in trainer_kwargs.items() if isinstance(value, plain)},
     }
     for key, value in tuned.items():

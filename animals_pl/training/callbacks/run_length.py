@@ -25,7 +25,17 @@ class RunLength(L.Callback):
                 trainer.fit_loop.max_epochs = math.ceil(trainer.max_steps / _steps_per_epoch(trainer))
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep the new ``patience`` of early stopping: Lightning restores the old one."""
+        """Check that epochs are left, and keep the new ``patience`` of early stopping: Lightning restores the old one.
+
+        Raises:
+            UsageError: More epochs are done than ``max_epochs``.
+        """
+        done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        if trainer.state.fn == "fit" and 0 <= (trainer.max_epochs or 0) < done:
+            raise UsageError(
+                f"trainer.max_epochs={trainer.max_epochs}, but {done} epochs of the run are done. "
+                f"Raise trainer.max_epochs above {done}."
+            )
         for callback in trainer.early_stopping_callbacks:
             if isinstance(callback, EarlyStopping) and callback.state_key in checkpoint["callbacks"]:
                 checkpoint["callbacks"][callback.state_key]["patience"] = callback.patience

@@ -1,0 +1,78 @@
+"""Options of training runs, and checks of their arguments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+
+from animals_pl.errors import UsageError, require_types
+from animals_pl.training.callbacks.tuning import Tune
+from animals_pl.training.classifier import AnimalClassifier
+
+Monitor = Literal["loss/val", "acc/val", "macro_recall/val", "macro_f1/val"]
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of :func:`fit`, also on the command line.
+
+    Attributes:
+        name: Runs are written to checkpoints/NAME/version_N.
+        monitor: Metric that selects the best epoch.
+        save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
+        tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
+            GPU memory (``batch_size``), and use it.
+        cache_features: Compute the features of a frozen backbone once, if that does not change the result.
+        compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
+
+    Raises:
+        UsageError: ``name`` is not the name of a folder, or ``save_top_k`` is below 1.
+    """
+
+    name: str = "run"
+    monitor: Monitor = "loss/val"
+    save_top_k: int = 1
+    tune: Tune | None = None
+    cache_features: bool = True
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        require_types(RunOptions, vars(self))
+        if not self.name or self.name in {".", ".."} or {"/", "\\", "\0"} & set(self.name):
+            raise UsageError(f"name={self.name!r} is not the name of a folder. Use letters, digits, '-' and '_'.")
+        if self.save_top_k < 1:
+            raise UsageError(f"save_top_k={self.save_top_k} is out of range. Choose a value >= 1.")
+
+
+def check_types(model: Any, data: Any) -> None:
+    """Raise a :class:`UsageError` if the model or the data are something else."""
+    if not isinstance(model, AnimalClassifier):
+        raise UsageError(f"model={model!r} is not a model. Pass AnimalClassifier(net=…), or load_classifier(FILE).")
+    if not isinstance(data, L.LightningDataModule):
+        raise UsageError(f"data={data!r} is not a datamodule. Pass AnimalsDataModule(FOLDER).")
+
+
+def list_of_callbacks(given: Any) -> list[L.Callback]:
+    """None, one or several callbacks as a list.
+
+    Raises:
+        UsageError: One is not a callback.
+    """
+    callbacks = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
+    for callback in callbacks:
+        if not isinstance(callback, L.Callback):
+            raise UsageError(f"callbacks={callback!r} is not a callback. Pass an instance such as RichProgressBar().")
+    return callbacks
+
+
+def check_combination(options: RunOptions, ckpt_path: str | Path | None, saves: bool) -> None:
+    """Raise a :class:`UsageError` if options have no effect together."""
+    if options.save_top_k > 1 and not saves:
+        raise UsageError(
+            f"save_top_k={options.save_top_k} has no effect with trainer.enable_checkpointing=false. Remove one."
+        )
+    if options.tune and ckpt_path:
+        raise UsageError(f"tune={options.tune} is for new runs, but ckpt_path resumes one. Remove one of them.")
