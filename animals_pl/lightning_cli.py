@@ -170,7 +170,8 @@ class AnimalsCLI(LightningCLI):
         output = self.config_init[self.subcommand].output
         with redirect_stdout(message_stream(Path(output))):
             print_left_out(self.datamodule)
-            print(f"{counted(len(self.datamodule.catalogs['predict'].paths), 'prediction')} written to {printable(output)}")
+            count = len(self.datamodule.catalogs["predict"].paths)
+            print(printable(f"{counted(count, 'prediction')} written to {output}"))
 
 
 CONFIG = ("--config", "-c")
