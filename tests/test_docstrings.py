@@ -8,7 +8,6 @@ import pkgutil
 from collections.abc import Iterator
 
 import pytest
-import rich
 from image_trees import write_tree
 
 import animals_pl
@@ -33,7 +32,7 @@ EXAMPLES = examples()
 
 @pytest.fixture(scope="module", autouse=True)
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A folder with the images and the checkpoint that the examples name; the console is silent."""
+    """A folder with the images and the checkpoint that the examples name."""
     folder = tmp_path_factory.mktemp("workspace")
     write_tree(folder / "MY_IMAGES", {"cat": 20, "dog": 20, "elephant": 10})
     write_tree(folder / "OTHER_IMAGES", {"cat": 3, "dog": 3}, seed=1)
@@ -42,10 +41,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (folder / "broken.jpg").write_text("not an image")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        rich.reconfigure(quiet=True)
         fit(AnimalClassifier("shallownet"), AnimalsDataModule("MY_IMAGES", size=32), name="my_animals", max_epochs=1)
         yield
-        rich.reconfigure()
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)

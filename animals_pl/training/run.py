@@ -62,9 +62,12 @@ class Run:
         >>> from animals_pl import AnimalClassifier, AnimalsDataModule
         >>> data = AnimalsDataModule("MY_IMAGES", size=32)
         >>> run = fit(AnimalClassifier("shallownet"), data, name="other", max_epochs=1)
+        data        MY_IMAGES: 50 images, 3 classes
+        ...
         >>> [path.name for path in (run.folder.parent, run.folder, run.best_path, run.last_path)]
         ['other', 'version_0', 'best.ckpt', 'last.ckpt']
         >>> sorted(run.validate())
+        class ...
         ['acc/val', 'loss/val', 'macro_f1/val', 'macro_recall/val']
     """
 
@@ -189,7 +192,11 @@ def fit(
         >>> from animals_pl import AnimalClassifier, AnimalsDataModule
         >>> data = AnimalsDataModule("MY_IMAGES", size=32, batch_size=16)
         >>> run = fit(AnimalClassifier("shallownet"), data, name="mine", monitor="acc/val", max_epochs=1)
+        data        MY_IMAGES: 50 images, 3 classes
+        ...
         >>> run = fit(AnimalClassifier("shallownet"), data, ckpt_path=run.last_path, max_epochs=2)  # resume
+        data        MY_IMAGES: 50 images, 3 classes
+        ...
         >>> len(run.metrics)
         2
     """
@@ -273,6 +280,7 @@ def evaluate(
         >>> from animals_pl import AnimalsDataModule, load_classifier
         >>> data = AnimalsDataModule(test_root="OTHER_IMAGES", size=32)
         >>> metrics = evaluate(load_classifier("checkpoints/my_animals/version_0/best.ckpt"), data, "test")
+        class ...
         >>> sorted(metrics)
         ['acc/test', 'loss/test', 'macro_f1/test', 'macro_recall/test']
     """
