@@ -191,7 +191,7 @@ def fit(
     Example:
         >>> from animals_pl import AnimalClassifier, AnimalsDataModule
         >>> data = AnimalsDataModule("MY_IMAGES", size=32, batch_size=16)
-        >>> run = fit(AnimalClassifier("shallownet"), data, name="mine", monitor="acc/val", max_epochs=1)
+        >>> run = fit(AnimalClassifier("shallownet"), data, name="mine", max_epochs=1)
         data        MY_IMAGES: 50 images, 3 classes
         ...
         >>> run = fit(AnimalClassifier("shallownet"), data, ckpt_path=run.last_path, max_epochs=2)  # resume
