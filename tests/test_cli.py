@@ -412,7 +412,7 @@ def test_characters_that_control_the_terminal_are_escaped(make_tree, tmp_path, c
 def test_a_path_that_looks_like_an_option_is_explained(refused, run, tmp_path, monkeypatch):
     message = refused("predict", "-x.jpg")
     assert "unknown option '-x.jpg'; a path that starts with '-' is written as './-x.jpg' or after '--'" in message
-    assert "unknown key 'x-1.jpg'; see --help" in refused("predict", "--x-1.jpg", "--ckpt_path", run.best)
+    assert "unknown key 'x-1.jpg'. See --help" in refused("predict", "--x-1.jpg", "--ckpt_path", run.best)
     monkeypatch.chdir(tmp_path)
     Path("--x-1.jpg").touch()
     message = refused("predict", "--x-1.jpg", "--ckpt_path", run.best)
@@ -877,9 +877,7 @@ def test_the_program_itself_prints_warnings_without_their_origin(tmp_path):
     args = [sys.executable, "-m", "animals_pl", "prepare", tree, "--output", tmp_path / "prepared"]
     done = subprocess.run(args, cwd=PROJECT, capture_output=True, text=True, check=True)
     lost = [str(tree / "lost"), str(tmp_path / "prepared" / "raw-img" / "lost")]  # the source, and the link to it
-    assert done.stderr.splitlines() == [
-        f"warning: {path!r} is a link to a file or folder that does not exist" for path in lost
-    ]
+    assert done.stderr.splitlines() == [f"warning: {path!r} is a link to a missing file or folder" for path in lost]
 
 
 # ---------------------------------------------------------------- wrong use
