@@ -14,14 +14,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
-from typing import TextIO, TypeVar
-
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import track as rich_track
-from rich.table import Table
+from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from animals_pl.errors import UsageError
+
+if TYPE_CHECKING:  # rich before Lightning turns Lightning's int | float into float | int (Python 3.11), and 1 into 1.0
+    from rich.table import Table
 
 Item = TypeVar("Item")
 
@@ -172,6 +170,8 @@ def show(table: Table, width: int | None = None) -> None:
 
     Both appear above a progress bar.
     """
+    from rich.console import Console
+
     console = Console(width=width or screen_width(), markup=False, emoji=False, highlight=False)
     with console.capture() as capture:
         console.print(table)
@@ -180,6 +180,10 @@ def show(table: Table, width: int | None = None) -> None:
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
     """Iterate with a progress bar on standard error, shown on terminals only and removed at the end."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import track as rich_track
+
     console = Console(stderr=True)
     return rich_track(
         items, escape(description), total, console=console, transient=True, disable=not console.is_terminal

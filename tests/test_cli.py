@@ -1180,6 +1180,13 @@ def test_evaluation_is_of_all_images(refused, run, tmp_path, monkeypatch, verb, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_number_of_batches_is_no_fraction(tiny_tree):
+    """In a process of its own: what is imported before Lightning may turn its ``int | float`` into ``float | int``."""
+    args = ["fit", "--data.root", str(tiny_tree), "--trainer.limit_train_batches", "1", "--print_config"]
+    printed = subprocess.run([sys.executable, "-m", "animals_pl", *args], capture_output=True, text=True, check=True)
+    assert "limit_train_batches: 1\n" in printed.stdout
+
+
 @pytest.mark.parametrize("top_k", [0, -1])
 def test_predict_refuses_to_name_no_class(refused, run, tmp_path, top_k):
     args = ["--ckpt_path", run.best, "--output", tmp_path / "out.csv", "--top_k", top_k]

@@ -63,10 +63,15 @@ def english_name(class_name: str) -> str:
     return ANIMALS10.get(class_name.lower(), class_name)
 
 
-def display_name(class_name: str) -> str:
-    """``"cane (dog)"`` for an Italian Animals-10 class; of other names the printable text."""
+def bilingual_name(class_name: str) -> str:
+    """``"cane (dog)"`` for an Italian Animals-10 class; other names as they are."""
     english = english_name(class_name)
-    return printable(class_name if english == class_name else f"{class_name} ({english})")
+    return class_name if english == class_name else f"{class_name} ({english})"
+
+
+def display_name(class_name: str) -> str:
+    """The bilingual name as printable text."""
+    return printable(bilingual_name(class_name))
 
 
 def _class_key(name: str) -> str:

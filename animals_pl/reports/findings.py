@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from animals_pl.data.catalog import display_name
+from animals_pl.data.catalog import bilingual_name
 from animals_pl.data.class_weights import class_weights
 from animals_pl.data.inspection.manifest import groups_by
 from animals_pl.data.splits import SPLITS
@@ -41,7 +41,7 @@ def class_table(manifest: pd.DataFrame) -> pd.DataFrame:
     number = classes.size().to_numpy()
     return pd.DataFrame(
         {
-            "class": [display_name(name) for name in classes.groups],
+            "class": [bilingual_name(name) for name in classes.groups],
             "images": number,
             "share": number / number.sum(),
             "balanced": class_weights("balanced", number),

@@ -85,7 +85,7 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
     known = inspect.signature(L.Trainer).parameters
     for key in kwargs:
         if key not in known:
-            raise UsageError(f"unknown argument {key!r}; {did_you_mean(key, known)}see the arguments of Trainer.")
+            raise UsageError(f"unknown argument {key!r}. {did_you_mean(key, known)}See the arguments of Trainer.")
     try:
         with quiet():
             return L.Trainer(**kwargs, callbacks=callbacks)

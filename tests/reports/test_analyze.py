@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from animals_pl.cli import main
+from animals_pl.data.catalog import display_name
 from animals_pl.data.sources.practice.practice_set import draw_animal
 from animals_pl.data.tables import read_rows
 
@@ -296,7 +297,9 @@ def test_names_are_text_on_the_page_and_exact_in_tables(oddly_named, tmp_path, c
     for name in NAMES:
         shown = html.escape(name).encode(errors="backslashreplace").decode()
         assert f"<h3>{shown}</h3>" in page
-        assert f'"name":{json.dumps(html.escape(name))}'.replace("&", r"\u0026") in page.replace("&", r"\u0026")
+        assert f'"name":{json.dumps(html.escape(display_name(name)))}'.replace("&", r"\u0026") in page.replace(
+            "&", r"\u0026"
+        )
     assert f'href="{quote(os.fsencode("../images/lynx [male]/"))}' in page
 
 

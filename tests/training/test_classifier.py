@@ -314,9 +314,8 @@ LR = 0.1
 def timm_rates(sched: str, warmup: int) -> list[float]:
     """Return the rate of every epoch as timm's own scheduler gives it."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=LR)
-    scheduler, _ = create_scheduler_v2(
-        optimizer, sched, num_epochs=EPOCHS, warmup_epochs=warmup, decay_epochs=EPOCHS // 3
-    )
+    step = {"decay_epochs": (EPOCHS - warmup) // 3, "warmup_prefix": True} if sched == "step" else {}
+    scheduler, _ = create_scheduler_v2(optimizer, sched, num_epochs=EPOCHS, warmup_epochs=warmup, **step)
     rates = []
     for epoch in range(EPOCHS):
         rates.append(optimizer.param_groups[0]["lr"])

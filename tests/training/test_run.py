@@ -351,7 +351,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
             match=r"cannot write '.*best\.ckpt' \(File too large\); an earlier file .* Free disk space and start again",
         ):
             AtomicCheckpointIO().save_checkpoint({"epoch": 2, "weights": torch.zeros(10_000)}, file)
-        with pytest.raises(UsageError, match=r"cannot write '.*new\.ckpt' \(File too large\)\. Make room"):
+        with pytest.raises(UsageError, match=r"cannot write '.*new\.ckpt' \(File too large\)\. Free disk space"):
             AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(10_000)}, tmp_path / "new.ckpt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -467,7 +467,7 @@ def test_resuming_with_other_data_is_refused(make_tree, tmp_path):
         ({"callbacks": [3]}, "callbacks=3 is not a callback"),
         ({"monitor": "x"}, "monitor='x' is invalid; expected one of 'loss/val'"),
         ({"save_top_k": None}, "save_top_k=null is invalid; expected int"),
-        ({"max_epoch": 3}, "unknown argument 'max_epoch'; did you mean 'max_epochs'?"),
+        ({"max_epoch": 3}, "unknown argument 'max_epoch'. Did you mean 'max_epochs'?"),
         ({"max_time": {"hours": 0}}, "trainer.max_time={'hours': 0} is out of range"),
         ({"ckpt_path": 5}, "ckpt_path='5' is not a file"),
     ],
