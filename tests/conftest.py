@@ -9,6 +9,7 @@ from pathlib import Path
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
+import lightning  # noqa: F401 - before rich, see animals_pl/files.py
 import pytest
 import rich
 import torch
