@@ -105,7 +105,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise
-        message, code = f"error: {error.strerror}: {error.filename!r}", WRONG_USE
+        place = "" if error.filename is None else f": {error.filename!r}"
+        message, code = f"error: {error.strerror}{place}", WRONG_USE
     with suppress(BrokenPipeError):
         print(printable(f"animals_pl {args[0]}: {message}"), file=sys.stderr)
     return code

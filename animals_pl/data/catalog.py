@@ -176,8 +176,8 @@ def split_called(name: str) -> str:
 
 
 def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
-    """Folder → split, for names in :data:`SPLIT_FOLDERS`, in the order of :data:`SPLITS`."""
-    split_of = {name: SPLIT_FOLDERS[name.lower()] for name in names}
+    """Folder → split, for those of the names that are in :data:`SPLIT_FOLDERS`, in the order of :data:`SPLITS`."""
+    split_of = {name: SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in SPLIT_FOLDERS}
     return dict(sorted(split_of.items(), key=lambda item: SPLITS.index(item[1])))
 
 
@@ -210,8 +210,8 @@ def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dic
     Empty if the folders match the known classes, or if none of them contains class folders.
     """
     folders = _folders(root)
-    found = [folder for folder in folders if folder.name.lower() in SPLIT_FOLDERS]
-    splits = {SPLIT_FOLDERS[folder.name.lower()] for folder in found}
+    split_of = splits_of_folders(folder.name for folder in folders)
+    found, splits = [folder for folder in folders if folder.name in split_of], set(split_of.values())
     if {_class_key(folder.name) for folder in folders} <= {_class_key(name) for name in class_names}:
         return {}
     if len(splits) < 2:
@@ -231,7 +231,7 @@ def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dic
     elif len(found) > len(splits):
         fault = "of which two are for the same split. Merge them"
     else:
-        return splits_of_folders([folder.name for folder in found])
+        return split_of
     raise UsageError(f"{argument}={str(root)!r} has split folders ({names}) {fault}, or pass one of the folders.")
 
 
@@ -288,11 +288,12 @@ def _images_of_class(folder: Path, argument: str) -> list[Path]:
     """Images below a class folder, which may have any folders but split folders."""
     images = find_images(folder)
     inner = {image.relative_to(folder).parts[0] for image in images if image.parent != folder}
-    divided = sorted(name for name in inner if name.lower() in SPLIT_FOLDERS)
-    if len({SPLIT_FOLDERS[name.lower()] for name in divided}) > 1:
+    split_of = splits_of_folders(inner)
+    if len(set(split_of.values())) > 1:
+        names = sorted(split_of)
         raise UsageError(
-            f"{argument}: class folder {str(folder)!r} has split folders ({', '.join(divided)}). "
-            f"Move them above class folders, as in {divided[0]}/CLASS, or rename them."
+            f"{argument}: class folder {str(folder)!r} has split folders ({', '.join(names)}). "
+            f"Move them above class folders, as in {names[0]}/CLASS, or rename them."
         )
     return images
 

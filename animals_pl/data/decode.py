@@ -93,9 +93,8 @@ def open_image(content: bytes) -> Iterator[Image.Image]:
             pixels = picture.width * picture.height
             if pixels > (Image.MAX_IMAGE_PIXELS or pixels) and 3 * pixels > MAX_PIXEL_RATIO * len(content):
                 raise Image.DecompressionBombError(f"{pixels:,} pixels in a file of {len(content):,} bytes")
-            picture.info[_DEEP] = ";16" in str(
-                getattr(picture, "tile", "")
-            )  # the raw mode, which is unknown after loading
+            # The raw mode is in the tile, which is gone after loading.
+            picture.info[_DEEP] = ";16" in str(getattr(picture, "tile", ""))
             yield picture
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
@@ -45,6 +46,12 @@ class RunTensorBoard(TensorBoardLogger):
     def save(self) -> None:
         """Flush the events."""
         self.experiment.flush()
+
+
+def board_of(trainer: L.Trainer) -> RunTensorBoard | None:
+    """The run's TensorBoard on the process that writes, else ``None``."""
+    boards = [logger for logger in trainer.loggers if isinstance(logger, RunTensorBoard)]
+    return boards[0] if boards and trainer.is_global_zero else None
 
 
 def _is_epoch_metric(key: str) -> bool:

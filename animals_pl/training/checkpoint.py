@@ -67,11 +67,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
+def how_to_resume(folder: Path) -> str:
+    """``"resume with --ckpt_path FOLDER/last.ckpt"``; empty if a run's folder has no last.ckpt."""
+    last = folder / "last.ckpt"
+    return f"resume with --ckpt_path {shlex.quote(str(last))}" if last.exists() else ""
+
+
 def disk_full_remedy(folder: Path) -> str:
     """What to do if the disk with a run's folder is full."""
-    last = folder / "last.ckpt"
-    then = f"resume with --ckpt_path {shlex.quote(str(last))}" if last.exists() else "start again"
-    return f"Free disk space and {then}."
+    return f"Free disk space and {how_to_resume(folder) or 'start again'}."
 
 
 def model_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -46,8 +46,10 @@ def check_new_model(model: AnimalClassifier) -> None:
     Raises:
         UsageError: It does not.
     """
+    if model.net is not None or model.data_info is not None:
+        return
     for key in SET_BY_DATA:
-        if model.net is None and model.data_info is None and model.hparams[key] is not None:
+        if model.hparams[key] is not None:
             raise UsageError(
                 f"model.{key}={model.hparams[key]} is set by the data in a new training. Remove the option."
             )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import shlex
 import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,7 +30,7 @@ from animals_pl.training.callbacks.run_length import RunLength
 from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
-from animals_pl.training.checkpoint import disk_full_remedy, with_atomic_io
+from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume, with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
 from animals_pl.training.resume import adopt_checkpoint, check_new_model
@@ -87,16 +86,11 @@ class Run:
             SystemExit: The process was told to end (SIGTERM); the code is 143.
         """
         try:
-            with quiet():
+            with _without_empty_run(self.folder, self.ckpt_path), quiet():
                 self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self.ckpt_path, weights_only=True)
-        except UsageError:
-            self._remove_if_empty()
-            raise
         except KeyboardInterrupt as error:
-            self._remove_if_empty()
             raise KeyboardInterrupt(f"interrupted{self._how_to_resume()}") from error
         except SIGTERMException as error:
-            self._remove_if_empty()
             print(f"animals_pl fit: terminated{self._how_to_resume()}", file=sys.stderr)
             raise SystemExit(128 + signal.SIGTERM) from error
         except OSError as error:
@@ -138,16 +132,9 @@ class Run:
         """Metrics of the best epoch on the test split, or on ``data.test_root``; see :func:`evaluate`."""
         return evaluate(load_classifier(self.best_path), data or self.data, "test")
 
-    def _remove_if_empty(self) -> None:
-        if self.ckpt_path is None:
-            _remove_empty_run(self.folder)
-
     def _how_to_resume(self) -> str:
-        return (
-            f"; resume with --ckpt_path {shlex.quote(str(self.last_path))}"
-            if self.folder and self.last_path.exists()
-            else ""
-        )
+        hint = how_to_resume(self.folder) if self.folder else ""
+        return hint and f"; {hint}"
 
     def _file(self, name: str) -> Path:
         if self.folder is None:
@@ -253,12 +240,8 @@ def prepare_run(
             mine += [best, RunCheckpoint(folder, "last")]
         kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}
         kwargs["plugins"] = with_atomic_io(kwargs.get("plugins"))
-    try:
+    with _without_empty_run(folder, ckpt_path):
         trainer = make_trainer([*given, *mine], **kwargs)
-    except UsageError:
-        if ckpt_path is None:
-            _remove_empty_run(folder)
-        raise
     return Run(model, data, trainer, folder and folder.resolve(), ckpt_path)
 
 
@@ -300,14 +283,21 @@ def trains_in_bfloat16(accelerator: Any) -> bool:
     return gpu and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _remove_empty_run(folder: Path | None) -> None:
-    """Remove the folder of a run that ended before its first epoch was complete."""
-    if folder is None or (folder / "metrics.csv").exists() or any(folder.rglob("*.ckpt")):
-        return
-    if folder.exists():
-        shutil.rmtree(folder)
-        with suppress(OSError):  # other runs of this name stay
-            folder.parent.rmdir()
+@contextmanager
+def _without_empty_run(folder: Path | None, ckpt_path: str | Path | None) -> Iterator[None]:
+    """Remove the folder of a new run that fails or is stopped before its first epoch is complete."""
+    try:
+        yield
+    except (UsageError, KeyboardInterrupt, SIGTERMException):
+        if folder and ckpt_path is None and folder.exists() and _is_empty_run(folder):
+            shutil.rmtree(folder)
+            with suppress(OSError):  # other runs of this name stay
+                folder.parent.rmdir()
+        raise
+
+
+def _is_empty_run(folder: Path) -> bool:
+    return not (folder / "metrics.csv").exists() and not any(folder.rglob("*.ckpt"))
 
 
 def _loggers(folder: Path, given: Any) -> Any:

@@ -89,7 +89,7 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
     try:
         with quiet():
             return L.Trainer(**kwargs, callbacks=callbacks)
-    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:  # TypeError: of devices
+    except (TypeError, ValueError, ImportError) as error:  # TypeError: of devices
         raise UsageError(one_line(error)) from error
 
 

@@ -23,7 +23,7 @@ from typing import get_type_hints
 import numpy as np
 import pandas as pd
 
-from animals_pl.data.catalog import SPLIT_FOLDERS, Catalog, scan_folder, splits_of_folders
+from animals_pl.data.catalog import Catalog, scan_folder, splits_of_folders
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import duplicate_groups
 from animals_pl.data.inspection.image_facts import ImageFacts, inspect
@@ -211,7 +211,8 @@ def _layout(table: pd.DataFrame) -> tuple[str, dict[str, str]]:
     rows = zip(table["path"], table["label"], strict=True)
     above = {f"/{path}".partition(f"/{label}/")[0].removeprefix("/") for path, label in rows}
     names, parents = set(map(posixpath.basename, above)), set(map(posixpath.dirname, above))
-    has_splits = len(names) > 1 and len(parents) == 1 and {name.lower() for name in names} <= SPLIT_FOLDERS.keys()
+    split_of = splits_of_folders(names)
+    has_splits = len(parents) == 1 and len(names) == len(split_of) > 1
     above = parents if has_splits else above
     folder = above.pop() if len(above) == 1 else ""
-    return f"{folder}/" if folder else "", splits_of_folders(names) if has_splits else {}
+    return f"{folder}/" if folder else "", split_of if has_splits else {}

@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from animals_pl.evaluation.figures import curves
-from animals_pl.training.board import RunTensorBoard
+from animals_pl.training.board import board_of
 from animals_pl.training.callbacks.run_checkpoint import best_checkpoint
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics, write_metrics
 
@@ -84,9 +84,8 @@ class EpochTable(L.Callback):
         # On resume, drop rows from this epoch on.
         self.rows = [earlier for earlier in self.rows if earlier["epoch"] < epoch] + [row]
         write_metrics(self.file, self.rows)
-        for logger in trainer.loggers:
-            if isinstance(logger, RunTensorBoard):
-                logger.log_epoch(row)
+        if board := board_of(trainer):
+            board.log_epoch(row)
         self._print(row, trainer.max_epochs)
 
     def _print(self, row: Row, epochs: int | None) -> None:

@@ -13,7 +13,7 @@ from animals_pl.data.catalog import display_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.evaluation.figures import confusion_matrix
 from animals_pl.files import printable
-from animals_pl.training.board import RunTensorBoard
+from animals_pl.training.board import board_of
 from animals_pl.training.callbacks.epoch_table import best_row
 from animals_pl.training.classifier import AnimalClassifier
 
@@ -41,7 +41,7 @@ class TensorBoardImages(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """At the first batch of an epoch, log the epoch's first images, augmented as the net sees them."""
-        board, epoch, latest = _board(trainer), trainer.current_epoch, self._epoch
+        board, epoch, latest = board_of(trainer), trainer.current_epoch, self._epoch
         self._epoch = epoch
         if board is None or epoch == latest:
             return
@@ -64,14 +64,14 @@ class TensorBoardImages(L.Callback):
         if not isinstance(pl_module, AnimalClassifier) or pl_module.class_names is None:
             return
         matrix = pl_module.val_metrics.matrix()  # on every process: it is gathered from all
-        board = _board(trainer)
+        board = board_of(trainer)
         if board is not None:
             names = [display_name(name) for name in pl_module.class_names]
             board.experiment.add_figure("confusion matrix/val", confusion_matrix(matrix, names), epoch + 1)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log hyper-parameters and the best epoch's metrics to the HPARAMS tab."""
-        best, board = best_row(trainer), _board(trainer)
+        best, board = best_row(trainer), board_of(trainer)
         if not best or board is None:
             return
         hparams = {**pl_module.hparams, **self.data.hparams}
@@ -80,9 +80,3 @@ class TensorBoardImages(L.Callback):
         plain = {k: printable(v) if isinstance(v, str) else v for k, v in plain.items()}  # it takes UTF-8 only
         metrics = {f"best/{k.removesuffix('/val')}": v for k, v in best.items() if k.endswith("/val")}
         board.log_hyperparams(plain, metrics, step=trainer.current_epoch)
-
-
-def _board(trainer: L.Trainer) -> RunTensorBoard | None:
-    """The run's TensorBoard on the process that writes, else ``None``."""
-    boards = [logger for logger in trainer.loggers if isinstance(logger, RunTensorBoard)]
-    return boards[0] if boards and trainer.is_global_zero else None
