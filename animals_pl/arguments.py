@@ -29,10 +29,10 @@ def boolean_options(function: Callable[..., object], prefix: str = "") -> set[st
 def normalise(
     args: Sequence[str], positional: str = "", flags: Collection[str] = ()
 ) -> tuple[list[str], dict[str, str | list[str]]]:
-    """Split arguments into ``--name=value`` options, for the parser, and positional arguments, which are data.
+    """Split arguments into ``--name=value`` options and positional arguments.
 
-    The parser reads values of options as YAML, see :func:`parser_mode`. Positional arguments do not pass through it:
-    any text is a path. They may appear anywhere; after ``--`` everything is positional. Every option is followed by
+    The parser reads values of options as YAML (see :func:`parser_mode`). Positional arguments bypass the parser: they
+    are used as plain text. They may appear anywhere; after ``--`` everything is positional. Every option is followed by
     exactly one value.
 
     Args:
@@ -71,7 +71,7 @@ def normalise(
         elif rest and not rest[0].startswith("--"):
             options.append(f"{arg}={rest.pop(0)}")
         else:
-            options.append(arg)  # the parser says that its value is missing
+            options.append(arg)  # the parser reports the missing value
     return options, _positional_option(values, positional, options)
 
 
@@ -87,9 +87,10 @@ def _positional_option(values: list[str], positional: str, options: list[str]) -
 
 
 def parser_mode() -> str:
-    r"""Name of the parser's mode of reading values: JSON or YAML, in which only ``null`` means ``None``.
+    r"""Register a jsonargparse mode that reads values as JSON or YAML, and return its name.
 
-    Text such as ``# a`` or ``~`` stays text. JSON may escape bytes of a path that are not UTF-8, as in ``"\udce4"``.
+    Only ``null`` is read as ``None``; text such as ``# a`` or ``~`` stays text. JSON may escape bytes of a path that
+    are not UTF-8, as in ``"\udce4"``.
     """
     import yaml
     from jsonargparse import get_loader, set_loader

@@ -64,7 +64,7 @@ VERBS = {
 
 
 def usage() -> str:
-    """The help text: every verb with one line."""
+    """Help text: one line per verb."""
     width = max(map(len, VERBS)) + 2
     verbs = "\n".join(f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items())
     return f"""usage: python -m animals_pl VERB [--help] [--config FILE] [options]
@@ -120,7 +120,7 @@ def show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning for people: its text, once. Replaces :func:`warnings.showwarning`."""
+    """Print the text of a warning, once per text. Replaces :func:`warnings.showwarning`."""
     _print_warning(printable(f"warning: {message}"))
 
 

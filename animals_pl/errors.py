@@ -57,17 +57,17 @@ def one_line(error: BaseException) -> str:
 
 
 def require_types(function: Callable[..., object], values: Mapping[str, Any], prefix: str = "") -> None:
-    """Check arguments against a function's annotations as the command line does, but without conversion of text.
+    """Check arguments against a function's annotations as the command line does, but without converting strings.
 
     Subclasses, such as numpy's floats, are refused: YAML files and checkpoints hold plain values.
 
     Args:
         function: Its annotations are plain types, ``Literal``, ``list`` and unions of these.
-        values: Some of its arguments.
+        values: Argument names and values. Names that the function does not have are ignored.
         prefix: Prefix of the names, such as ``model.``.
 
     Raises:
-        UsageError: A value is of another type, or none of the words.
+        UsageError: A value has the wrong type or is not one of the literals.
     """
     hints = get_type_hints(function)
     for key, value in values.items():
@@ -132,7 +132,7 @@ def _old_name(text: str) -> str:
 def _wrong_type(key: str, expected: str, value: str) -> str:
     expected = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", expected)
     expected = re.sub(r"<class '([\w.]+)'>", r"\1", expected).replace("NoneType", "null")
-    expected = re.sub(r"\b[a-z_]\w*\.(?=[a-zA-Z_])", "", expected)  # modules
+    expected = re.sub(r"\b[a-z_]\w*\.(?=[a-zA-Z_])", "", expected)  # drop module prefixes
     if re.search(r"\blist\b", expected) and not value.startswith("["):
         expected += f"; a list is written as '[{value}]'"
     return f"{key}={'null' if value == 'None' else value} is invalid; expected {expected}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # rich before Lightning turns Lightning's int | float into fl
 
 Item = TypeVar("Item")
 
-# Control characters, marks and overrides of the writing direction, and bytes of a name that are not UTF-8.
+# Control characters, line separators, bidirectional marks, and surrogates (bytes of a file name that are not UTF-8).
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -54,7 +54,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
             else:
                 partial.replace(target)
         except OSError as error:
-            if error.errno and error.filename in (None, str(partial)):  # a full disk names no file
+            if error.errno and error.filename in (None, str(partial)):  # the error of a full disk has no filename
                 error.filename = str(file)
             raise
         finally:
@@ -168,7 +168,7 @@ def printable(text: object) -> str:
 def show(table: Table, width: int | None = None) -> None:
     """Print a table without interpreting Rich markup. Use ``print`` for other text.
 
-    Both appear above a progress bar.
+    The output of either appears above a progress bar.
     """
     from rich.console import Console
 

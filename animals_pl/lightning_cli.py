@@ -43,14 +43,14 @@ class AnimalsCLI(LightningCLI):
     Args:
         args: The command line: verb and options.
         callbacks: Callbacks in addition to those of the configuration.
-        values: Settings by name, such as positional arguments, that are not parsed.
+        values: Settings that bypass the parser, such as positional arguments: name → value.
     """
 
     def __init__(
         self, args: list[str], callbacks: Sequence[L.Callback] = (), values: Mapping[str, Any] | None = None
     ) -> None:
         self.run: Run | None = None
-        """The run of ``fit``."""
+        """The training run; ``None`` unless the verb is ``fit``."""
         self._values = values or {}
         self._more_callbacks = list(callbacks)
         self._verb = args[0]
@@ -67,7 +67,7 @@ class AnimalsCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the verb that runs: the parsers of all four take half a second."""
+        """Only the requested verb: building all four parsers takes half a second."""
         return {self._verb: super().subcommands()[self._verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -130,7 +130,7 @@ class AnimalsCLI(LightningCLI):
         """Create the trainer of the verb."""
         verb, config = str(self.subcommand), self.config_init[self.subcommand]
         options = {**config.trainer, **kwargs}
-        given = options.pop("callbacks") or []  # a single one without arguments is not in a list
+        given = options.pop("callbacks") or []  # a single callback without arguments is not wrapped in a list
         callbacks = [*(given if isinstance(given, list) else [given]), *self._more_callbacks]
         if verb == "fit":
             self.run = prepare_run(
@@ -214,7 +214,7 @@ def _with_config_text(option: str) -> str:
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         reason = one_line(error).replace(' in "<unicode string>",', "")
         raise UsageError(f"config={value!r} cannot be read: {reason}. Save it as YAML in UTF-8.") from error
-    return f"{name}={json.dumps(settings, default=str)}"  # dates are text
+    return f"{name}={json.dumps(settings, default=str)}"  # default=str: YAML dates
 
 
 def _dump_config(parser: LightningArgumentParser, config: Namespace, tuned: dict[str, float]) -> str:

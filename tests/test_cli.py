@@ -570,9 +570,9 @@ def test_predict_counts_what_has_no_prediction(run, tmp_path, capsys):
     file = tmp_path / "out.csv"
     assert cli("predict", tmp_path, "--ckpt_path", run.best, "--output", file) == 0
     told = capsys.readouterr().out
-    assert "13 broken images, 12 not predicted and 1 predicted in part:" in told
-    assert f"  and 3 more; the column problem of {file} has all" in told
-    assert f"2 predictions and 12 rows without one written to {file}" in told
+    assert "13 broken images, 12 not predicted, 1 decoded in part:" in told
+    assert f"  and 3 more; the column 'problem' of {file} lists all" in told
+    assert f"2 predictions and 12 rows without a prediction written to {file}" in told
     assert [bool(row["class"]) for row in rows(file)].count(True) == 2
     assert len(rows(file)) == 14
 
@@ -649,7 +649,7 @@ def test_predict_lists_broken_images_and_names_the_others(run, make_tree, tmp_pa
     capsys.readouterr()
     assert cli("predict", tree, *options, "--output", tmp_path / "out.csv") == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "3 broken images, 2 not predicted and 1 predicted in part:" in told
+    assert "3 broken images, 2 not predicted, 1 decoded in part:" in told
     before = {row["path"]: row for row in rows(tmp_path / "whole.csv")}
     after = {row["path"]: row for row in rows(tmp_path / "out.csv")}
     assert after.keys() == before.keys() == set(map(str, whole))

@@ -41,7 +41,7 @@ def reference_no_flip(_: int) -> list[A.BasicTransform]:
 
 
 def light(size: int) -> list[A.BasicTransform]:
-    """Crops of at least half of the area (Szegedy et al. 2015), resized bilinearly or by area, and flips."""
+    """Random crops of at least half of the area (Szegedy et al. 2015), resized bilinearly or by area, and flips."""
     crop = A.RandomResizedCrop((size, size), scale=(0.5, 1.0), area_for_downscale="image")
     return [crop, A.HorizontalFlip(p=0.5)]
 

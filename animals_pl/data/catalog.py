@@ -170,13 +170,13 @@ def _folders(folder: Path) -> list[Path]:
 
 
 def split_called(name: str) -> str:
-    """Split that a name stands for, as in :data:`SPLIT_FOLDERS`; other names in lower case without blanks around."""
+    """Split for a name in :data:`SPLIT_FOLDERS`; other names are stripped and lower-cased."""
     key = name.strip().lower()
     return SPLIT_FOLDERS.get(key, key)
 
 
 def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
-    """Folder → split, for those of the names that are in :data:`SPLIT_FOLDERS`, in the order of :data:`SPLITS`."""
+    """Folder → split, for the names in :data:`SPLIT_FOLDERS`, in the order of :data:`SPLITS`."""
     split_of = {name: SPLIT_FOLDERS[name.lower()] for name in names if name.lower() in SPLIT_FOLDERS}
     return dict(sorted(split_of.items(), key=lambda item: SPLITS.index(item[1])))
 
@@ -285,7 +285,7 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
 
 
 def _images_of_class(folder: Path, argument: str) -> list[Path]:
-    """Images below a class folder, which may have any folders but split folders."""
+    """Images below a class folder. Raises UsageError if it has split folders."""
     images = find_images(folder)
     inner = {image.relative_to(folder).parts[0] for image in images if image.parent != folder}
     split_of = splits_of_folders(inner)

@@ -30,8 +30,8 @@ class AnimalsDataModule(L.LightningDataModule):
     """Splits, sampling, augmentation and loaders for one folder-per-class dataset.
 
     Args:
-        root: Folder with one folder of images per class, or with the folders ``train``, ``val`` and ``test`` of such
-            folders, which are then the split. The default, ``datasets/practice``, is generated if missing.
+        root: Folder with one folder of images per class, or with the folders ``train``, ``val`` and ``test``, each with
+            class folders; they then define the split. The default, ``datasets/practice``, is generated if missing.
         size: Side of validation, test and export images in pixels (for training see ``ProgressiveResizing``).
         resize: ``stretch`` (resize to a square) or ``crop`` (center crop, aspect ratio kept).
         interpolation: ``nearest``, ``bilinear``, ``bicubic`` or ``lanczos``.

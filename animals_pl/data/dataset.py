@@ -26,7 +26,7 @@ from animals_pl.data.sampling import SampleKey
 MAX_WORKERS = 16
 
 LIMITS = {"size": (8, 4096), "batch_size": (1, 2**16), "num_workers": (0, 1024), "seed": (0, 2**32 - 1)}
-"""Setting → smallest and largest value. Beyond, one batch takes gigabytes, or the workers take all of the memory."""
+"""Setting → minimum and maximum. Larger images, batches or numbers of workers would exhaust the memory."""
 
 WORKER_NICENESS = 10
 """Niceness of workers, 0 to 19. With 10, fine-tuning at 128 pixels took 15 % less time on 2 cores."""

@@ -43,7 +43,7 @@ _OTHER_SUFFIXES |= {".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".ra
 """Suffixes of images that Pillow does not know, in some builds or in all."""
 
 _NO_IMAGES = {"BUFR", "EPS", "FLI", "GRIB", "HDF5", "IPTC", "MPEG", "PDF"}
-"""Formats of documents, videos and measurements that Pillow knows."""
+"""Formats that Pillow registers but that are not images: documents, videos, measurements."""
 
 _LOAD_TRUNCATED_LOCK = threading.Lock()
 """Guards ImageFile.LOAD_TRUNCATED_IMAGES, which is global to the process."""
@@ -73,7 +73,7 @@ def is_image(file: Path) -> bool:
 
 
 def read_image(file: Path) -> bytes:
-    """Content of an image file. A pipe or a device is an OSError, since reading it might never end."""
+    """Content of an image file. Raises OSError for a pipe or a device, since reading it might never end."""
     if not stat.S_ISREG(file.stat().st_mode) and not file.is_dir():
         raise OSError(errno.EINVAL, "it is not a regular file", str(file))
     return file.read_bytes()
@@ -126,11 +126,11 @@ def use_image(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
 
 
 class PixelFormatError(ValueError):
-    """An intact file whose pixel values cannot be shown as a picture."""
+    """An intact file whose pixel values cannot be mapped to 8 bits."""
 
 
 _DEEP = "16 bits"
-"""Key of ``Image.info``: the file has 16 bits per colour, of which Pillow keeps the upper 8."""
+"""Key of ``Image.info``: the file has 16 bits per channel, of which Pillow keeps the upper 8."""
 
 _WHITE = (1, 255, 4095, 65535)
 """White in grey images of floats, and of integers of 8, 12 and 16 bits."""
@@ -202,7 +202,7 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     """Decode an image file or its bytes to an (H, W, 3) uint8 RGB array.
 
     EXIF rotation is applied, transparency is composited over white, and grey, palette and CMYK become RGB. Grey
-    deeper than 8 bits is scaled from the first of 0…1, 0…255, 0…4095 and 0…65535 that contains its values. Of a
+    values of more than 8 bits are scaled from the first of 0…1, 0…255, 0…4095 and 0…65535 that contains them all. Of a
     truncated file, the part that can be decoded is used.
 
     Args:
@@ -234,10 +234,10 @@ def decodes(source: str | Path | bytes) -> bool:
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """Image of any mode as RGB: transparency is composited over white, grey deeper than 8 bits scaled to 8 bits.
+    """Image of any mode as RGB: transparency is composited over white, grey values of more than 8 bits are scaled to 8.
 
     Raises:
-        PixelFormatError: The pixel values cannot be shown as a picture.
+        PixelFormatError: The pixel values cannot be mapped to 8 bits.
     """
     if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip at 255
         return Image.fromarray(_grey_to_8_bits(picture)).convert("RGB")
@@ -256,7 +256,7 @@ def _grey_to_8_bits(picture: Image.Image) -> np.ndarray:
     """Grey levels (H, W) uint8 of an image in the modes I and F, whose files do not say which value is white."""
     grey = np.asarray(picture, dtype=np.float64)
     low, high = grey.min(), grey.max()
-    # Resampling overshoots by some percent.
+    # Tolerance: resampling overshoots by a few percent.
     white = next((scale for scale in _WHITE if high <= 1.1 * scale), 0)
     if 1.1 < high < 16:
         raise PixelFormatError(f"grey values up to {high:g} would become black; scale them to 0…1, 0…255 or 0…65535")

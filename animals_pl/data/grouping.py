@@ -28,7 +28,7 @@ def group_by(rule: str, catalog: Catalog) -> np.ndarray:
     """
     if rule.lower().endswith(".csv") and Path(rule).is_file():
         columns = next(iter(read_rows(Path(rule), "data.group_by", "path")), {})
-        raise UsageError(f"data.group_by={rule!r} names no column. Pass {rule}:COLUMN. It has {', '.join(columns)}.")
+        raise UsageError(f"data.group_by={rule!r} names no column. Pass {rule}:COLUMN, one of {', '.join(columns)}.")
     table, _, column = rule.rpartition(":")
     if table.lower().endswith(".csv"):
         rows = read_image_rows(Path(table), "data.group_by", catalog.root, catalog.paths, column)
@@ -38,8 +38,8 @@ def group_by(rule: str, catalog: Catalog) -> np.ndarray:
     values = np.array([value_of.get(path, "") for path in catalog.paths])
     if not values.any():
         raise UsageError(
-            f"data.group_by={rule!r} matches no image in {str(catalog.root)!r}, such as {catalog.paths[0]!r}. "
-            "Fix the rule or remove it."
+            f"data.group_by={rule!r} matches no image in {str(catalog.root)!r}, whose paths look like "
+            f"{catalog.paths[0]!r}. Fix the rule or remove it."
         )
     return np.where(values == "", -1, np.unique(values, return_inverse=True)[1])
 

@@ -53,12 +53,12 @@ class Resize:
         if self.rule == "stretch" and self.crop_pct != 1:
             raise UsageError(
                 f"data.crop_pct={self.crop_pct} has no effect with data.resize=stretch. "
-                "Set data.resize=crop or crop_pct to 1."
+                "Set data.resize=crop, or data.crop_pct=1."
             )
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Resize:
-        """The rule in settings of the datamodule, or in the metadata of an exported file."""
+        """Create the rule from settings of the datamodule, or from the metadata of an exported file."""
         return cls(settings["resize"], settings["interpolation"], float(settings["crop_pct"]))
 
     def __call__(self, image: np.ndarray, size: int) -> np.ndarray:

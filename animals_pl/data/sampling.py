@@ -70,7 +70,7 @@ def batch_bounds(count: int, batch_size: int, world_size: int = 1) -> list[tuple
 
 @dataclass(eq=False, repr=False)
 class KeyBatchSampler(Sampler[list[SampleKey]]):
-    """Batches of :class:`SampleKey` for one rank, starting at the current position of the training.
+    """Batches of :class:`SampleKey` for one rank, starting at the current position in training.
 
     Args:
         labels: Class index of every image (N,).

@@ -176,7 +176,7 @@ def _warn_of_leaks(catalog: Catalog) -> None:
     leaks = groups["path"].agg(lambda paths: ", ".join(paths[:3]))[groups["split"].nunique() > 1]
     if len(leaks):
         warnings.warn(
-            f"{counted(len(leaks), 'group')} of duplicates or related images in several split folders of "
+            f"{counted(len(leaks), 'group')} of duplicates or related images found in several split folders of "
             f"{catalog.root} (first: {leaks.iloc[0]}). They are not moved; leave some out with data.exclude",
             stacklevel=4,
         )

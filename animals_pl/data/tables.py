@@ -27,8 +27,9 @@ def write_table(table: pd.DataFrame, file: Path) -> None:
 def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
     """Read a CSV file that may have been edited by hand. Missing cells are empty strings.
 
-    Commas, semicolons or tabs separate the columns, or what the first line names as ``sep=;``. The text is UTF-8, or
-    UTF-16 with a byte-order mark. Columns are found in upper or lower case; further ones are returned in lower case.
+    Columns are separated by commas, semicolons or tabs, or by the character in a first line such as ``sep=;``. The text
+    is UTF-8, or UTF-16 with a byte-order mark. Column names are not case-sensitive; other columns are returned in lower
+    case.
 
     Args:
         file: The file.
@@ -84,7 +85,7 @@ def read_image_rows(
     """Read a CSV file with a column ``path``, and rewrite the paths as in ``known``.
 
     A path may be relative to the dataset or to the file's folder, or absolute. It may have backslashes, another Unicode
-    normal form (as from macOS) or the encoding Windows-1252. Paths that match no known image are returned unchanged.
+    normalization form (as from macOS) or Windows-1252 encoding. Paths that match no known image are returned unchanged.
 
     Args:
         file: The file.
@@ -110,7 +111,7 @@ def read_image_rows(
 
 
 def _normal(path: str) -> str:
-    """Path with slashes, in the composed Unicode form; bytes that are not UTF-8 are read as Windows-1252."""
+    """Path with slashes, in Unicode NFC; bytes that are not UTF-8 are read as Windows-1252."""
     if any("\udc80" <= character <= "\udcff" for character in path):
         path = path.encode(errors="surrogateescape").decode("cp1252", errors="replace")
     return posixpath.normpath(unicodedata.normalize("NFC", path.replace("\\", "/")))

@@ -49,7 +49,7 @@ class Export:
 
     path: Path
     verified_on: str
-    """The images that it was compared with torch on."""
+    """The images on which the file was compared with torch."""
     difference: float
     """Maximum difference of a probability between torch and the file."""
 
@@ -72,6 +72,9 @@ def export(
         image_folder: Folder of images to verify on. Default: the training data, or generated images if it no longer
             exists.
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
+
+    Returns:
+        The file's path and the result of the comparison.
 
     Raises:
         UsageError: The checkpoint, the output or the folder cannot be used, or the file differs from torch.

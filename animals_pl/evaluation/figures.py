@@ -18,7 +18,7 @@ MAX_LABELS, MAX_CELLS = 30, 200
 """Maximum number of class names and of cells on an axis of a confusion matrix; both bound its size and memory."""
 
 MAX_CHARACTERS = 30
-"""Maximum length of a name in a figure: longer ones would leave no place for the axes."""
+"""Maximum length of a name in a figure: longer ones would leave no room for the axes."""
 
 TRAIN_COLOUR, VAL_COLOUR = "#4c72b0", "#dd8452"
 
@@ -30,11 +30,11 @@ def _fonts(characters: frozenset[str]) -> tuple[list[str], set[str]]:
     missing -= font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap().keys()
     families = list(matplotlib.rcParams["font.family"])
     for font in font_manager.fontManager.ttflist if missing else ():
-        if font.fname.startswith(matplotlib.get_data_path()):  # symbols of formulas, and boxes for every character
+        if font.fname.startswith(matplotlib.get_data_path()):  # math symbols, and a placeholder for every character
             continue
         try:
             found = missing & font_manager.get_font(font.fname).get_charmap().keys()
-        except (OSError, RuntimeError):  # removed since the list was made, or a font of bitmaps
+        except (OSError, RuntimeError):  # removed since the list was made, or a bitmap font
             continue
         if found:
             families.append(font.name)
@@ -112,7 +112,7 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 def confusion_matrix(confusion: np.ndarray | csr_array, class_names: Sequence[str]) -> Figure:
     """Plot a confusion matrix: numbers are counts, colours the share of the true class.
 
-    With more than MAX_LABELS classes there are no numbers and only some names, with more than MAX_CELLS a cell is the
+    With more than MAX_LABELS classes there are no numbers and only some names; with more than MAX_CELLS, a cell is the
     sum over neighbouring classes.
 
     Args:

@@ -32,7 +32,7 @@ def edit_config(text: str, changes: Mapping[str, Any]) -> str:
             return result
     raise UsageError(
         f"the configuration cannot be edited line by line ({', '.join(changes)}). "
-        "Lay it out as the files in configs: 'section:', and below it '  key: value   # comment'."
+        "Lay it out like the files in configs: 'section:', and below it '  key: value   # comment'."
     )
 
 

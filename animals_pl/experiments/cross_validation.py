@@ -16,7 +16,7 @@ from animals_pl.experiments.study import read_study
 from animals_pl.files import show
 
 INTERVAL = (2.5, 97.5)
-"""Percentiles."""
+"""Percentiles of the bootstrap that bound an interval."""
 COLUMNS = ("macro recall", "95 % interval", "accuracy", "difference", "95 % interval", "seconds")
 
 
@@ -52,7 +52,7 @@ def cross_validate(
         markdown: Print the table as Markdown.
 
     Raises:
-        UsageError: The study or the images cannot be used, or a training failed.
+        UsageError: The study or the images cannot be used, or a fit failed.
     """
     from animals_pl.experiments.fold_fits import fit_fold, load_outcome, prepare_folds
 

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
 BATCH_NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 REASON_LENGTH = 120
-"""Characters of a reason that are shown."""
+"""Maximum number of characters of a reason."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class FinishedRun:
         name: NAME without the folders above it, as in the run's configuration.
         architecture: Net and variant in words.
         trainable: Number of trainable parameters; ``None`` without a readable checkpoint.
+        epochs: Number of complete epochs.
         best: Metrics of the best epoch by the run's own monitor.
         images: Digest of the validation images; ``None`` without a readable split.csv.
     """
@@ -49,7 +50,15 @@ class FinishedRun:
 
 @dataclass(frozen=True)
 class FoundRuns:
-    """Runs with a validated epoch; labels of others and of runs without files; file and reason of unreadable files."""
+    """Runs below a folder.
+
+    Attributes:
+        runs: Runs with at least one validated epoch.
+        incomplete: Labels of runs without a complete epoch.
+        unvalidated: Labels of runs with complete epochs, none of them validated.
+        without_checkpoint: Labels of ``runs`` that have no checkpoint.
+        unreadable: Files that cannot be read, each with the reason.
+    """
 
     runs: list[FinishedRun] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
@@ -82,7 +91,7 @@ def find_runs(folder: Path) -> FoundRuns:
 
 
 def _read_run(path: Path, label: str, found: FoundRuns) -> None:
-    """Append the run to ``found.runs``, or its label to the list of what it lacks."""
+    """Append the run to ``found.runs``, or its label to the list that says what is missing."""
     rows = _try(_read_epochs, path / "metrics.csv", label, found)
     config = _try(read_config, path / "config.yaml", label, found) if rows else None
     if rows is None or (rows and config is None):

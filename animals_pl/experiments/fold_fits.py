@@ -25,7 +25,7 @@ from animals_pl.lightning_cli import run
 
 
 class SavePredictions(L.Callback):
-    """Write the ``classes`` (N,) predicted in the last validation epoch and the training's ``seconds`` to a file."""
+    """Write the ``classes`` (N,) of the last validation epoch and the training time in ``seconds`` to a file."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -93,7 +93,7 @@ def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
     """Train a variant on all folds but one and predict the held-out fold, unless the result exists.
 
     Raises:
-        UsageError: The training failed.
+        UsageError: The fit failed.
     """
     split = data.folder / f"fold{fold}.csv"
     splits = np.where(data.fold_of == fold, "val", "train")

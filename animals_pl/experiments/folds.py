@@ -10,7 +10,7 @@ from animals_pl.data.catalog import Catalog
 from animals_pl.errors import UsageError, one_line
 
 DRAWS = 2000
-"""Bootstrap samples."""
+"""Number of bootstrap samples."""
 CHUNK = 2**20
 """Images drawn at a time; bounds the bootstrap's memory to some 10 MB."""
 

@@ -20,7 +20,7 @@ COLUMNS = ("trainable", "source", "epochs", "best", "train loss", "train acc", "
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one experiment: metrics per epoch, initial weights, and the error message if the training failed.
+    """Result of one experiment: metrics per epoch, initial weights, and the error message if training failed.
 
     ``start`` is ``pretrained``, ``scratch`` (intended) or ``random`` (a backbone without its weights).
     """
@@ -78,7 +78,7 @@ def find_weights(net: str, folder: Path | None) -> str | None:
 
 
 def train(name: str, root: Path, weights_folder: Path | None, epochs: int | None, output: Path) -> Outcome:
-    """Run one experiment and read its metrics. A failure is recorded and does not stop the next experiments."""
+    """Run one experiment and read its metrics. A failure is recorded and does not stop the remaining experiments."""
     from animals_pl.lightning_cli import run
 
     config = CONFIGS / f"{name}.yaml"

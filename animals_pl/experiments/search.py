@@ -41,7 +41,7 @@ def search(
         output: Folder of the results.
 
     Raises:
-        UsageError: The study or the images cannot be used, or the first training failed.
+        UsageError: The study or the images cannot be used, or the first fit failed.
         SystemExit: The search was interrupted; the code is 130.
     """
     if trials < 1:

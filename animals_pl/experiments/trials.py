@@ -25,7 +25,7 @@ from animals_pl.experiments.search_space import SearchPlan, contains, rounded
 from animals_pl.files import atomic_write, show
 
 SHOWN = 5
-"""Trials in the table."""
+"""Number of trials in the table."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Trials:
         """Run one trial of ``total`` and print its result to standard error.
 
         Raises:
-            UsageError: The training failed and no trial is complete yet.
+            UsageError: A fit failed and no trial is complete yet.
         """
         done = len(self.finished())
         # A new sampler for each trial: an interrupted search draws the same values as an uninterrupted one.

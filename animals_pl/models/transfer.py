@@ -1,6 +1,6 @@
 """Transfer learning: a timm backbone with a new head.
 
-Mean and std are those of its timm weights; interpolation and crop are not read from timm (see ``data/resize.py``).
+Mean and std are those of the timm weights; interpolation and crop are not read from timm (see ``data/resize.py``).
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class TransferNet(nn.Module):
             options["pretrained_cfg_overlay"] = {"state_dict": state}
             classifier = (timm.get_pretrained_cfg(self.name) or PretrainedCfg()).classifier
             if isinstance(classifier, str) and len(state.get(f"{classifier}.weight", ())) == IMAGENET_CLASSES:
-                # The number of classes of the weights tag may be another one.
+                # The weights tag may have a different number of classes.
                 options["pretrained_cfg_overlay"]["num_classes"] = IMAGENET_CLASSES
             else:
                 options["num_classes"] = 0
@@ -158,7 +158,7 @@ class TransferNet(nn.Module):
 
     @torch.no_grad()
     def _init_head(self, classifier: Any, class_names: Sequence[str]) -> bool:
-        """Copy rows of ImageNet's classifier to the head; return whether there was any to copy."""
+        """Copy rows of ImageNet's classifier to the head; return whether any were copied."""
         last: Any = self.head[-1]
         fits = isinstance(classifier, nn.Linear) and classifier.weight.shape == (IMAGENET_CLASSES, last.in_features)
         if not self.head_fits_classifier or not fits:

@@ -22,7 +22,7 @@ from animals_pl.reports.thumbnails import data_uri
 from animals_pl.training.run_folder import new_run_folder
 
 SIZES = 50
-"""Most frequent image sizes in sizes.csv."""
+"""Number of image sizes in sizes.csv, the most frequent ones."""
 
 
 def analyze(

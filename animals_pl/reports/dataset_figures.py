@@ -69,7 +69,7 @@ def class_counts(classes: pd.DataFrame) -> Figure:
 
 
 def sizes(images: pd.DataFrame) -> Figure:
-    """Scatter plots of width and height: all images, 98 %, densest part. Larger dots are more elongated."""
+    """Scatter plots of width and height: all images, 98 % and the densest part. Elongated images have larger dots."""
     figure = Figure(figsize=(15, 5.2), layout="constrained")
     width, height = images["width"].to_numpy(), images["height"].to_numpy()
     long_side = np.maximum(width, height)

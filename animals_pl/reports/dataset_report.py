@@ -28,7 +28,7 @@ SAMPLES, GROUPS, GROUP_IMAGES, SUSPECTS, BROKEN = 16, 60, 24, 200, 200
 
 
 class DatasetReport:
-    """Values of the page's template.
+    """Renders the dataset report from its template.
 
     Args:
         findings: What to report.

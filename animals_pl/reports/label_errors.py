@@ -134,7 +134,7 @@ def suspects(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the indices (S,) of suspected label errors, in order of increasing self-confidence.
 
     Args:
-        probabilities: (N, C) out-of-sample probabilities. Rows of NaN are not suspected.
+        probabilities: (N, C) out-of-sample probabilities. Rows of NaN are skipped.
         labels: (N,) class indices.
     """
     self_confidence = probabilities[np.arange(len(labels)), labels]

@@ -49,7 +49,7 @@ class RunTensorBoard(TensorBoardLogger):
 
 
 def board_of(trainer: L.Trainer) -> RunTensorBoard | None:
-    """The run's TensorBoard on the process that writes, else ``None``."""
+    """TensorBoard logger of the run; ``None`` if it has none, and on ranks other than 0."""
     boards = [logger for logger in trainer.loggers if isinstance(logger, RunTensorBoard)]
     return boards[0] if boards and trainer.is_global_zero else None
 

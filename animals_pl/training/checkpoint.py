@@ -15,7 +15,7 @@ from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write
 
 SET_BY_DATA = ("class_names", "input_size")
-"""Arguments of ``AnimalClassifier`` that a new training takes from the data."""
+"""Arguments of ``AnimalClassifier`` that a new run takes from the data."""
 
 
 def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def require_same(key: str, given: Any, trained: Any) -> None:
 
 
 def with_atomic_io(plugins: Any) -> list[Any]:
-    """The trainer's plugins with :class:`AtomicCheckpointIO`, unless they have a ``CheckpointIO``."""
+    """The trainer's plugins with :class:`AtomicCheckpointIO`, unless they include a ``CheckpointIO``."""
     given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
     return given if any(isinstance(plugin, CheckpointIO) for plugin in given) else [*given, AtomicCheckpointIO()]
 

@@ -46,7 +46,7 @@ class AnimalClassifier(L.LightningModule):
         freeze: Freeze the backbone, including its BatchNorm statistics. timm models only.
         dropout: Dropout probability before the last layer, in [0, 1). timm models only.
         weights: ``imagenet`` (downloaded once), a .safetensors or .pth file, or null for random weights. Loaded when a
-            new training starts, never for a checkpoint.
+            new run starts, never for a checkpoint.
         head_init: Initial weights of a linear head. ``imagenet``: rows of the ImageNet classifier for the classes it
             knows. Default: ``imagenet`` where the weights allow it, ``random`` otherwise.
         freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed. Default: true with pretrained weights.
@@ -159,7 +159,7 @@ class AnimalClassifier(L.LightningModule):
         self.data_info = info
 
     def configure_model(self) -> None:
-        """Build the net for the known classes and size. When a new training starts, load pretrained weights.
+        """Build the net for the known classes and size. When a new run starts, load pretrained weights.
 
         Raises:
             UsageError: The classes are not known.
@@ -184,7 +184,7 @@ class AnimalClassifier(L.LightningModule):
             self._load_weights(hparams["weights"])
 
     def _starts_training(self) -> bool:
-        """Whether a new training begins, as opposed to a resumed one or an evaluation."""
+        """Whether a new run starts, as opposed to a resumed run or an evaluation."""
         try:
             trainer = self.trainer
         except RuntimeError:  # no trainer is attached
@@ -232,7 +232,7 @@ class AnimalClassifier(L.LightningModule):
     ) -> tuple[Tensor, Tensor]:
         """Mean loss and logits (B, C) of a batch; updates the split's metrics.
 
-        ``targets`` are probabilities (B, C) in place of the labels, for blended images.
+        ``targets``: class probabilities (B, C) that replace the labels in the loss, for MixUp and CutMix.
         """
         inputs, labels = batch
         logits = self._logits(inputs)
@@ -286,7 +286,7 @@ class AnimalClassifier(L.LightningModule):
         If the checkpoint was saved during validation, the resumed epoch has no batches left and logs nothing.
 
         Raises:
-            UsageError: The training has diverged.
+            UsageError: Training has diverged.
         """
         if self.train_metrics.loss.update_called:
             self.log("image_size", float(self.image_size), sync_dist=True)
@@ -309,7 +309,7 @@ class AnimalClassifier(L.LightningModule):
         """Log ``loss/val``, ``acc/val``, ``macro_recall/val``, ``macro_f1/val``.
 
         Raises:
-            UsageError: The training has diverged.
+            UsageError: Training has diverged.
         """
         if self.trainer.state.fn == "fit":
             self._check_convergence(self.val_metrics)
@@ -320,7 +320,7 @@ class AnimalClassifier(L.LightningModule):
         self._log_epoch(self.test_metrics, "test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the scheduler state, which is recomputed; continue the metrics of an epoch cut short."""
+        """Drop the scheduler state, which is recomputed; continue the metrics of an interrupted epoch."""
         checkpoint["lr_schedulers"] = []
         if "train_sums" in checkpoint:
             self.train_metrics.continue_from(checkpoint["train_sums"])
@@ -330,10 +330,10 @@ class AnimalClassifier(L.LightningModule):
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, Scheduler) and self.current_epoch > 0:
             scheduler.step(epoch=self.current_epoch)
-        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]  # where an epoch is continued
+        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]  # for a run resumed mid-epoch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Record the version that writes the checkpoint, and within an epoch the sums of its training metrics."""
+        """Store the version of animals_pl and, mid-epoch, the state of the training metrics."""
         checkpoint["animals_pl_version"] = __version__
         if self.trainer.state.fn == "fit" and not self.trainer.is_last_batch:
             checkpoint["train_sums"] = self.train_metrics.sums()

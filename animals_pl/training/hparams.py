@@ -31,7 +31,7 @@ APPLIES_WITH = {
     "logit_tau": ("loss", "logit_adjusted"),
     "effective_beta": ("class_weights", "effective"),
 }
-"""Key → (other key, value of it that the first key needs to have an effect)."""
+"""Key → (other key, value that the other key must have; otherwise the first key has no effect)."""
 
 
 def check_hparams(hparams: Mapping[str, Any]) -> None:
@@ -44,7 +44,7 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
     optimizer = hparams["optimizer"]
     if optimizer.lower() not in known:
         hint = did_you_mean(optimizer.lower(), known)
-        raise UsageError(f"model.optimizer={optimizer!r} is unknown. {hint}timm.optim.list_optimizers() lists them.")
+        raise UsageError(f"model.optimizer={optimizer!r} is unknown. {hint}See timm.optim.list_optimizers().")
     for key, (words, fits) in RANGES.items():
         value = hparams[key]
         if value is not None and not (fits(value) and math.isfinite(value)):
@@ -59,7 +59,7 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
 
 
 def divergence_remedy(hparams: Mapping[str, Any], precision: str) -> str:
-    """What to change after a training has diverged."""
+    """Remedy for diverged training, for the error message."""
     if hparams["optimizer_eps"] == 0:
         return "Set model.optimizer_eps above 0, or to null."
     remedy = f"Lower model.lr (now {hparams['lr']:g}), raise model.warmup_epochs, or set trainer.gradient_clip_val."
@@ -79,6 +79,6 @@ def warn_of_double_correction(hparams: Mapping[str, Any], sampling: Sampling) ->
     corrections = [setting for setting, strength in strengths.items() if strength]
     if len(corrections) > 1 and sum(strengths.values()) > 1:
         rank_zero_warn(
-            f"{' and '.join(corrections)} all correct the class imbalance, so rare classes are over-weighted. "
+            f"{' and '.join(corrections)} each correct the class imbalance, so rare classes are over-weighted. "
             "Keep only one."
         )

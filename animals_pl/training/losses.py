@@ -86,7 +86,7 @@ def build_loss(hparams: Mapping[str, Any], counts: np.ndarray) -> Classification
 
 
 def build_mixup_cutmix(hparams: Mapping[str, Any]) -> nn.Module | None:
-    """Transform of images and labels (B,) into blended images and targets (B, C); ``None`` if disabled."""
+    """MixUp or CutMix: images and labels (B,) → mixed images and targets (B, C). ``None`` if both are disabled."""
     num_classes = len(hparams["class_names"])
     kinds = (("mixup", v2.MixUp), ("cutmix", v2.CutMix))
     wanted = [kind(alpha=hparams[key], num_classes=num_classes) for key, kind in kinds if hparams[key]]

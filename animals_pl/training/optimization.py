@@ -20,7 +20,7 @@ def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> 
     """Optimizer and schedule of a net from the classifier's hyper-parameters.
 
     Raises:
-        UsageError: A schedule is set but ``epochs`` is -1, or see :func:`parameter_groups`.
+        UsageError: A schedule is set but ``epochs`` is -1, or a multiplier does not apply to the net.
     """
     eps = {} if hparams["optimizer_eps"] is None else {"eps": hparams["optimizer_eps"]}
     rates = {key: hparams[key] for key in ("lr", "weight_decay", "backbone_lr_mult", "layer_decay")}

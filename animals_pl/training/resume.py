@@ -1,4 +1,4 @@
-"""Start or resume a run with a model."""
+"""Check a model before a run starts or resumes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from animals_pl.training.classifier import AnimalClassifier
 
 
 def adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, monitor: str, ckpt_path: Path) -> None:
-    """Check that a run's settings are the checkpoint's; take over its classes, its size and the run's split.
+    """Check that the settings match the checkpoint, and take classes, image size and split from the run.
 
     Raises:
-        UsageError: The model, the preprocessing or ``monitor`` are not those of the run.
+        UsageError: The model, the preprocessing or ``monitor`` differs from the run's.
     """
     checkpoint = load_checkpoint(ckpt_path, mmap=True)
     monitors = {
@@ -41,15 +41,13 @@ def adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, monit
 
 
 def check_new_model(model: AnimalClassifier) -> None:
-    """Check that a model that was not trained before leaves its classes and its size to the data.
+    """Check that ``class_names`` and ``input_size`` of a new model are ``None``, because the data sets them.
 
     Raises:
-        UsageError: It does not.
+        UsageError: One of them is set.
     """
     if model.net is not None or model.data_info is not None:
         return
     for key in SET_BY_DATA:
         if model.hparams[key] is not None:
-            raise UsageError(
-                f"model.{key}={model.hparams[key]} is set by the data in a new training. Remove the option."
-            )
+            raise UsageError(f"model.{key}={model.hparams[key]} is set by the data in a new run. Remove the option.")

@@ -48,7 +48,7 @@ from animals_pl.training.trainer import (
 
 @dataclass(eq=False)
 class Run:
-    """A training run and what it leaves in its folder.
+    """A training run and the files in its folder.
 
     Attributes:
         model: The LightningModule that is trained.
@@ -83,7 +83,7 @@ class Run:
             UsageError: An argument, file or folder is invalid. A new run that ends before its
                 first epoch is complete leaves no folder.
             KeyboardInterrupt: Ctrl-C was pressed. The message says how to resume.
-            SystemExit: The process was told to end (SIGTERM); the code is 143.
+            SystemExit: The process received SIGTERM; the exit code is 143.
         """
         try:
             with _without_empty_run(self.folder, self.ckpt_path), quiet():
@@ -121,7 +121,9 @@ class Run:
     def best(self) -> TrainedModel:
         """The model of the best epoch."""
         if not self.best_path.exists():
-            raise UsageError(f"{str(self.best_path)!r} does not exist: no epoch was validated, or checkpoints are off.")
+            raise UsageError(
+                f"{str(self.best_path)!r} does not exist: no epoch was validated, or checkpointing is off."
+            )
         return load_model(self.best_path)
 
     def validate(self, data: L.LightningDataModule | None = None) -> dict[str, float]:
@@ -201,10 +203,10 @@ def prepare_run(
     dump_config: Callable[[dict[str, float]], str] | None = None,
     **trainer_kwargs: Any,
 ) -> Run:
-    """Create the run of :func:`fit`, which explains the arguments, without starting it.
+    """Create a run without starting it. The arguments are those of :func:`fit`.
 
     ``dump_config`` returns the run's configuration as YAML, with tuned values such as ``{"model.lr": 0.01}`` filled in.
-    By default it is made from the hyper-parameters.
+    Default: built from the hyper-parameters.
     """
     check_types(model, data)
     kwargs = {**TRAINER_DEFAULTS, **trainer_kwargs}
@@ -278,7 +280,7 @@ def evaluate(
 
 
 def trains_in_bfloat16(accelerator: Any) -> bool:
-    """Whether an ``accelerator`` argument means a GPU that computes in bfloat16."""
+    """Whether an ``accelerator`` argument selects a GPU that supports bfloat16."""
     gpu = accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
     return gpu and torch.cuda.is_bf16_supported(including_emulation=False)
 
@@ -291,7 +293,7 @@ def _without_empty_run(folder: Path | None, ckpt_path: str | Path | None) -> Ite
     except (UsageError, KeyboardInterrupt, SIGTERMException):
         if folder and ckpt_path is None and folder.exists() and _is_empty_run(folder):
             shutil.rmtree(folder)
-            with suppress(OSError):  # other runs of this name stay
+            with suppress(OSError):  # not empty: it has other runs
                 folder.parent.rmdir()
         raise
 

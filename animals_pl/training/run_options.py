@@ -48,7 +48,7 @@ class RunOptions:
 
 
 def check_types(model: Any, data: Any) -> None:
-    """Raise a :class:`UsageError` if the model or the data are something else."""
+    """Raise a :class:`UsageError` if ``model`` is not an AnimalClassifier or ``data`` is not a LightningDataModule."""
     if not isinstance(model, AnimalClassifier):
         raise UsageError(f"model={model!r} is not a model. Pass AnimalClassifier(net=…), or load_classifier(FILE).")
     if not isinstance(data, L.LightningDataModule):
@@ -59,7 +59,7 @@ def list_of_callbacks(given: Any) -> list[L.Callback]:
     """None, one or several callbacks as a list.
 
     Raises:
-        UsageError: One is not a callback.
+        UsageError: An item is not a callback.
     """
     callbacks = list(given) if isinstance(given, list | tuple) else [] if given is None else [given]
     for callback in callbacks:
@@ -69,7 +69,7 @@ def list_of_callbacks(given: Any) -> list[L.Callback]:
 
 
 def check_combination(options: RunOptions, ckpt_path: str | Path | None, saves: bool) -> None:
-    """Raise a :class:`UsageError` if options have no effect together."""
+    """Raise a :class:`UsageError` if options conflict."""
     if options.save_top_k > 1 and not saves:
         raise UsageError(
             f"save_top_k={options.save_top_k} has no effect with trainer.enable_checkpointing=false. Remove one."

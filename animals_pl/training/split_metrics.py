@@ -58,11 +58,11 @@ class SplitMetrics(nn.Module):
         self.pairs.reset()
 
     def sums(self) -> dict[str, Tensor]:
-        """What was added so far in this process, for :meth:`continue_from`."""
+        """State of this process mid-epoch, for :meth:`continue_from`."""
         return {"value": self.loss.mean_value, "weight": self.loss.weight, "pairs": dim_zero_cat(self.pairs.pairs)}
 
     def continue_from(self, sums: dict[str, Tensor]) -> None:
-        """Start with the sums of an epoch that was cut short."""
+        """Continue an interrupted epoch from its :meth:`sums`."""
         self.reset()
         self.loss.mean_value, self.loss.weight = sums["value"], sums["weight"]
         self.pairs.pairs = [sums["pairs"]]

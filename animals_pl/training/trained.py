@@ -109,10 +109,11 @@ class TrainedModel:
         for key, value in numbers.items():
             if value is not None:
                 require_range(key, value, *LIMITS.get(key, (1, math.inf)))
-        given = [paths] if isinstance(paths, str | Path) else paths
-        if not isinstance(given, Sequence) or not all(isinstance(path, str | Path) for path in given):
-            kind = type(paths).__name__
-            raise UsageError(f"paths is of the type {kind}. Pass image files and folders; pixels go to model.net.")
+        given = paths if isinstance(paths, Sequence) and not isinstance(paths, str) else [paths]
+        for path in given:
+            if not isinstance(path, str | Path):
+                kind = type(path).__name__
+                raise UsageError(f"paths must be str or Path, not {kind}. Pass image files, or call net with pixels.")
         found = find_prediction_images([Path(path) for path in given])
         catalog = found.catalog(self.class_names)
         rows = iter(self.probabilities(catalog, batch_size, num_workers))
@@ -156,7 +157,7 @@ def load_classifier(ckpt_path: str | Path) -> AnimalClassifier:
 def _restore(checkpoint: dict[str, Any]) -> AnimalClassifier:
     model = AnimalClassifier(**model_settings(checkpoint))
     model.configure_model()
-    with quiet():  # names what to do where a weight is missing
+    with quiet():  # re-raises missing weights as a UsageError with a remedy
         model.load_state_dict(checkpoint["state_dict"])
     return model
 
@@ -167,7 +168,7 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None) -> Traine
     Args:
         ckpt_path: The best.ckpt or last.ckpt of a run.
         resize: How images were resized. Only for a model that was trained with plain dataloaders; other checkpoints
-            contain it.
+            store the rule.
 
     Raises:
         UsageError: The file is missing, is not a checkpoint of this project, was written by an older version, or

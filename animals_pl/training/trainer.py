@@ -24,7 +24,7 @@ from animals_pl.training.malloc import set_malloc_thresholds
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "default_root_dir": "checkpoints",
-    "use_distributed_sampler": False,  # our samplers shard by themselves
+    "use_distributed_sampler": False,  # our samplers already shard by rank
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
     "log_every_n_steps": 10,
@@ -89,7 +89,7 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
     try:
         with quiet():
             return L.Trainer(**kwargs, callbacks=callbacks)
-    except (TypeError, ValueError, ImportError) as error:  # TypeError: of devices
+    except (TypeError, ValueError, ImportError) as error:  # TypeError: invalid devices
         raise UsageError(one_line(error)) from error
 
 
@@ -98,7 +98,7 @@ def quiet() -> Iterator[None]:
     """Suppress Lightning's info messages and irrelevant warnings, and re-raise configuration errors as UsageError.
 
     Raises:
-        UsageError: Lightning or torch cannot work with the settings or on the machine; see :data:`REMEDIES`.
+        UsageError: Lightning or torch rejects the settings, or shared memory is full; see :data:`REMEDIES`.
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
@@ -158,17 +158,17 @@ def check_training_arguments(kwargs: Mapping[str, Any]) -> None:
 
 
 def check_evaluation_arguments(verb: str, kwargs: Mapping[str, Any]) -> None:
-    """Check arguments of ``lightning.Trainer`` with which nothing is evaluated, or images are left out of predictions.
+    """Reject arguments of ``lightning.Trainer`` that evaluate nothing or leave images out of the predictions.
 
     Raises:
-        UsageError: There is such an argument.
+        UsageError: Such an argument is given.
     """
     if verb != "predict":
         _require_above_0(kwargs, ("limit_val_batches", "limit_test_batches"))
         return
     for key in ("limit_predict_batches", "fast_dev_run"):
         value = kwargs.get(key)
-        everything = value is None or value is False or (isinstance(value, float) and value == 1)  # 1 is one batch
+        everything = value is None or value is False or (isinstance(value, float) and value == 1)  # int 1: one batch
         if not everything:
             raise UsageError(f"trainer.{key}={value} leaves images out. Remove it, and pass fewer paths.")
 

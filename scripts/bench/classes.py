@@ -26,7 +26,7 @@ SIZE, IMAGES = 32, 3
 
 
 def write_classes(folder: Path, count: int) -> None:
-    """Write images of noise, of which none are duplicates."""
+    """Write images of random noise, without duplicates."""
     rng = np.random.default_rng(0)
     for label in range(count):
         (folder / f"class_{label:05}").mkdir(parents=True)

@@ -38,7 +38,7 @@ Step = Callable[[Tensor, Tensor], None]
 
 
 def train_step(name: str, precision: str, layout: str, mode: str, options: argparse.Namespace) -> Step:
-    """A function that trains one net on uint8 images (B, 3, S, S) and labels (B,)."""
+    """A function that runs one training step on uint8 images (B, 3, S, S) and labels (B,)."""
     device, dtype, memory_format = options.device, PRECISIONS[precision], LAYOUTS[layout]
     net: nn.Module = registry.build_net(name, options.num_classes, options.size)
     net = net.to(device, memory_format=memory_format)  # type: ignore[call-overload]

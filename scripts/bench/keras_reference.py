@@ -24,7 +24,7 @@ BACKBONES = {
 
 
 def main() -> None:
-    """Train three epochs and print the time of all."""
+    """Train three epochs and print the time extrapolated to all epochs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--net", choices=BACKBONES, required=True)

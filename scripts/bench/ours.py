@@ -40,7 +40,7 @@ class BatchEnd(NamedTuple):
 
 
 def images_per_second(ends: Sequence[BatchEnd]) -> float:
-    """Speed after the first WARM_UP batches, or fewer if there are no more."""
+    """Images per second after WARM_UP batches, or after fewer if there are not enough."""
     timed = ends[min(WARM_UP, len(ends) - 1) - 1 :]
     return sum(end.images for end in timed[1:]) / (timed[-1].time - timed[0].time)
 
@@ -133,7 +133,7 @@ def loader(augment: str, options: Options) -> Measured:
 
 
 def train(options: Options, epochs: int, batches: int, callbacks: Sequence[Any] = ()) -> list[BatchEnd]:
-    """Fine-tune all layers of the small net; the end of each training batch."""
+    """Fine-tune all layers of the small net, and return the end of each training batch."""
     from lightning.pytorch.callbacks import LambdaCallback
 
     ends = []
@@ -166,13 +166,13 @@ def progressive(options: Options, rounds: int = 2) -> Measured:
 
 
 def onnx_inference(images: int, options: Options) -> Measured:
-    """Speed of the exported file in onnxruntime, as :func:`inference_speed`."""
+    """Speed of the exported file in onnxruntime, see :func:`inference_speed`."""
     session = onnx_session(options.scratch / f"{SMALL}.onnx")
     return inference_speed(lambda batch: session.run(["probabilities"], {"images": batch}), images)
 
 
 def torch_inference(images: int, options: Options) -> Measured:
-    """Speed of the net in eager torch, as :func:`inference_speed`."""
+    """Speed of the net in eager torch, see :func:`inference_speed`."""
     import torch
 
     from animals_pl.models import registry

@@ -29,6 +29,7 @@ class Outcome:
         seconds: Wall time.
         peak: Maximum sum of the proportional set sizes (PSS) of its processes, in bytes.
         exit_code: 0: success; 127: it could not be started.
+        stdout: Standard output.
         last_error: Last line of standard error; empty if there is none.
     """
 

@@ -83,7 +83,7 @@ def test_a_part_that_takes_no_part_in_the_match_is_empty():
 def test_a_rule_that_says_nothing_is_refused(rule):
     message = refusal(rule)
     assert f"data.group_by={rule!r} matches no image in 'images'" in message
-    assert f"such as {PATHS[0]!r}" in message
+    assert f"whose paths look like {PATHS[0]!r}" in message
 
 
 @pytest.mark.parametrize("rule", ["cam(", "[", "*", r"(?P<a>x)(?P<a>y)"])
@@ -150,7 +150,7 @@ def test_a_table_without_paths_is_refused(tmp_path):
 
 def test_a_table_without_a_column_is_refused(table):
     rule = str(table)
-    assert refusal(rule) == f"data.group_by={rule!r} names no column. Pass {rule}:COLUMN. It has note, path, place."
+    assert refusal(rule) == f"data.group_by={rule!r} names no column. Pass {rule}:COLUMN, one of note, path, place."
 
 
 def test_a_column_is_found_in_any_case(table):

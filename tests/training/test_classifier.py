@@ -377,7 +377,7 @@ def test_a_warning_says_when_two_correct_the_imbalance(sampling, option, loss):
     correcting = [f"{key}={value}" for key, value in settings.items() if value not in neutral[key]]
     assert len(found) == (len(correcting) > 1)
     for message in found:
-        assert message.startswith(f"{' and '.join(correcting)} all correct the class imbalance")
+        assert message.startswith(f"{' and '.join(correcting)} each correct the class imbalance")
 
 
 def outcome(tree: Path, **options: Any) -> dict[str, list[Tensor]]:

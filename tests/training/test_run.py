@@ -486,10 +486,10 @@ def test_evaluate_refuses_other_splits(script):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ([Image.new("RGB", (8, 8))], "paths is of the type Image. Pass image files"),
-        ([[np.zeros((8, 8, 3))]], "paths is of the type list. Pass image files"),
-        ([None], "paths is of the type NoneType"),
-        ([5], "paths is of the type int"),
+        ([Image.new("RGB", (8, 8))], "paths must be str or Path, not Image. Pass image files"),
+        ([[np.zeros((8, 8, 3))]], "paths must be str or Path, not ndarray. Pass image files"),
+        ([None], "paths must be str or Path, not NoneType"),
+        ([5], "paths must be str or Path, not int"),
         (["images", {"top_k": 0}], "top_k=0 is out of range"),
         (["images", {"top_k": "3"}], "top_k='3' is invalid; expected int"),
         (["images", {"batch_size": 0}], "batch_size=0 is out of range"),

@@ -66,7 +66,7 @@ def _is_tar(file: Path) -> bool:
 
 
 def _is_zip(file: Path) -> bool:
-    """Whether an archive is to be read as zip. A damaged one has the format that its suffix names."""
+    """Whether to read an archive as zip. The format of a damaged archive follows its suffix."""
     # The end of a tar that contains a zip file looks like a zip.
     return not _is_tar(file) and (zipfile.is_zipfile(file) or file.suffix.lower() == ".zip")
 
@@ -162,7 +162,7 @@ def _reraise_errors(archive: Path) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:  # readers may raise any exception
-        if isinstance(error, OSError) and error.errno is not None:  # the system's, such as a full disk
+        if isinstance(error, OSError) and error.errno is not None:  # from the operating system, such as a full disk
             raise
         raise _archive_error(archive, f"it cannot be read ({type(error).__name__}: {one_line(error)})") from error
 

@@ -67,7 +67,7 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     except OSError as error:
         if error.filename is not None:
             raise
-        raise UsageError(  # a full disk names no file
+        raise UsageError(  # the error of a full disk has no filename
             f"output={str(folder)!r} cannot be written ({error.strerror}). Free disk space, or choose another output."
         ) from error
     found = scan(catalog)
@@ -135,7 +135,7 @@ def _download() -> Path:
         raise UsageError(f"source=kaggle needs kagglehub. Run pip install 'animals_pl[kaggle]', {remedy}.") from error
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
-    except Exception as error:  # of kagglehub, requests, zipfile or the system
+    except Exception as error:  # from kagglehub, requests, zipfile or the system
         raise UsageError(f"source=kaggle cannot be downloaded ({one_line(error)}). Try again, {remedy}.") from error
 
 
@@ -199,7 +199,7 @@ def _summary(groups: pd.DataFrame) -> str:
 
 
 def _known_counts(class_names: Iterable[str]) -> dict[str, int]:
-    """Animals-10's images per class, or nothing if fewer than half of its classes are here.
+    """Animals-10's images per class, or nothing if fewer than half of its classes are present.
 
     Classes are named as in the dataset (Italian or English); missing ones have their Italian name.
     """

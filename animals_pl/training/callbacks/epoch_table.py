@@ -62,7 +62,7 @@ class EpochTable(L.Callback):
         self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Metrics of the epoch's best validation, for a run that is resumed between two of them."""
+        """Metrics of the epoch's best validation, for a run that is resumed between two validations."""
         return {"validation": self._validation}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -55,7 +55,7 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
 
 
 class FeatureFile:
-    """Feature vectors by key in one file; missing ones are appended.
+    """Feature vectors in one file, each named by a 32-byte digest of its image.
 
     Args:
         file: A .safetensors file. A missing or damaged one counts as empty.
@@ -155,7 +155,7 @@ class FeatureCache(L.Callback):
         module: AnimalClassifier,
         flip: bool = False,
     ) -> None:
-        """Compute the features whose names the file does not have, and add them to it."""
+        """Compute the features that are missing in the file, and add them."""
         missing = [index for index, name in enumerate(names) if name not in file.rows]
         if not missing:
             return

@@ -44,10 +44,10 @@ class GradualUnfreezing(L.Callback):
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Freeze according to the epoch, also where a run is resumed in the middle of one.
+        """Freeze according to the epoch, also for a run resumed mid-epoch.
 
         Raises:
-            UsageError: Several processes would wait for gradients of frozen parameters.
+            UsageError: The run is distributed, and the strategy does not find unused parameters.
         """
         if trainer.world_size > 1 and not getattr(trainer.strategy.model, "find_unused_parameters", False):
             raise UsageError(

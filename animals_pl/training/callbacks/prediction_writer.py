@@ -73,7 +73,7 @@ class PredictionWriter(BasePredictionWriter):
             self._rows.writerow([_utf8(path), name, english_name(name), probability, *cells, problems.get(path, "")])
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put the complete file in its place."""
+        """Move the complete file to its destination."""
         self._opened.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:

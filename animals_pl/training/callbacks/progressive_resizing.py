@@ -44,7 +44,7 @@ class ProgressiveResizing(L.Callback):
             )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Hand the schedule to the datamodule; the number of epochs is not known yet."""
+        """Pass the schedule to the datamodule, as a function because the number of epochs is not known yet."""
         if stage == "fit":
             data = trainer.datamodule  # type: ignore[attr-defined]
             data.size_schedule = lambda epoch: size_at(epoch, trainer.max_epochs or 1, self.sizes, self.fractions)

@@ -117,7 +117,7 @@ class RunCheckpoint(ModelCheckpoint):
 
 
 def best_checkpoint(trainer: L.Trainer) -> RunCheckpoint | None:
-    """The callback that writes best.ckpt. ``trainer.checkpoint_callback`` may be a user's callback."""
+    """The callback that writes best.ckpt, or ``None``. ``trainer.checkpoint_callback`` may be a user's callback."""
     callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, RunCheckpoint)]
     return next((callback for callback in callbacks if callback.monitor is not None), None)
 

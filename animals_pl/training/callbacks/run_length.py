@@ -52,7 +52,7 @@ class RunLength(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop at ``max_steps`` after a validation, as Lightning does at ``max_time``."""
+        """Stop at ``max_steps`` with a final validation, as Lightning does at ``max_time``."""
         if 0 < trainer.max_steps <= trainer.global_step and not epoch_is_complete(trainer):
             trainer.should_stop = True
 
@@ -84,7 +84,7 @@ def why_stopped(trainer: L.Trainer) -> str:
 def length(trainer: L.Trainer) -> str:
     """Length of a run, in words."""
     if trainer.max_epochs == -1:
-        return "epochs without limit"
+        return "unlimited epochs"
     steps = f" ({trainer.max_steps} steps)" if trainer.max_steps > 0 else ""
     return f"{trainer.max_epochs} epochs{steps}"
 

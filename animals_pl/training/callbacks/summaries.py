@@ -111,9 +111,9 @@ def print_predicted(data: AnimalsDataModule, output: str) -> None:
     missing = len(data.broken.keys() - set(predicted))
     if data.broken:
         in_part = len(data.broken) - missing
-        print(f"{counted(len(data.broken), 'broken image')}, {missing} not predicted and {in_part} predicted in part:")
-        _print_problems(data.broken, f"the column problem of {output} has all")
-    blank = f" and {counted(missing, 'row')} without one" if missing else ""
+        print(f"{counted(len(data.broken), 'broken image')}, {missing} not predicted, {in_part} decoded in part:")
+        _print_problems(data.broken, f"the column 'problem' of {output} lists all")
+    blank = f" and {counted(missing, 'row')} without a prediction" if missing else ""
     print(f"{counted(len(predicted), 'prediction')}{blank} written to {printable(output)}")
 
 
@@ -194,7 +194,7 @@ def _class_table(*numbers: str) -> Table:
 
 
 def _shown(table: Table, values: np.ndarray, what: str) -> list[int]:
-    """Class indices to show: all without NaN, or the MAX_CLASSES lowest (noted in the table title)."""
+    """Class indices to show: all whose value is not NaN, or the MAX_CLASSES lowest (noted in the table title)."""
     labels = np.flatnonzero(~np.isnan(values))
     if len(labels) > MAX_CLASSES:
         table.title, table.title_justify = f"the {MAX_CLASSES} of {len(labels):,} classes with the {what}", "left"

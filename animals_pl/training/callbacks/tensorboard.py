@@ -35,7 +35,7 @@ class TensorBoardImages(L.Callback):
         self.data = data
         self.num_images = num_images
         self.every_n_epochs = every_n_epochs
-        self._epoch = -1  # the latest one with a training batch
+        self._epoch = -1  # latest epoch with a training batch
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -63,7 +63,7 @@ class TensorBoardImages(L.Callback):
             return
         if not isinstance(pl_module, AnimalClassifier) or pl_module.class_names is None:
             return
-        matrix = pl_module.val_metrics.matrix()  # on every process: it is gathered from all
+        matrix = pl_module.val_metrics.matrix()  # on every process: gathers from all
         board = board_of(trainer)
         if board is not None:
             names = [display_name(name) for name in pl_module.class_names]
@@ -77,6 +77,6 @@ class TensorBoardImages(L.Callback):
         hparams = {**pl_module.hparams, **self.data.hparams}
         simple = (bool, int, float, str)
         plain = {k: v for k, v in hparams.items() if isinstance(v, simple) and not k.startswith("_")}
-        plain = {k: printable(v) if isinstance(v, str) else v for k, v in plain.items()}  # it takes UTF-8 only
+        plain = {k: printable(v) if isinstance(v, str) else v for k, v in plain.items()}  # must be UTF-8
         metrics = {f"best/{k.removesuffix('/val')}": v for k, v in best.items() if k.endswith("/val")}
         board.log_hyperparams(plain, metrics, step=trainer.current_epoch)

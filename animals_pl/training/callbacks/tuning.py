@@ -15,7 +15,7 @@ Tune = Literal["lr", "batch_size"]
 Finder = LearningRateFinder | BatchSizeFinder
 
 _MAX_STEPS, _MIN_STEPS = 100, 20
-"""Steps of a learning rate search."""
+"""Maximum and minimum number of steps of a learning rate search."""
 
 _SKIP_BEGIN, _SKIP_END = 10, 1
 """Steps skipped at either end, as in Lightning: the first losses are not smooth yet."""
@@ -74,14 +74,15 @@ class Tuner(L.Callback):
 def _suggestion(finder: LearningRateFinder) -> float:
     """Learning rate of the steepest descent of the loss over log(lr) (Smith 2017).
 
-    Lightning uses the slope over lr, which noise at small rates dominates.
+    Lightning uses the slope over lr, which is dominated by noise at small rates.
     """
     results = {} if finder.optimal_lr is None else finder.optimal_lr.results
     rates, losses = (np.array(results.get(key, []), dtype=float)[_SKIP_BEGIN:-_SKIP_END] for key in ("lr", "loss"))
     finite = np.isfinite(losses)
     if finite.sum() < 2:  # a slope needs two points
         raise UsageError(
-            "tune=lr (or LearningRateFinder) found no learning rate: the loss diverged. Set model.lr and remove it."
+            "tune=lr (or LearningRateFinder) found no learning rate: the loss diverged. "
+            "Set model.lr and remove the search."
         )
     slope = np.gradient(losses[finite], np.log(rates[finite]))
     return float(f"{rates[finite][slope.argmin()]:.2g}")  # further digits are noise
@@ -101,7 +102,7 @@ def _size_finder(trainer: L.Trainer) -> BatchSizeFinder:
     if trainer.strategy.root_device.type == "cpu":
         raise UsageError(
             "tune=batch_size needs a GPU, which reports when its memory is exhausted (on a CPU, the system kills the "
-            "process instead). Remove it and set data.batch_size."
+            "process instead). Remove tune and set data.batch_size."
         )
     data = trainer.datamodule  # type: ignore[attr-defined]
     most = max(2, len(data.catalogs["train"].paths) // _STEPS_PER_EPOCH)
