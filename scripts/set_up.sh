@@ -1,4 +1,4 @@
-# Creates .venv beside this folder and installs the project into it, unless it is up to date.
+# Create .venv in the project folder and install the project into it, unless it is up to date.
 # Sourced by quickstart.sh and test.sh; the first argument names an extra, such as test.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -6,7 +6,7 @@ EXTRA="${1:+[$1]}"
 PYTHON="${PYTHON:-python3}"
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
-    echo "animals_pl needs Python 3.11 or later; set one with PYTHON=/path/to/python3.11 $0" >&2
+    echo "animals_pl needs Python 3.11 or later; choose one with PYTHON=/path/to/python3.11 $0" >&2
     exit 2
 }
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv || {
@@ -15,7 +15,7 @@ PYTHON="${PYTHON:-python3}"
 }
 STAMP=".venv/installed${EXTRA}"
 if [ ! -f "$STAMP" ] || [ setup.cfg -nt "$STAMP" ] || [ pyproject.toml -nt "$STAMP" ]; then
-    echo "installing into .venv (some minutes and about 6 GB the first time)"
+    echo "installing into .venv (first time: some minutes, about 6 GB)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${EXTRA}"
     touch "$STAMP"
 fi

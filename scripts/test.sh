@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Set-up and all checks: linters, types, tests. Arguments go to pytest; without any, slow tests are left out.
+# Install, then run linters, type checker and tests. Arguments go to pytest; without any, slow tests are left out.
 set -euo pipefail
 source "$(dirname "$0")/set_up.sh" test
 
-# Linters and types on the oldest supported version only: newer ones bring other packages and other findings.
+# Linters and types are checked on the oldest supported version only: on newer ones, pip installs other package
+# versions, for which mypy reports other errors.
 if .venv/bin/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; then
     .venv/bin/ruff check .
     .venv/bin/ruff format --check .
