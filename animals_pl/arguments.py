@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from animals_pl.errors import UsageError, explain_argument_error, hyphened_path
@@ -108,6 +108,24 @@ def parser_mode() -> str:
     return "yaml_or_text"
 
 
+def require_null_is_written(options: Sequence[str], values: Mapping[str, Any]) -> None:
+    """Check that no option became ``None`` by text other than ``null``, such as ``~`` or ``# a``.
+
+    jsonargparse reads the text of a number in YAML, whatever the parser's mode.
+
+    Args:
+        options: ``--name=value`` options.
+        values: Parsed values by name.
+
+    Raises:
+        UsageError: There is such an option.
+    """
+    for option in options:
+        name, _, text = option.removeprefix("--").partition("=")
+        if text and text.strip() != "null" and name in values and values[name] is None:
+            raise UsageError(f"{name}={text!r} is invalid. Pass a value, or null for none.")
+
+
 def call_function(function: Callable[..., object], verb: str, args: Sequence[str], positional: str = "") -> None:
     """Call a function with its parameters taken from ``--name value`` options.
 
@@ -129,4 +147,5 @@ def call_function(function: Callable[..., object], verb: str, args: Sequence[str
         config = parser.parse_args(options)
     except argparse.ArgumentError as error:
         raise UsageError(explain_argument_error(error, list(parser.get_defaults().keys()))) from error
+    require_null_is_written(options, config)
     function(**config)

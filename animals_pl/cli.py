@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -127,6 +128,15 @@ def show_warning(
 @cache
 def _print_warning(text: str) -> None:
     print(text, file=sys.stderr)
+
+
+def show_thread_error(args: threading.ExceptHookArgs) -> None:
+    """Print an error of a thread, but for machine errors. Replaces :func:`threading.excepthook`.
+
+    TensorBoard raises those of its writing thread again at the next write, and :func:`main` reports them.
+    """
+    if not isinstance(args.exc_value, OSError) or args.exc_value.errno not in MACHINE_ERRORS:
+        threading.__excepthook__(args)
 
 
 def _redirect_library_caches() -> None:

@@ -100,8 +100,8 @@ _UNKNOWN_KEY = re.compile(
 _NOT_ACCEPTED = re.compile(r"Option '(\w+)' is not accepted")
 _MISSING = re.compile(r"the following arguments are required: (.+)")
 _KEY = r'Parser key "([\w.]+)":'
-_WRONG_VALUE = re.compile(_KEY + r" Expected an? (.+?)\. Got value: (.*)")
-_WRONG_UNION = re.compile(_KEY + r" .*?Does not validate .*?Subtypes: \[(.+)\] Errors: .*Given value: (.*)")
+_WRONG_VALUE = re.compile(_KEY + r" Expected an? (.+?)\. Got value: ?(.*)")
+_WRONG_UNION = re.compile(_KEY + r" .*?Does not validate .*?Subtypes: \[(.+)\] Errors: .*Given value: ?(.*)")
 
 
 def explain_argument_error(error: Exception, known: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from animals_pl import __version__
-from animals_pl.arguments import boolean_options, normalise, parser_mode
+from animals_pl.arguments import boolean_options, normalise, parser_mode, require_null_is_written
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error, one_line
@@ -119,6 +119,7 @@ class AnimalsCLI(LightningCLI):
         except argparse.ArgumentError as error:
             message = explain_argument_error(error, list(self._verb_parser.get_defaults().keys()))
             raise UsageError(message) from error
+        require_null_is_written(args[1:], config[self._verb])
         for key, value in self._values.items():
             config[f"{self._verb}.{key}"] = value
         return config

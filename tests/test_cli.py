@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ from image_trees import write_tree
 from PIL import Image
 from safetensors.torch import save_file
 
-from animals_pl.cli import VERBS, main, show_warning
+from animals_pl.cli import VERBS, main, show_thread_error, show_warning
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.data.decode import decode
 from animals_pl.experiments.study import flatten
@@ -334,6 +336,43 @@ def test_only_null_is_no_value(refused, tiny_tree, capsys):
         cli("fit", "--data.exclude", "null", "--print_config")
     assert yaml.safe_load(capsys.readouterr().out)["data"]["exclude"] is None
     assert "split='# a.csv' is not a file" in refused("analyze", tiny_tree, "--split", "# a.csv")
+
+
+@pytest.mark.parametrize("text", ["~", "# a", "Null"])
+@pytest.mark.parametrize(
+    ("args", "name"),
+    [
+        (["fit", "--data.val_fraction"], "data.val_fraction"),
+        (["fit", "--trainer.max_epochs"], "trainer.max_epochs"),
+        (["cross-validate", "STUDY", "--root", "DIR", "--only"], "only"),
+    ],
+    ids=["number", "trainer", "list"],
+)
+def test_a_number_or_list_without_a_value_is_written_as_null(refused, args, name, text):
+    assert f"{name}={text!r} is invalid. Pass a value, or null for none." in refused(*args, text)
+
+
+def test_an_empty_number_is_named(refused):
+    assert "data.size= is invalid; expected int" in refused("fit", "--data.size", "")
+
+
+def test_several_nodes_without_a_launcher_are_refused(refused, tiny_tree, tmp_path, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    options = ["--data.root", tiny_tree, "--trainer.default_root_dir", tmp_path, "--trainer.accelerator", "cpu"]
+    message = refused("fit", *options, "--model.net", "shallownet", "--data.size", 32, "--trainer.num_nodes", 2)
+    assert "trainer.num_nodes=2 needs a launcher. On every node, start the command with 'torchrun --nnodes=2" in message
+
+
+@pytest.mark.parametrize(("code", "shown"), [(errno.ENOSPC, False), (errno.EBADF, True)], ids=["disk_full", "bug"])
+def test_a_full_disk_in_a_thread_has_no_traceback(monkeypatch, capsys, code, shown):
+    def fail():
+        raise OSError(code, "failed")
+
+    monkeypatch.setattr(threading, "excepthook", show_thread_error)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    assert ("Traceback" in capsys.readouterr().err) is shown
 
 
 def test_paths_may_stand_before_and_after_options_and_flags(run, tmp_path):

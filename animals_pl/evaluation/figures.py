@@ -6,6 +6,7 @@ import functools
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import matplotlib
 import numpy as np
@@ -29,7 +30,7 @@ def _fonts(characters: frozenset[str]) -> tuple[list[str], set[str]]:
     missing = set(map(ord, characters))
     missing -= font_manager.get_font(font_manager.findfont(font_manager.FontProperties())).get_charmap().keys()
     families = list(matplotlib.rcParams["font.family"])
-    for font in font_manager.fontManager.ttflist if missing else ():
+    for font in _installed_fonts() if missing else ():
         if font.fname.startswith(matplotlib.get_data_path()):  # math symbols, and a placeholder for every character
             continue
         try:
@@ -40,6 +41,15 @@ def _fonts(characters: frozenset[str]) -> tuple[list[str], set[str]]:
             families.append(font.name)
             missing -= found
     return families, set(map(chr, missing))
+
+
+def _installed_fonts() -> list[font_manager.FontEntry]:
+    """Matplotlib's fonts, and those that were installed since it made its list, which it keeps in the user's cache."""
+    manager = font_manager.fontManager
+    for file in set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}:
+        with suppress(OSError, RuntimeError):  # damaged, or a font of bitmaps
+            manager.addfont(file)
+    return manager.ttflist
 
 
 def drawable(names: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+import os
 import re
 import shutil
 import warnings
@@ -15,6 +16,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich import get_console
 
@@ -72,8 +74,8 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
     """Create a trainer, with a progress bar on terminals.
 
     Raises:
-        UsageError: Lightning does not know the argument, accelerator, strategy or precision, or the device or a
-            package is missing.
+        UsageError: Lightning does not know the argument, accelerator, strategy or precision, or the device, a
+            package or the launcher of several nodes is missing.
     """
     set_malloc_thresholds()
     callbacks = list(callbacks)
@@ -88,9 +90,22 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
             raise UsageError(f"unknown argument {key!r}. {did_you_mean(key, known)}See the arguments of Trainer.")
     try:
         with quiet():
-            return L.Trainer(**kwargs, callbacks=callbacks)
+            trainer = L.Trainer(**kwargs, callbacks=callbacks)
     except (TypeError, ValueError, ImportError) as error:  # TypeError: invalid devices
         raise UsageError(one_line(error)) from error
+    _require_launcher(trainer)
+    return trainer
+
+
+def _require_launcher(trainer: L.Trainer) -> None:
+    """Raise UsageError if a trainer for several nodes would wait forever for processes that nothing starts."""
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise UsageError(
+            f"trainer.num_nodes={trainer.num_nodes} needs a launcher. On every node, start the command with 'torchrun "
+            f"--nnodes={trainer.num_nodes} --nproc_per_node=DEVICES --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 -m "
+            "animals_pl', or pass trainer.num_nodes=1."
+        )
 
 
 @contextmanager

@@ -149,6 +149,7 @@ def bundled_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[font_manager.Font
     manager = font_manager.fontManager
     own = [font for font in manager.ttflist if font.fname.startswith(matplotlib.get_data_path())]
     monkeypatch.setattr(manager, "ttflist", own)
+    monkeypatch.setattr(font_manager, "findSystemFonts", list)
     figures._fonts.cache_clear()
     yield manager
     figures._fonts.cache_clear()
@@ -203,6 +204,17 @@ def test_an_installed_font_that_has_the_characters_is_used(
     label = figure.axes[0].get_xticklabels()[0]
     assert label.get_text() == "ℊ"
     assert label.get_fontfamily() == [*matplotlib.rcParams["font.family"], "STIXGeneral"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_font_installed_after_matplotlib_made_its_list_is_used(
+    bundled_fonts: font_manager.FontManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    shutil.copy(Path(matplotlib.get_data_path()) / "fonts/ttf/STIXGeneral.ttf", tmp_path)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(file) for file in tmp_path.iterdir()])
+    assert drawable(["ℊ"]) == ["ℊ"]
+    assert str(tmp_path / "STIXGeneral.ttf") in [font.fname for font in bundled_fonts.ttflist]
 
 
 def test_the_colour_is_the_part_of_the_true_class_on_a_scale_from_none_to_all() -> None:
