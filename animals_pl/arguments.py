@@ -147,5 +147,5 @@ def call_function(function: Callable[..., object], verb: str, args: Sequence[str
         config = parser.parse_args(options)
     except argparse.ArgumentError as error:
         raise UsageError(explain_argument_error(error, list(parser.get_defaults().keys()))) from error
-    require_null_is_written(options, config)
+    require_null_is_written(options, config.as_dict())
     function(**config)

@@ -60,7 +60,8 @@ def class_counts(classes: pd.DataFrame) -> Figure:
         title += f", the {MAX_CLASSES // 2} largest and smallest of {len(classes):,} classes"
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    bars = axes.barh(rows["class"], rows["images"], color=BLUE)
+    bars = axes.barh(range(len(rows)), rows["images"], color=BLUE)
+    axes.set_yticks(range(len(rows)), rows["class"])  # a categorical axis gets its names, and no font, when drawn
     axes.bar_label(bars, [f"{count:,}" for count in rows["images"]], padding=4)
     axes.set(title=title, xticks=[])
     axes.spines[["top", "right", "bottom"]].set_visible(False)

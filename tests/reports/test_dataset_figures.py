@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from animals_pl.data.catalog import scan_folder
@@ -267,3 +268,9 @@ def test_a_single_image_has_histograms(make_tree):
     figures = all_figures(scan(scan_folder(root)).manifest, root)
     for name in ("aspect_ratios", "file_sizes"):
         assert [sum(bars(axes)) for axes in shown(drawn(figures[name]))] == [1]
+
+
+def test_names_of_the_bars_are_text_before_the_fonts_are_chosen() -> None:
+    classes = pd.DataFrame({"class": ["狗", "$$"], "images": [2, 1]})
+    texts = [text.get_text() for text in class_counts(classes).findobj(Text)]
+    assert {"狗", "$$"} <= set(texts)
