@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from animals_pl.training.run import fit as fit
     from animals_pl.training.trained import Prediction as Prediction
     from animals_pl.training.trained import TrainedModel as TrainedModel
+    from animals_pl.training.trained import load_classifier as load_classifier
     from animals_pl.training.trained import load_model as load_model
 
 __version__ = "0.2.0"

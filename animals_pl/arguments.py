@@ -32,11 +32,11 @@ def normalise(
     """Split arguments into ``--name=value`` options and positional arguments.
 
     The parser reads values of options as YAML (see :func:`parser_mode`). Positional arguments bypass the parser: they
-    are used as plain text. They may appear anywhere; after ``--`` everything is positional. Every option is followed by
-    exactly one value.
+    are used as plain text. They may appear anywhere; after ``--`` everything is positional. A flag may stand
+    alone (``true``), and --help and --print_config take no value; every other option takes exactly one.
 
     Args:
-        args: The arguments after the verb.
+        args: The arguments after the name of the command.
         positional: Option that receives positional arguments; a trailing ``*`` accepts several. Empty: none allowed.
         flags: Options that mean ``true`` without a value.
 
@@ -131,7 +131,7 @@ def call_function(function: Callable[..., object], verb: str, args: Sequence[str
 
     Args:
         function: Its signature gives the options, its docstring the help.
-        verb: The verb, for the help.
+        verb: Name of the command, for the help.
         args, positional: See :func:`normalise`.
 
     Raises:

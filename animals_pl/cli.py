@@ -1,4 +1,4 @@
-"""Command line entry point and table of verbs."""
+"""Command line entry point and table of commands."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Verb(NamedTuple):
 
     help: str
     function: str
-    """module:function, imported when the verb runs. Its parameters are the options, its docstring is the help."""
+    """module:function, imported when the command runs. Its parameters are the options, its docstring is the help."""
     positional: str = ""
     """Option that receives positional arguments; a trailing ``*`` accepts several."""
 
@@ -65,10 +65,10 @@ VERBS = {
 
 
 def usage() -> str:
-    """Help text: one line per verb."""
+    """Help text: one line per command."""
     width = max(map(len, VERBS)) + 2
     verbs = "\n".join(f"  {name:<{width}}{verb.help}" for name, verb in VERBS.items())
-    return f"""usage: python -m animals_pl VERB [--help] [--config FILE] [options]
+    return f"""usage: python -m animals_pl COMMAND [--help] [--config FILE] [options]
 
 Identify animals in images.
 
@@ -76,7 +76,7 @@ Identify animals in images.
 
 first steps:
   python -m animals_pl fit --config configs/quickstart.yaml
-  python -m animals_pl VERB --help"""
+  python -m animals_pl COMMAND --help"""
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -152,7 +152,7 @@ def _run(args: list[str]) -> int:
         return 0 if args else WRONG_USE
     name = args[0]
     if name not in VERBS:
-        raise UsageError(f"unknown verb {name!r}. {did_you_mean(name, VERBS)}Choose one of {', '.join(VERBS)}.")
+        raise UsageError(f"unknown command {name!r}. {did_you_mean(name, VERBS)}Choose one of {', '.join(VERBS)}.")
     verb = VERBS[name]
     module, _, function_name = verb.function.partition(":")
     function = getattr(importlib.import_module(module), function_name)

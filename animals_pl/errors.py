@@ -30,7 +30,7 @@ RENAMED_IN_0_2 = {
 
 
 def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """``"Did you mean 'nearest'? "`` for a misspelt name; empty if no known name has that similarity (0…1)."""
+    """``"Did you mean 'nearest'? "`` for a misspelt name; empty if none is similar enough (``cutoff``, 0…1)."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f"Did you mean {close[0]!r}? " if close else ""
 

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, TextIO, TypeVar
 
 from animals_pl.errors import UsageError
 
-if TYPE_CHECKING:  # rich before Lightning turns Lightning's int | float into float | int (Python 3.11), and 1 into 1.0
+# Type checking only: importing rich before Lightning reorders Lightning's `int | float` annotations to `float | int`
+# (Python 3.11), so that 1 would be parsed as 1.0.
+if TYPE_CHECKING:
     from rich.table import Table
 
 Item = TypeVar("Item")
@@ -143,7 +145,9 @@ def cache_dir() -> Path:
 def _temporary_cache() -> Path:
     """Folder that is removed when the process ends."""
     warnings.warn(
-        "nothing is cached: this user has no home folder. Set ANIMALS_PL_CACHE to a writable folder.", stacklevel=3
+        "the cache is kept for this command only: this user has no home folder. "
+        "Set ANIMALS_PL_CACHE to a writable folder.",
+        stacklevel=3,
     )
     folder = Path(tempfile.mkdtemp(prefix="animals_pl-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -41,7 +41,7 @@ class AnimalsCLI(LightningCLI):
     """LightningCLI with one folder per run, and labels and preprocessing from the checkpoint.
 
     Args:
-        args: The command line: verb and options.
+        args: The command line: name of the command and options.
         callbacks: Callbacks in addition to those of the configuration.
         values: Settings that bypass the parser, such as positional arguments: name → value.
     """
@@ -50,7 +50,7 @@ class AnimalsCLI(LightningCLI):
         self, args: list[str], callbacks: Sequence[L.Callback] = (), values: Mapping[str, Any] | None = None
     ) -> None:
         self.run: Run | None = None
-        """The training run; ``None`` unless the verb is ``fit``."""
+        """The training run; ``None`` unless the command is ``fit``."""
         self._values = values or {}
         self._more_callbacks = list(callbacks)
         self._verb = args[0]
@@ -67,11 +67,11 @@ class AnimalsCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the requested verb: building all four parsers takes half a second."""
+        """Only the requested command: building all four parsers takes half a second."""
         return {self._verb: super().subcommands()[self._verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of the verb."""
+        """Add the options of the command."""
         self._verb_parser = parser
         if self._verb == "fit":
             parser.add_class_arguments(RunOptions, as_group=False, instantiate=False)
@@ -128,7 +128,7 @@ class AnimalsCLI(LightningCLI):
         """Do nothing: ``parse_arguments`` has applied the checkpoint's settings already."""
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Create the trainer of the verb."""
+        """Create the trainer of the command."""
         verb, config = str(self.subcommand), self.config_init[self.subcommand]
         options = {**config.trainer, **kwargs}
         given = options.pop("callbacks") or []  # a single callback without arguments is not wrapped in a list
@@ -191,7 +191,7 @@ def run(args: Sequence[str], callbacks: Sequence[L.Callback] = (), positional: s
     """Run fit, validate, test or predict.
 
     Args:
-        args: Verb and options.
+        args: Name of the command and options.
         callbacks: Callbacks in addition to those of the configuration.
         positional: Option that receives positional arguments.
 

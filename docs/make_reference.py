@@ -25,7 +25,7 @@ TRAINING = ("fit", "validate", "test", "predict")
 
 
 class Option(NamedTuple):
-    """One option of one verb."""
+    """One option of one command."""
 
     name: str
     verb: str
@@ -34,7 +34,7 @@ class Option(NamedTuple):
 
 
 def options() -> Iterator[Option]:
-    """Options of all verbs, as far as they are ours. Those of ``trainer.*`` are Lightning's."""
+    """Options of all commands, as far as they are ours. Those of ``trainer.*`` are Lightning's."""
     for verb in TRAINING:
         yield Option("config", verb, "`null`", "YAML file with settings. Options override it.")
         yield Option("seed_everything", verb, "`42`", "Seed of the initial weights. `false`: none.")
@@ -85,14 +85,14 @@ def _default(parameter: inspect.Parameter) -> str:
 
 
 def option_table() -> str:
-    """Markdown table of all options; the same option of several verbs is one row."""
+    """Markdown table of all options; the same option of several commands is one row."""
     verbs: dict[tuple[str, str, str], list[str]] = {}
     for name, verb, default, meaning in options():
         verbs.setdefault((name, default, meaning), []).append(verb)
     rows = [
         f"| `{name}` | {', '.join(used)} | {default} | {meaning} |" for (name, default, meaning), used in verbs.items()
     ]
-    return "\n".join(["| option | verbs | default | meaning |", "| --- | --- | --- | --- |", *rows])
+    return "\n".join(["| option | commands | default | meaning |", "| --- | --- | --- | --- |", *rows])
 
 
 def main() -> None:

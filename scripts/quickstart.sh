@@ -23,5 +23,5 @@ Done. Next steps:
   TensorBoard           .venv/bin/tensorboard --logdir checkpoints
   dataset report        .venv/bin/python -m animals_pl analyze datasets/practice
   predictions           .venv/bin/python -m animals_pl predict datasets/practice/gatto --ckpt_path $run/best.ckpt
-  your own images       .venv/bin/python -m animals_pl fit --config configs/mobilenetv3_small_frozen.yaml --data.root YOUR_IMAGES
+  your own images       .venv/bin/python -m animals_pl fit --config configs/mobilenetv3_small_best.yaml --data.root YOUR_IMAGES
 END

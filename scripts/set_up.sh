@@ -15,7 +15,7 @@ PYTHON="${PYTHON:-python3}"
 }
 STAMP=".venv/installed${EXTRA}"
 if [ ! -f "$STAMP" ] || [ setup.cfg -nt "$STAMP" ] || [ pyproject.toml -nt "$STAMP" ]; then
-    echo "installing into .venv (first time: some minutes, about 6 GB)"
+    echo "installing into .venv (first time: a few minutes, about 6 GB)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${EXTRA}"
     touch "$STAMP"
 fi

@@ -837,7 +837,7 @@ def test_help_names_every_verb_on_a_line(capsys):
 
 def test_no_verb_is_wrong_use_and_shows_the_help(capsys):
     assert cli() == 2
-    assert "usage: python -m animals_pl VERB" in capsys.readouterr().out
+    assert "usage: python -m animals_pl COMMAND" in capsys.readouterr().out
 
 
 TRAINING = [
@@ -901,7 +901,7 @@ def test_wrong_use_of_the_program_itself_exits_with_2():
         [sys.executable, "-m", "animals_pl", "fti"], cwd=PROJECT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("animals_pl fti: error: unknown verb 'fti'. Did you mean 'fit'?")
+    assert done.stderr.startswith("animals_pl fti: error: unknown command 'fti'. Did you mean 'fit'?")
 
 
 def test_warnings_are_their_text_once(capsys):

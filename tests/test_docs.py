@@ -42,7 +42,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
         lines = "".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
-        inline = re.findall(r"`(python -m animals_pl (?!VERB)[\w-]+ [^`]*)`", text)
+        inline = re.findall(r"`(python -m animals_pl (?!COMMAND)[\w-]+ [^`]*)`", text)
         for line in lines + inline:
             if "-m animals_pl " in line and "…" not in line:
                 args = shlex.split(line.partition("-m animals_pl ")[2], comments=True)

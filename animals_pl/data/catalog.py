@@ -184,9 +184,9 @@ def splits_of_folders(names: Iterable[str]) -> dict[str, str]:
 def find_root(folder: Path, class_names: Sequence[str] = ()) -> Path:
     """Find the folder that contains the class folders, or the train, val and test folders.
 
-    That is ``folder/raw-img`` if it exists (as in Animals-10). If ``folder`` contains a single folder that is not one
-    of the known classes, the search continues there, as long as it leads to two or more folders of images. Otherwise it
-    is ``folder`` itself.
+    The result is ``folder/raw-img`` if it exists (as in Animals-10). If ``folder`` contains a single folder that is not
+    one of the known classes, the search continues there, as long as it leads to two or more folders of images. In all
+    other cases the result is ``folder``.
     """
     folders = _folders(folder) if folder.is_dir() else []
     if folder / RAW in folders:

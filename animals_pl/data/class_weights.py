@@ -31,7 +31,8 @@ def class_weights(option: ClassWeights, counts: np.ndarray, beta: float = 0.999)
     if option == "balanced":
         return counts.sum() / (len(counts) * counts)
     if option == "reference":
-        return np.array([round(ratio, 3) for ratio in (counts.max() / counts).tolist()])  # np.round's ties differ
+        ratios = (counts.max() / counts).tolist()
+        return np.array([round(ratio, 3) for ratio in ratios])  # not np.round, which can round ties differently
     inverse = (1 - beta) / (1 - beta ** counts.astype(np.float64))
     return inverse / inverse.mean()
 

@@ -133,7 +133,7 @@ _DEEP = "16 bits"
 """Key of ``Image.info``: the file has 16 bits per channel, of which Pillow keeps the upper 8."""
 
 _WHITE = (1, 255, 4095, 65535)
-"""White in grey images of floats, and of integers of 8, 12 and 16 bits."""
+"""Value of white in greyscale images: floats, and 8-, 12- and 16-bit integers."""
 
 _ORIENTATION = 0x0112
 

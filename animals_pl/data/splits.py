@@ -217,7 +217,8 @@ def load_split(file: str | Path, catalog: Catalog, left_out: Collection[str] = (
     unlisted = sorted(set(found) - set(split_of) - set(moved.values()))
     _warn("changed since this split was made:", changed, catalog, file)
     _warn("moved since this split was made:", [f"{old} → {new}" for old, new in moved.items()], catalog, file)
-    _warn("not in this split, left out:", unlisted, catalog, file)
+    be = "is" if len(unlisted) == 1 else "are"
+    _warn(f"{be} not in this split and {be} left out:", unlisted, catalog, file)
     return Split(**{split: sorted(splits[split]) for split in SPLITS})
 
 
@@ -241,9 +242,9 @@ def _read_split(file: Path, root: Path, known: Collection[str]) -> tuple[dict[st
             f"data.split={str(file)!r} lists images more than once ({rows_over}, first: {first}). "
             "Remove the extra rows."
         )
-    if not {"train", "val"} <= set(split_of.values()):
+    if absent := [split for split in ("train", "val") if split not in split_of.values()]:
         raise UsageError(
-            f"data.split={str(file)!r} lists no images for train or none for val. "
+            f"data.split={str(file)!r} lists no images for {' or '.join(absent)}. "
             "Pass the split.csv of a run, or remove data.split."
         )
     return split_of, sha256_of

@@ -176,6 +176,6 @@ def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
     if not difference <= TOLERANCE:  # also true for NaN
         raise UsageError(
             f"the exported file differs from torch by {difference:.1e} in a probability (allowed: {TOLERANCE:.0e}), "
-            "so nothing was written. Update torch, onnxscript and onnxruntime, or report this net."
+            "so nothing was written. Update torch, onnxscript and onnxruntime, or report an issue."
         )
     return difference

@@ -120,7 +120,7 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def confusion_matrix(confusion: np.ndarray | csr_array, class_names: Sequence[str]) -> Figure:
-    """Plot a confusion matrix: numbers are counts, colours the share of the true class.
+    """Plot a confusion matrix: numbers are counts, colours are fractions of the row (true class).
 
     With more than MAX_LABELS classes there are no numbers and only some names; with more than MAX_CELLS, a cell is the
     sum over neighbouring classes.

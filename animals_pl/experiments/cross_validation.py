@@ -1,4 +1,4 @@
-"""The verb ``cross-validate``: compare variants of a configuration on the same folds."""
+"""The command ``cross-validate``: compare variants of a configuration on the same folds."""
 
 from __future__ import annotations
 

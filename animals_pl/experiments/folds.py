@@ -32,7 +32,7 @@ def draw_folds(catalog: Catalog, folds: int, seed: int) -> np.ndarray:
     """Test fold of each image (N,), stratified by class, duplicates in the same fold.
 
     Raises:
-        UsageError: There are fewer than 2 folds, or more than the largest class has images.
+        UsageError: There are fewer than 2 folds, or more folds than images in the largest class.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 

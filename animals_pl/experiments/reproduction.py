@@ -1,4 +1,4 @@
-"""The verb ``reproduce``: retrain the reference's experiments and compare with its published results."""
+"""The command ``reproduce``: retrain the reference's experiments and compare with its published results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ COLUMNS = ("trainable", "source", "epochs", "best", "train loss", "train acc", "
 class Outcome:
     """Result of one experiment: metrics per epoch, initial weights, and the error message if training failed.
 
-    ``start`` is ``pretrained``, ``scratch`` (intended) or ``random`` (a backbone without its weights).
+    ``start`` is ``pretrained``, ``scratch`` (no pretrained weights by design) or ``random`` (a timm backbone whose
+    weights were not found).
     """
 
     rows: list[Row]
@@ -43,7 +44,7 @@ def reproduce(
         root: Animals-10: folder with one folder of images per class.
         names: Experiments, named as their files in configs. Default: all.
         weights: Folder with NET.safetensors files. Default: timm downloads them.
-        epochs: Maximum number of epochs of each experiment. Default: as in the reference.
+        epochs: Maximum number of epochs of each experiment. Default: as in the reference project.
         output: Folder of the runs.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The verb ``report``: rank all runs below a folder in one table, beside the reference's published results."""
+"""The command ``report``: rank all runs below a folder in one table, beside the reference's published results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
     Args:
         folder: Folder of the runs: FOLDER/NAME/version_N.
         output: Markdown file to write the table to. Default: none.
-        rank_by: Validation metric to rank by. Ties are ranked by trainable parameters.
+        rank_by: Validation metric to rank by. Ties: fewer trainable parameters first.
 
     Raises:
         UsageError: There are no runs, or the output cannot be written.

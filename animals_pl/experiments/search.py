@@ -1,4 +1,4 @@
-"""The verb ``search``: hyper-parameter search from a configuration."""
+"""The command ``search``: hyperparameter search from a configuration."""
 
 from __future__ import annotations
 

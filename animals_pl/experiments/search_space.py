@@ -18,7 +18,7 @@ KEY = re.compile(r"\w+(\.\w+)?")
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Base configuration and search space of a hyper-parameter search.
+    """Base configuration and search space of a hyperparameter search.
 
     Attributes:
         study: The configuration and options, without variants.

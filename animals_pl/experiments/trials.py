@@ -1,4 +1,4 @@
-"""Trials of a hyper-parameter search (Optuna's sampler over cross-validated fits, resumable) and their results."""
+"""Trials of a hyperparameter search (Optuna's sampler over cross-validated fits, resumable) and their results."""
 
 from __future__ import annotations
 

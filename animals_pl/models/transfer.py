@@ -34,8 +34,8 @@ class TransferNet(nn.Module):
         input_size: Side S of the images, in pixels.
         head: ``linear`` (dropout → linear) or ``dense`` (linear 128 → ReLU → dropout → linear).
         features: Input of the head. ``pre_logits``: the input of timm's own classifier. ``pooled``: the mean of the
-            last feature map. They differ where a ``conv_head``, which ``pooled`` removes, widens that map
-            (MobileNetV3: 576 or 960 pooled features, 1024 or 1280 before the logits).
+            last feature map if a ``conv_head``, which ``pooled`` removes, then widens it (MobileNetV3: 576 or 960
+            pooled features, 1024 or 1280 before the logits), otherwise the same as ``pre_logits``.
         freeze: Keep the backbone fixed, including its BatchNorm statistics.
         freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed.
         dropout: Dropout probability before the last layer, in [0, 1).
@@ -99,8 +99,8 @@ class TransferNet(nn.Module):
     def load_weights(self, weights: str, class_names: Sequence[str] = (), head_init: HeadInit | None = None) -> None:
         """Load pretrained weights into the backbone, and initialise the head from ImageNet's classifier if possible.
 
-        With ``head_init="imagenet"``, the head's row of a class is the mean of the classifier's rows of its ImageNet
-        classes (see :func:`~animals_pl.models.synsets.imagenet_indices`). Other rows stay random.
+        With ``head_init="imagenet"``, each class's row of the head is the mean of the classifier's rows for its
+        ImageNet classes (see :func:`~animals_pl.models.synsets.imagenet_indices`). Other rows stay random.
 
         Args:
             weights: ``imagenet`` (timm's weights, downloaded once), or a .safetensors or .pth file in timm's layout.

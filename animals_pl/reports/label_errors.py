@@ -38,8 +38,9 @@ REGULARISATION = 0.02
 correct labels."""
 
 MARGIN = 0.5
-"""Minimum difference of probability between another class and the label of a suspect. With 5 % swapped labels it found
-88 to 96 % of them; the paper's threshold (mean self-confidence of a class) found 71 to 79 % at a similar precision."""
+"""Minimum difference of probability between another class and the label of a suspect. With 5 % of the labels
+swapped, this margin found 88 to 96 % of them; the paper's threshold (mean self-confidence of a class) found 71 to 79 %
+at a similar precision."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ CHARTS = {
 class RunTensorBoard(TensorBoardLogger):
     """TensorBoard logger with epochs (from 1) as steps, so that runs with different batch sizes are comparable.
 
-    The hyper-parameters are in config.yaml, so ``hparams.yaml`` is not written.
+    The hyperparameters are in config.yaml, so ``hparams.yaml`` is not written.
     """
 
     def start(self, epoch: int) -> None:

@@ -41,8 +41,8 @@ class AnimalClassifier(L.LightningModule):
     Args:
         net: ``shallownet``, ``lenet``, ``minivggnet`` or any timm model, with or without a weights tag.
         head: ``linear`` (dropout → linear) or ``dense`` (linear 128 → ReLU → dropout → linear). timm models only.
-        features: Input of the head. ``pooled``: mean of the last feature map. ``pre_logits``: input of timm's own
-            classifier. timm models only.
+        features: Input of the head. ``pre_logits``: input of timm's own classifier. ``pooled``: mean of the last
+            feature map if timm then widens it (MobileNetV3), otherwise the same as ``pre_logits``. timm models only.
         freeze: Freeze the backbone, including its BatchNorm statistics. timm models only.
         dropout: Dropout probability before the last layer, in [0, 1). timm models only.
         weights: ``imagenet`` (downloaded once), a .safetensors or .pth file, or null for random weights. Loaded when a
@@ -134,7 +134,7 @@ class AnimalClassifier(L.LightningModule):
         ``AnimalsDataModule.setup`` calls this. With plain dataloaders, call it before ``trainer.fit``.
 
         Args:
-            info: Facts about the data. Class names and size become hyper-parameters of a new model.
+            info: Facts about the data. Class names and size become hyperparameters of a new model.
 
         Raises:
             UsageError: There are fewer than 2 classes, or classes or size differ from those of the model.
@@ -301,7 +301,7 @@ class AnimalClassifier(L.LightningModule):
         loss = metrics.loss.compute().item()
         if not math.isfinite(loss):
             raise UsageError(
-                f"the training diverged in epoch {self.current_epoch + 1}: its loss is {loss}. "
+                f"training diverged in epoch {self.current_epoch + 1}: the mean loss is {loss}. "
                 f"{divergence_remedy(self.hparams, self.trainer.precision)} Checkpoints of earlier epochs are kept."
             )
 

@@ -1,4 +1,4 @@
-"""Check the hyper-parameters of the classifier: ranges, values without effect, redundant imbalance corrections."""
+"""Check the hyperparameters of the classifier: ranges, values without effect, redundant imbalance corrections."""
 
 from __future__ import annotations
 

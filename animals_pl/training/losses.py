@@ -75,7 +75,7 @@ class ClassificationLoss(nn.Module):
 
 
 def build_loss(hparams: Mapping[str, Any], counts: np.ndarray) -> ClassificationLoss:
-    """Loss for the hyper-parameters of the classifier and the training images per class (C,)."""
+    """Loss for the hyperparameters of the classifier and the training images per class (C,)."""
 
     def value(key: str, default: float) -> float:
         return default if hparams[key] is None else hparams[key]

@@ -17,7 +17,7 @@ Schedule = Literal["constant", "cosine", "step", "poly", "tanh"]
 
 
 def build_optimizer(net: nn.Module, hparams: Mapping[str, Any], epochs: int) -> OptimizerLRScheduler:
-    """Optimizer and schedule of a net from the classifier's hyper-parameters.
+    """Optimizer and schedule of a net from the classifier's hyperparameters.
 
     Raises:
         UsageError: A schedule is set but ``epochs`` is -1, or a multiplier does not apply to the net.

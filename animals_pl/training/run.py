@@ -206,7 +206,7 @@ def prepare_run(
     """Create a run without starting it. The arguments are those of :func:`fit`.
 
     ``dump_config`` returns the run's configuration as YAML, with tuned values such as ``{"model.lr": 0.01}`` filled in.
-    Default: built from the hyper-parameters.
+    Default: built from the hyperparameters.
     """
     check_types(model, data)
     kwargs = {**TRAINER_DEFAULTS, **trainer_kwargs}

@@ -24,7 +24,7 @@ class RunOptions:
         monitor: Metric that selects the best epoch.
         save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
         tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
-            GPU memory (``batch_size``), and use it.
+            GPU memory, at most a tenth of the training images (``batch_size``), and use it.
         cache_features: Compute the features of a frozen backbone once, if that does not change the result.
         compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
 

@@ -62,8 +62,8 @@ class TrainedModel:
         resize: Resize applied to images.
         size: Side of the square in pixels, S.
         tta: Test-time augmentation.
-        hparams: Hyper-parameters of the model.
-        data_hparams: Hyper-parameters of the datamodule it was trained with.
+        hparams: Hyperparameters of the model.
+        data_hparams: Hyperparameters of the datamodule it was trained with.
 
     Example:
         >>> from animals_pl import load_model

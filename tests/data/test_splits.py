@@ -257,6 +257,13 @@ def test_split_file_without_training_images_is_refused(tmp_path, text):
     assert f"data.split={str(file)!r}" in refusal(load_split, file, listing({"a": 3}))
 
 
+@pytest.mark.filterwarnings("ignore:.*not in this split")
+@pytest.mark.parametrize(("split", "absent"), [("val", "train"), ("train", "val"), ("test", "train or val")])
+def test_the_splits_without_images_are_named(tmp_path, split, absent):
+    file = written(tmp_path, f"{HEADER}a/0.jpg,a,{split}\n")
+    assert f"lists no images for {absent}. Pass" in refusal(load_split, file, listing({"a": 3}))
+
+
 def test_split_file_that_is_not_text_is_refused(tmp_path):
     file = tmp_path / "split.csv"
     file.write_bytes(b"\xff\xfe\x00\x81" * 50)
@@ -286,7 +293,7 @@ def test_columns_may_stand_in_another_order_and_label_may_be_absent(tmp_path):
 
 def test_images_that_the_file_does_not_name_are_left_out_with_a_warning(tmp_path):
     file = written(tmp_path, HEADER + WHOLE)
-    with pytest.warns(UserWarning, match=r"^2 images in images not in .*split\.csv") as caught:
+    with pytest.warns(UserWarning, match=r"^2 images in images are not in this split and are left out: .*split\.csv") as caught:
         split = load_split(file, listing({"a": 5}))
     assert len(caught) == 1
     assert split == Split(train=["a/0.jpg", "a/1.jpg"], val=["a/2.jpg"])
@@ -569,7 +576,7 @@ def test_a_copy_of_an_image_that_is_still_there_is_new_and_not_moved(tmp_path):
     file, split = saved(tmp_path, catalog)
     loaded, message = warned_load(file, changed(catalog, {"a/copy.jpg": "content of a/0.jpg"}))
     assert loaded == split
-    assert "1 image in images not in this split, left out: a/copy.jpg" in message
+    assert "1 image in images is not in this split and is left out: a/copy.jpg" in message
 
 
 def test_image_is_not_taken_for_two_that_are_gone(tmp_path):
@@ -585,7 +592,7 @@ def test_added_images_are_named(tmp_path):
     added = {f"b/new {number}.jpg": f"new {number}" for number in range(5)}
     loaded, message = warned_load(file, changed(catalog, added))
     assert loaded == split
-    assert "5 images in images not in this split, left out: " in message
+    assert "5 images in images are not in this split and are left out: " in message
     assert "b/new 0.jpg, b/new 1.jpg, b/new 2.jpg, …" in message
 
 
@@ -611,7 +618,7 @@ def test_image_left_out_on_purpose_is_not_followed_to_its_copy(tmp_path):
     now = changed(catalog, {dropped: "", "a/copy.jpg": f"content of {dropped}"})
     loaded, message = warned_load(file, now, {dropped})
     assert "a/copy.jpg" not in split_of(loaded)
-    assert "not in this split, left out: a/copy.jpg" in message
+    assert "is not in this split and is left out: a/copy.jpg" in message
 
 
 @pytest.mark.parametrize("contents", [True, False])

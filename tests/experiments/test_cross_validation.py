@@ -1,4 +1,4 @@
-"""The verb cross-validate: the comparison table, and a study on a tiny tree."""
+"""The command cross-validate: the comparison table, and a study on a tiny tree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb reproduce: what it trains and what it reports."""
+"""The command reproduce: what it trains and what it reports."""
 
 from __future__ import annotations
 

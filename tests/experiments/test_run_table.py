@@ -1,4 +1,4 @@
-"""The verb report: real runs, and runs written by hand for ranks and damaged files."""
+"""The command report: real runs, and runs written by hand for ranks and damaged files."""
 
 from __future__ import annotations
 

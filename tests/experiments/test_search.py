@@ -1,4 +1,4 @@
-"""The verb search: a tiny search of real trainings, resuming, and the files that it writes."""
+"""The command search: a tiny search of real trainings, resuming, and the files that it writes."""
 
 from __future__ import annotations
 

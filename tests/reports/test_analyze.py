@@ -1,4 +1,4 @@
-"""The verb analyze: from the command line to the files that it writes."""
+"""The command analyze: from the command line to the files that it writes."""
 
 from __future__ import annotations
 

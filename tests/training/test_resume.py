@@ -148,7 +148,7 @@ def test_a_image_added_between_the_halves_changes_no_split(tiny_tree, tmp_path):
     run = first_half(tree, tmp_path / "runs", workers=0, epochs=1)
     split = (run / "split.csv").read_bytes()
     Image.new("RGB", (40, 40), "red").save(tree / "gatto" / "added.jpg")
-    with pytest.warns(UserWarning, match=r"1 image in .* not in this split, .* gatto/added\.jpg"):
+    with pytest.warns(UserWarning, match=r"1 image in .* is not in this split and is left out: .*gatto/added\.jpg"):
         assert fit("--config", run / "config.yaml", "--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 2) == 0
     assert (run / "split.csv").read_bytes() == split
     assert len(table(run)) == 2

@@ -392,7 +392,7 @@ def test_steps_alone_give_a_run_its_epochs(tiny_tree, tmp_path, capsys):
     assert all("loss/val" in row for row in run.metrics)
     output = capsys.readouterr().out
     assert "3 epochs (7 steps)" in output
-    assert "stopped after 1 of 3 batches of epoch 3: trainer.max_steps=7 is reached." in output
+    assert "stopped after 1 of 3 batches of epoch 3: trainer.max_steps=7 was reached." in output
 
 
 def test_a_run_without_a_length_has_no_progressive_sizes(tiny_tree, tmp_path):
@@ -409,7 +409,7 @@ def test_a_run_without_a_length_has_no_progressive_sizes(tiny_tree, tmp_path):
 def test_time_that_is_used_up_is_said(tiny_tree, tmp_path, capsys):
     options = {"max_epochs": 9, "max_time": {"microseconds": 1}, "default_root_dir": str(tmp_path)}
     run = fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), **options)
-    assert "stopped after 1 of 3 batches of epoch 1: trainer.max_time is reached." in capsys.readouterr().out
+    assert "stopped after 1 of 3 batches of epoch 1: trainer.max_time was reached." in capsys.readouterr().out
     with pytest.raises(UsageError, match=r"trainer\.max_time is used up: .* Raise trainer\.max_time"):
         fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), ckpt_path=run.last_path, **options)
 

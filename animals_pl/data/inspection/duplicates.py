@@ -18,7 +18,7 @@ MAX_DISTANCE = 68
 """Maximum Hamming distance of duplicates, of 256 structure bits. Measured by ``scripts/bench/duplicates.py``."""
 
 MAX_COLOUR_RMSE = 6.0
-"""Maximum RMSE of the 4 × 4 mean colours of duplicates, in levels of 255, after normalising brightness and contrast.
+"""Maximum RMSE of the 4 × 4 mean colours of duplicates, on a scale of 0…255, after normalising brightness and contrast.
 Above it, the images themselves are compared."""
 
 MAX_COMPONENT = 10

@@ -89,7 +89,7 @@ def unpack(archive: Path, root: Path) -> Unpacked:
                 try:
                     entry.extract(Path(scratch))
                 except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-                    raise _archive_error(archive, f"its entry {entry.name!r} is a file and a folder") from error
+                    raise _archive_error(archive, f"its entry {entry.name!r} is both a file and a folder") from error
             inner = find_root(Path(scratch))
             # Images beside the class folders have no class.
             targets = {image: root / image.relative_to(inner) for image in find_images(inner) if image.parent != inner}

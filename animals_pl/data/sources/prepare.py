@@ -1,4 +1,4 @@
-"""The verb ``prepare``: generate, download, unpack or link a dataset, and inspect it."""
+"""The command ``prepare``: generate, download, unpack or link a dataset, and inspect it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
         print(f"split             folders {', '.join(catalog.split_folders)}")
     _print_faults(found.manifest)
     _print_classes(counts, {} if source == "practice" else _known_counts(counts))
-    _print_next(catalog, "quickstart" if source == "practice" else "mobilenetv3_small_frozen")
+    _print_next(catalog, "quickstart" if source == "practice" else "mobilenetv3_small_best")
 
 
 def _provide(source: str, output: Path, count: int, seed: int) -> Path:
@@ -132,7 +132,8 @@ def _download() -> Path:
     try:
         import kagglehub
     except ImportError as error:
-        raise UsageError(f"source=kaggle needs kagglehub. Run pip install 'animals_pl[kaggle]', {remedy}.") from error
+        install = "python -m pip install -e '.[kaggle]'"
+        raise UsageError(f"source=kaggle needs kagglehub. Run {install}, {remedy}.") from error
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
     except Exception as error:  # from kagglehub, requests, zipfile or the system

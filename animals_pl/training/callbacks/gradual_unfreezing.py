@@ -11,7 +11,7 @@ from animals_pl.models.transfer import TransferNet
 class GradualUnfreezing(L.Callback):
     """Freezes the backbone for the first epochs, then unfreezes it from the last block to the first.
 
-    Howard & Ruder 2018 (ULMFiT, section 3.3). The optimizer holds all parameters from the start; only their
+    Source: Howard & Ruder 2018 (ULMFiT, section 3.3). The optimizer holds all parameters from the start; only their
     ``requires_grad`` changes, as a function of the epoch, so a resumed run continues exactly.
 
     Args:

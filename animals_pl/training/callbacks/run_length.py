@@ -76,9 +76,9 @@ def why_stopped(trainer: L.Trainer) -> str:
     else:
         return ""
     if epoch_is_complete(trainer):
-        return f"stopped after epoch {trainer.current_epoch}: trainer.{limit} is reached."
+        return f"stopped after epoch {trainer.current_epoch}: trainer.{limit} was reached."
     done, total = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.num_training_batches
-    return f"stopped after {done} of {total} batches of epoch {trainer.current_epoch}: trainer.{limit} is reached."
+    return f"stopped after {done} of {total} batches of epoch {trainer.current_epoch}: trainer.{limit} was reached."
 
 
 def length(trainer: L.Trainer) -> str:

@@ -1,4 +1,4 @@
-"""Images, confusion matrices and hyper-parameters for TensorBoard."""
+"""Images, confusion matrices and hyperparameters for TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THUMBNAIL = 128
 
 
 class TensorBoardImages(L.Callback):
-    """Logs augmented training images, confusion matrices, and hyper-parameters with the best metrics.
+    """Logs augmented training images, confusion matrices, and hyperparameters with the best metrics.
 
     Args:
         data: The run's datamodule; images of other datamodules than AnimalsDataModule are not shown.
@@ -70,7 +70,7 @@ class TensorBoardImages(L.Callback):
             board.experiment.add_figure("confusion matrix/val", confusion_matrix(matrix, names), epoch + 1)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log hyper-parameters and the best epoch's metrics to the HPARAMS tab."""
+        """Log hyperparameters and the best epoch's metrics to the HPARAMS tab."""
         best, board = best_row(trainer), board_of(trainer)
         if not best or board is None:
             return

@@ -341,7 +341,7 @@ def test_two_files_with_the_same_path_are_refused(tmp_path, refused, suffix, aga
 @pytest.mark.parametrize("first", [True, False])
 def test_a_file_and_a_folder_of_one_name_are_refused(tmp_path, refused, suffix, first):
     members = {"cane": b"x"} | IMAGES if first else IMAGES | {"cane": b"x"}
-    assert "is a file and a folder" in refused(write_archive(tmp_path / f"x.{suffix}", members))
+    assert "is both a file and a folder" in refused(write_archive(tmp_path / f"x.{suffix}", members))
 
 
 def patch_zip(file: Path, signature: bytes, offset: int, value: bytes) -> None:

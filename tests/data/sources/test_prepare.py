@@ -1,4 +1,4 @@
-"""The verb prepare: every source, twice; what it says of the images; what it refuses."""
+"""The command prepare: every source, twice; what it says of the images; what it refuses."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_an_archive_is_unpacked_where_the_configurations_look(own_folder, tmp_pa
     assert out.endswith(
         "next:\n"
         "  python -m animals_pl analyze datasets/animals10/raw-img\n"
-        "  python -m animals_pl fit --config configs/mobilenetv3_small_frozen.yaml\n"
+        "  python -m animals_pl fit --config configs/mobilenetv3_small_best.yaml\n"
     )
 
 
@@ -265,7 +265,7 @@ def test_class_folders_directly_in_the_output_are_used_where_they_are(own_folder
     out = prepared("--source", "my images", "--output", "my images")
     assert same_images(own_folder / "my images/manifest.csv", tiny_tree)
     assert not (own_folder / "my images/raw-img").exists()
-    assert "mobilenetv3_small_frozen.yaml --data.root 'my images'\n" in out
+    assert "mobilenetv3_small_best.yaml --data.root 'my images'\n" in out
 
 
 @pytest.mark.parametrize("obstacle", ["link", "dangling link", "folder", "file"])
@@ -563,7 +563,7 @@ def test_no_network_is_said_with_a_remedy(own_folder, no_kaggle, refused):
 def test_a_missing_kagglehub_is_said_with_a_remedy(own_folder, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     message = refused("--source", "kaggle")
-    assert "pip install 'animals_pl[kaggle]'" in message
+    assert "Run python -m pip install -e '.[kaggle]', or download " in message
     assert "--source ARCHIVE.zip" in message
 
 
