@@ -293,7 +293,8 @@ def test_columns_may_stand_in_another_order_and_label_may_be_absent(tmp_path):
 
 def test_images_that_the_file_does_not_name_are_left_out_with_a_warning(tmp_path):
     file = written(tmp_path, HEADER + WHOLE)
-    with pytest.warns(UserWarning, match=r"^2 images in images are not in this split and are left out: .*split\.csv") as caught:
+    expected = r"^2 images in images are not in this split and are left out: .*split\.csv"
+    with pytest.warns(UserWarning, match=expected) as caught:
         split = load_split(file, listing({"a": 5}))
     assert len(caught) == 1
     assert split == Split(train=["a/0.jpg", "a/1.jpg"], val=["a/2.jpg"])
