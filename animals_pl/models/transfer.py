@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from animals_pl.errors import UsageError
-from animals_pl.models.fusion import fuse_conv_bn
 from animals_pl.models.layers import Normalize, keras_init
 from animals_pl.models.synsets import IMAGENET_CLASSES, imagenet_indices
 
@@ -195,14 +194,6 @@ class TransferNet(nn.Module):
         if self.pooled:
             return feature_map.mean((2, 3))
         return self.backbone.forward_head(feature_map, pre_logits=True)
-
-    @torch.no_grad()
-    def for_inference(self, images: Tensor) -> TransferNet:
-        """Return a copy with a faster ``forward_features``; its output is the same to float32 accuracy.
-
-        ``images`` (B, 3, S, S) are sample pixels in 0…255, see :func:`~animals_pl.models.fusion.fuse_conv_bn`.
-        """
-        return fuse_conv_bn(self, lambda net: net.forward_features(images))
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Return the logits (B, C) of features (B, F)."""

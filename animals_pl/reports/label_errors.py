@@ -9,7 +9,6 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -152,6 +151,7 @@ def checkpoint_features(ckpt_path: str, catalog: Catalog) -> np.ndarray:
     import torch
 
     from animals_pl.models.transfer import TransferNet
+    from animals_pl.training.extraction import Extractor
     from animals_pl.training.malloc import set_malloc_thresholds
     from animals_pl.training.trained import load_model
 
@@ -162,11 +162,7 @@ def checkpoint_features(ckpt_path: str, catalog: Catalog) -> np.ndarray:
             f"ckpt_path={ckpt_path!r}: label errors need the features of a timm backbone, and model.net="
             f"{model.hparams['net']!r} has none. Pass the checkpoint of a timm model."
         )
-    batches = model.batches(catalog)
-    first = next(batches)
-    net = model.net.for_inference(first[:8])
-    with torch.inference_mode():
-        return np.concatenate([net.forward_features(images).numpy() for images in chain([first], batches)])
+    return torch.cat(list(Extractor(model.net)(model.batches(catalog)))).numpy()
 
 
 def onnx_features(model: str, catalog: Catalog) -> np.ndarray:

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from animals_pl.errors import UsageError, require_types
+from animals_pl.models.openvino import Precision
 from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
@@ -154,6 +155,7 @@ def fit(
     ckpt_path: str | Path | None = None,
     callbacks: Sequence[L.Callback] | L.Callback | None = (),
     cache_features: bool = True,
+    extract_precision: Precision = "float32",
     compile: bool = False,
     tune: Tune | None = None,
     **trainer_kwargs: Any,
@@ -161,8 +163,8 @@ def fit(
     """Train a model with the same run folder, callbacks, feature cache and resuming as the command line.
 
     Initial weights are drawn from torch's global random state: call ``lightning.seed_everything(42)`` first to
-    reproduce a run of the command line. ``name``, ``monitor``, ``save_top_k``, ``cache_features``, ``compile`` and
-    ``tune`` are explained in :class:`RunOptions`.
+    reproduce a run of the command line. :class:`RunOptions` explains ``name``, ``monitor``, ``save_top_k``,
+    ``cache_features``, ``extract_precision``, ``compile`` and ``tune``.
 
     Args:
         model: The model.
@@ -189,7 +191,7 @@ def fit(
         >>> len(run.metrics)
         2
     """
-    options = RunOptions(name, monitor, save_top_k, tune, cache_features, compile)
+    options = RunOptions(name, monitor, save_top_k, tune, cache_features, extract_precision, compile)
     return prepare_run(model, data, options, ckpt_path=ckpt_path, callbacks=callbacks, **trainer_kwargs).fit()
 
 
@@ -224,7 +226,7 @@ def prepare_run(
     if options.compile:
         mine.append(Compilation())
     if options.cache_features and hasattr(data, "datasets"):
-        mine.append(FeatureCache())
+        mine.append(FeatureCache(options.extract_precision))
     finders = [callback for callback in callbacks if isinstance(callback, Finder)]
     given = [callback for callback in callbacks if not isinstance(callback, Finder)]
     folder = None

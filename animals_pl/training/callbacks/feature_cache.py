@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,19 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.data.sampling import SampleKey
 from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write, cache_dir, track
+from animals_pl.models.openvino import Precision, computes_in_bf16
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.extraction import Extractor
 
-_FORMAT = 2
+_FORMAT = 3
 """Cache format version. Bump when the features of an unchanged image change."""
-
-_CHECKED = 2
-"""Images on which the fused backbone is compared with the original."""
 
 
 class FeatureDataset(Dataset[tuple[Tensor, int]]):
@@ -109,13 +108,28 @@ class FeatureCache(L.Callback):
 
     Features are stored in the cache folder, one file per backbone, weights and preprocessing, keyed by image content:
     another head, another split or a dataset with a few new images reuses them.
+
+    Args:
+        precision: Precision of the backbone on a CPU with OpenVINO, see :class:`Extractor`.
+
+    Raises:
+        UsageError: ``precision`` or torch.compile has no effect.
     """
+
+    def __init__(self, precision: Precision = "float32") -> None:
+        self.precision = precision
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: AnimalClassifier) -> None:  # type: ignore[override]
         """Compute missing features and replace the datasets."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not getattr(pl_module.net, "freeze", False) or trainer.world_size > 1:
+            if self.precision != "float32":
+                raise UsageError(
+                    f"extract_precision={self.precision} has no effect: it is for the cached features of a frozen "
+                    "backbone in one process. Remove it, or set model.freeze=true."
+                )
             return
+        extractor = self._extractor(trainer, pl_module)
         sizes = {data.size_schedule(epoch) for epoch in range(max(1, trainer.max_epochs or 1))}
         if data.hparams["augment"] == "none" and pl_module.mixup_cutmix is None and sizes == {data.size}:
             if any(isinstance(callback, Compilation) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -123,57 +137,60 @@ class FeatureCache(L.Callback):
                     "compile=true has no effect: the frozen backbone runs once, to compute its features. "
                     "Remove it, or set cache_features=false."
                 )
-            self._replace("train", trainer, pl_module)
-        self._replace("val", trainer, pl_module)
+            _replace(data, "train", extractor)
+        _replace(data, "val", extractor, hflip=pl_module.hparams["tta"] == "hflip")
 
-    def _replace(self, split: str, trainer: L.Trainer, module: AnimalClassifier) -> None:
-        """Replace a split's dataset with features."""
-        began = time.perf_counter()
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        file = FeatureFile(cache_dir() / "features" / _file_name(trainer, module))
-        known = len(file.rows)
-        names = [bytes.fromhex(sha256) for sha256 in data.catalogs[split].sha256]
-        self._complete(file, split, names, trainer, module)
-        features = file.take(names)
-        if flips := split == "val" and module.hparams["tta"] == "hflip":
-            flipped = [hashlib.sha256(name + b"hflip").digest() for name in names]
-            self._complete(file, split, flipped, trainer, module, flip=True)
-            features = torch.stack([features, file.take(flipped)], dim=1)
-        data.datasets[split] = FeatureDataset(features, data.catalogs[split].labels.tolist())
-        seconds = time.perf_counter() - began
-        print(
-            f"{split}: {len(names) * (1 + flips):,} feature vectors ({len(file.rows) - known:,} new, "
-            f"{seconds:.1f} s), {file}",
-        )
-
-    def _complete(
-        self,
-        file: FeatureFile,
-        split: str,
-        names: list[bytes],
-        trainer: L.Trainer,
-        module: AnimalClassifier,
-        flip: bool = False,
-    ) -> None:
-        """Compute the features that are missing in the file, and add them."""
-        missing = [index for index, name in enumerate(names) if name not in file.rows]
-        if not missing:
-            return
-        loader = trainer.datamodule.loader(split, missing)  # type: ignore[attr-defined]
-        rows: list[Tensor] = []
-        try:
-            batches = _extract(loader, trainer, module, flip)
-            rows.extend(track(batches, f"{split}: computing features", len(loader)))
-        finally:  # keep what an interrupted run has computed
-            if rows:
-                computed = torch.cat(rows)
-                file.add([names[index] for index in missing[: len(computed)]], computed)
+    def _extractor(self, trainer: L.Trainer, module: AnimalClassifier) -> Extractor:
+        context = None if trainer.precision == "32-true" else trainer.precision_plugin.forward_context
+        extractor = Extractor(module.net, module.device, self.precision, context)
+        if self.precision == "bf16" and not (extractor.uses_openvino and computes_in_bf16()):
+            raise UsageError(
+                "extract_precision=bf16 needs OpenVINO (pip install 'animals_pl[openvino]'), a CPU with bfloat16 "
+                "instructions, trainer.accelerator=cpu and trainer.precision=32-true. Remove it."
+            )
+        return extractor
 
 
-def _file_name(trainer: L.Trainer, module: AnimalClassifier) -> str:
+def _replace(data: Any, split: str, extractor: Extractor, hflip: bool = False) -> None:
+    """Replace a split's dataset with features; with ``hflip`` also of the horizontally flipped images."""
+    began = time.perf_counter()
+    file = FeatureFile(cache_dir() / "features" / _file_name(data, extractor))
+    known = len(file.rows)
+    names = [bytes.fromhex(sha256) for sha256 in data.catalogs[split].sha256]
+    _complete(file, data, split, names, extractor)
+    features = file.take(names)
+    if hflip:
+        flipped = [hashlib.sha256(name + b"hflip").digest() for name in names]
+        _complete(file, data, split, flipped, extractor, hflip=True)
+        features = torch.stack([features, file.take(flipped)], dim=1)
+    data.datasets[split] = FeatureDataset(features, data.catalogs[split].labels.tolist())
+    new = len(file.rows) - known
+    how = f", {time.perf_counter() - began:.1f} s, {extractor.engine}" if new else ""
+    print(f"{split}: {len(names) * (1 + hflip):,} feature vectors ({new:,} new{how}), {file}")
+
+
+def _complete(
+    file: FeatureFile, data: Any, split: str, names: list[bytes], extractor: Extractor, hflip: bool = False
+) -> None:
+    """Compute the features whose names the file does not have, and add them to it."""
+    missing = [index for index, name in enumerate(names) if name not in file.rows]
+    if not missing:
+        return
+    loader = data.loader(split, missing)
+    rows: list[Tensor] = []
+    try:
+        batches = extractor(images.flip(3) if hflip else images for images, _ in loader)
+        rows.extend(track(batches, f"{split}: computing features", len(loader)))
+    finally:  # keep what an interrupted run has computed
+        if rows:
+            computed = torch.cat(rows)
+            file.add([names[index] for index in missing[: len(computed)]], computed)
+
+
+def _file_name(data: Any, extractor: Extractor) -> str:
     """Cache key: hash of everything the features depend on except the images."""
-    net, data = module.net, trainer.datamodule  # type: ignore[attr-defined]
-    facts = [_FORMAT, net.name, net.pooled, trainer.precision, timm.__version__, PIL.__version__]
+    net = extractor.net
+    facts = [_FORMAT, net.name, net.pooled, extractor.engine, data.trainer.precision, timm.__version__, PIL.__version__]
     facts += [data.hparams[key] for key in PREPROCESSING]
     digest = hashlib.sha256(repr(facts).encode())
     for part in (net.normalize, net.backbone):
@@ -181,18 +198,3 @@ def _file_name(trainer: L.Trainer, module: AnimalClassifier) -> str:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return f"{net.name}-{data.size}-{digest.hexdigest()[:16]}.safetensors"
-
-
-@torch.no_grad()
-def _extract(loader: DataLoader[Any], trainer: L.Trainer, module: AnimalClassifier, flip: bool) -> Iterator[Tensor]:
-    """Yield the features (B, F) of each batch, or of its horizontal flips, with the fused backbone."""
-    net = None
-    module.eval()
-    for batch, _ in loader:
-        images = batch.to(module.device, non_blocking=True)
-        images = images.flip(3) if flip else images
-        if net is None:
-            net = module.net.for_inference(images[:_CHECKED]) if trainer.precision == "32-true" else module.net
-        with trainer.precision_plugin.forward_context():
-            yield net.forward_features(images).float().cpu()
-    module.train()
