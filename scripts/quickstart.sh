@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Install, then generate the practice set, train, test and export.
 set -euo pipefail
-source "$(dirname "$0")/set_up.sh"
+source "$(dirname "$0")/set_up.sh" openvino
 
 animals() { .venv/bin/python -m animals_pl "$@"; }
 

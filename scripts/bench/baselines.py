@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, random_split
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from animals_pl.data.catalog import scan_folder
+from animals_pl.models.openvino import Precision
 from scripts.bench import ours
 from scripts.bench.ours import BATCH, CORES, SIZE, Measured, Options
 
@@ -112,9 +114,24 @@ def bare_onnx(options: Options) -> Measured:
     return each_once(options, lambda images: session.run(["logits"], {"images": images.numpy()}))
 
 
+def limit(precision: Precision, options: Options) -> Measured:
+    """Seconds of decoding every image with all cores, plus seconds of a forward pass over them with all cores."""
+    from animals_pl.models import registry
+    from animals_pl.models.openvino import OpenVinoFeatures
+
+    decoding, _ = each_once(options, len)
+    images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8)
+    run = OpenVinoFeatures(registry.build_net(options.net, 10, SIZE, freeze=True).eval(), images[:2], precision)
+    count = -(-len(scan_folder(options.root).paths) // BATCH)
+    start = time.perf_counter()
+    for _ in run(images for _ in range(count)):
+        pass
+    forward = time.perf_counter() - start
+    return decoding + forward, f"decode {decoding:.1f} s, forward {forward:.1f} s"
+
+
 def each_once(options: Options, predict: Callable[[Tensor], object]) -> Measured:
     """Seconds of decoding every image in two workers and predicting in batches."""
-    from animals_pl.data.catalog import scan_folder
     from animals_pl.data.dataset import AnimalsDataset
     from animals_pl.data.resize import Resize
 

@@ -20,6 +20,7 @@ class Benchmark:
         args: Its arguments before the options.
         ratio: ``A ÷ B``: two benchmarks of the table whose medians are divided.
         once: Measured once, whatever the number of repeats.
+        own_cache: Starts with an empty cache folder, which it shares with no other benchmark.
     """
 
     label: str
@@ -28,6 +29,7 @@ class Benchmark:
     args: tuple[Any, ...] = ()
     ratio: str = ""
     once: bool = False
+    own_cache: bool = False
 
     def measure(self, options: Options) -> Measured:
         """Run the benchmark in this process."""
@@ -46,10 +48,15 @@ PARTS = {
     },
     "frozen": {
         "export": Benchmark("(export, for bare_onnx)", "s", "ours.export_net", (None,), once=True),
-        "cold": Benchmark("ours, cold: the first run", "s", "ours.frozen_fit"),
-        "warm": Benchmark("ours, warm: the next run", "s", "ours.frozen_fit", ratio="cold ÷ warm"),
+        "cold": Benchmark("ours, cold: the first run", "s", "ours.frozen_fit", ("float32",)),
+        "warm": Benchmark("ours, warm: the next run", "s", "ours.frozen_fit", ("float32",), "cold ÷ warm"),
+        "bf16": Benchmark("ours, cold, bf16", "s", "ours.frozen_fit", ("bf16",), "bf16 ÷ cold", own_cache=True),
         "plain": Benchmark("plain Lightning, scaled up", "s", "baselines.plain_fit", ratio="plain ÷ cold"),
         "keras": Benchmark("Keras, as the reference, scaled up", "s", "keras_reference.main", ratio="keras ÷ cold"),
+        "limit": Benchmark("limit: decode + OpenVINO", "s", "baselines.limit", ("float32",), "cold ÷ limit"),
+        "limit_bf16": Benchmark(
+            "limit: decode + OpenVINO, bf16", "s", "baselines.limit", ("bf16",), "bf16 ÷ limit_bf16"
+        ),
         "bare_torch": Benchmark(
             "limit: decode, torch channels_last", "s", "baselines.bare_torch", (), "cold ÷ bare_torch"
         ),

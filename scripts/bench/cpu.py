@@ -35,6 +35,10 @@ from scripts.bench.ours import Options
 from scripts.bench.process_memory import PROJECT, link_images, run
 
 
+VECTORS = {"AVX2": "avx2", "AVX-512": "avx512f", "VNNI": "avx512_vnni", "BF16": "avx512_bf16", "AMX": "amx_bf16"}
+"""Vector instructions → their name in /proc/cpuinfo."""
+
+
 @dataclass(frozen=True)
 class Result:
     """One measurement, a row of the CSV file; ``failure`` is the reason if there is no value."""
@@ -94,7 +98,8 @@ def measure(part: str, name: str, repeat: int, options: Options) -> Result:
         command += ["--weights", options.weights] if options.weights else []
     command += ["--root", root, "--net", options.net, "--epochs", options.epochs]
     # The benchmarks of one round share the cache, different rounds do not.
-    cache = options.scratch / "cache" / (name if benchmark.once else f"{part} {repeat}")
+    shared = name if benchmark.once else f"{part} {repeat} {name if benchmark.own_cache else ''}"
+    cache = options.scratch / "cache" / shared
     environment = {**os.environ, "ANIMALS_PL_CACHE": str(cache), "NO_ALBUMENTATIONS_UPDATE": "1"}
     outcome = run(list(map(str, command)), environment)
     lines = [line for line in outcome.stdout.splitlines() if line.startswith("[")]
@@ -105,14 +110,17 @@ def measure(part: str, name: str, repeat: int, options: Options) -> Result:
 
 
 def machine(keras: Path | None) -> str:
-    """Cores, processor and versions in one line."""
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
-    packages = {name: version(name) for name in ("torch", "onnxruntime")}
+    """Cores, processor, its vector instructions, and versions in one line."""
+    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    facts = {key.strip(): value.strip() for key, value in facts.items()}
+    model, flags = facts.get("model name", platform.machine()), facts.get("flags", "").split()
+    packages = {name: version(name) for name in ("torch", "onnxruntime", "openvino")}
     if keras and keras.exists():
         code = "from importlib.metadata import *; print(version(packages_distributions()['tensorflow'][0]))"
         answer = subprocess.run([keras, "-c", code], capture_output=True, text=True, check=False)
         packages["tensorflow"] = answer.stdout.strip() or "absent"
-    cores = f"{os.cpu_count()} cores, {model.partition(': ')[2] or platform.machine()}"
+    vectors = [name for name, flag in VECTORS.items() if flag in flags]
+    cores = f"{os.cpu_count()} cores, {model} ({', '.join(vectors) or 'no vector instructions known'})"
     return "; ".join([cores, *(f"{name} {number}" for name, number in packages.items())])
 
 

@@ -98,9 +98,10 @@ def fit(
     return time.perf_counter() - start, ""
 
 
-def frozen_fit(options: Options) -> Measured:
+def frozen_fit(precision: str, options: Options) -> Measured:
     """Seconds of training the head of a frozen backbone."""
-    return fit(options, options.net, options.epochs, {"model.weights": options.weights or "null"})
+    settings = {"model.weights": options.weights or "null", "extract_precision": precision}
+    return fit(options, options.net, options.epochs, settings)
 
 
 def memory_fit(freeze: bool, epochs: int, options: Options) -> Measured:

@@ -162,7 +162,7 @@ def test_next_run_reads_the_file(tiny_tree, tmp_path, decoded, capsys):
     decoded.clear()
     second = fit(tiny_tree, tmp_path / "second", *FROZEN)
     assert not decoded
-    assert f"train: {TRAIN} feature vectors (0 new, " in capsys.readouterr().out
+    assert f"train: {TRAIN} feature vectors (0 new), " in capsys.readouterr().out
     for name in METRICS:
         assert column(first, name) == column(second, name)
 

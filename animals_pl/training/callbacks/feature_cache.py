@@ -52,6 +52,11 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
         index = key.index if isinstance(key, SampleKey) else key
         return self.features[index], self.labels[index]
 
+    def __getitems__(self, keys: Sequence[SampleKey | int]) -> list[tuple[Tensor, int]]:
+        """Samples of a batch; torch calls it if it exists. Faster than one by one."""
+        indices = [key.index if isinstance(key, SampleKey) else key for key in keys]
+        return list(zip(self.features[indices].unbind(), (self.labels[index] for index in indices), strict=True))
+
 
 class FeatureFile:
     """Feature vectors in one file, each named by a 32-byte digest of its image.

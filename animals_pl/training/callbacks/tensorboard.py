@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import lightning as L
@@ -20,6 +21,9 @@ from animals_pl.training.classifier import AnimalClassifier
 THUMBNAIL = 128
 """Side of the images in the grid, in pixels. Keeps event files small."""
 
+MAX_SHARE = 0.02
+"""Maximum share of the time of training spent on pictures. One takes as long as two epochs on cached features."""
+
 
 class TensorBoardImages(L.Callback):
     """Logs augmented training images, confusion matrices, and hyperparameters with the best metrics.
@@ -27,15 +31,17 @@ class TensorBoardImages(L.Callback):
     Args:
         data: The run's datamodule; images of other datamodules than AnimalsDataModule are not shown.
         num_images: Images in the grid.
-        every_n_epochs: Epochs between grids and matrices; drawing one takes as long as an epoch on cached features.
-            The matrix of the last epoch is always logged.
+
+    Epochs with pictures are chosen such that drawing takes at most :data:`MAX_SHARE` of the time. The grid of the first
+    epoch and the matrix of the last one are always logged.
     """
 
-    def __init__(self, data: L.LightningDataModule, num_images: int = 16, every_n_epochs: int = 5) -> None:
+    def __init__(self, data: L.LightningDataModule, num_images: int = 16) -> None:
         self.data = data
         self.num_images = num_images
-        self.every_n_epochs = every_n_epochs
         self._epoch = -1  # latest epoch with a training batch
+        self._due = False
+        self._next = 0.0  # time of the next pictures
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -43,24 +49,30 @@ class TensorBoardImages(L.Callback):
         """At the first batch of an epoch, log the epoch's first images, augmented as the net sees them."""
         board, epoch, latest = board_of(trainer), trainer.current_epoch, self._epoch
         self._epoch = epoch
-        if board is None or epoch == latest:
+        if epoch == latest:
+            return
+        began = time.monotonic()
+        self._due = trainer.strategy.broadcast(began >= self._next)  # the matrix gathers from all processes
+        if board is None:
             return
         if latest < 0:
             board.start(epoch + 1)
-        if epoch % self.every_n_epochs or not isinstance(self.data, AnimalsDataModule):
+        if not self._due or not isinstance(self.data, AnimalsDataModule):
             return
         first_batch = next(iter(self.data.train_sampler(lambda: (epoch, 0))))
         dataset = self.data.dataset("train")
         images = torch.stack([dataset[key][0] for key in first_batch[: self.num_images]])
         grid = make_grid(resize(images, min(images.shape[-1], THUMBNAIL)), nrow=8)
         board.experiment.add_image("training images", grid, epoch + 1)
+        self._wait(began)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the confusion matrix of the validation split."""
         epoch = trainer.current_epoch
-        due = epoch % self.every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
+        due = self._due or epoch + 1 == trainer.max_epochs
         if trainer.sanity_checking or trainer.state.fn != "fit" or not due:
             return
+        began = time.monotonic()
         if not isinstance(pl_module, AnimalClassifier) or pl_module.class_names is None:
             return
         matrix = pl_module.val_metrics.matrix()  # on every process: gathers from all
@@ -68,6 +80,12 @@ class TensorBoardImages(L.Callback):
         if board is not None:
             names = [display_name(name) for name in pl_module.class_names]
             board.experiment.add_figure("confusion matrix/val", confusion_matrix(matrix, names), epoch + 1)
+        self._wait(began)
+
+    def _wait(self, began: float) -> None:
+        """Postpone the next pictures after some that were begun at this time."""
+        now = time.monotonic()
+        self._next = max(self._next, now) + (now - began) / MAX_SHARE
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log hyperparameters and the best epoch's metrics to the HPARAMS tab."""
