@@ -34,7 +34,6 @@ from scripts.bench.benchmarks import BENCHMARKS, PARTS, TITLES
 from scripts.bench.ours import Options
 from scripts.bench.process_memory import PROJECT, link_images, run
 
-
 VECTORS = {"AVX2": "avx2", "AVX-512": "avx512f", "VNNI": "avx512_vnni", "BF16": "avx512_bf16", "AMX": "amx_bf16"}
 """Vector instructions → their name in /proc/cpuinfo."""
 
