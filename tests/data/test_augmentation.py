@@ -9,7 +9,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from animals_pl.data.augmentation import POLICIES, Augmentation
+from animals_pl.data.augmentation import Augmentation
+from animals_pl.data.policies import POLICIES
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
 

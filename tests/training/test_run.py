@@ -12,7 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -154,24 +154,32 @@ def test_a_run_that_fails_at_its_start_leaves_no_folder(tiny_tree, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def stop_in_epoch(epoch: int, signum: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stop_in_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], None]]:
     """Let the process send itself a signal within an epoch of the training."""
     step = AnimalClassifier.training_step
 
-    def stop(self: AnimalClassifier, batch: Any, batch_idx: int) -> Tensor:
-        if (self.current_epoch, batch_idx) == (epoch, 1):
-            os.kill(os.getpid(), signum)
-        return step(self, batch, batch_idx)
+    def stop_in(epoch: int, signum: int) -> None:
+        def stop(self: AnimalClassifier, batch: Any, batch_idx: int) -> Tensor:
+            if (self.current_epoch, batch_idx) == (epoch, 1):
+                os.kill(os.getpid(), signum)
+            return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(AnimalClassifier, "training_step", stop)
+        monkeypatch.setattr(AnimalClassifier, "training_step", stop)
+
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    yield stop_in
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
 @pytest.mark.parametrize(
     ("signum", "told", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
 )
-def test_a_run_that_is_stopped_says_how_to_resume(tiny_tree, tmp_path, monkeypatch, capsys, signum, told, code, epoch):
-    stop_in_epoch(epoch, signum, monkeypatch)
+def test_a_run_that_is_stopped_says_how_to_resume(
+    tiny_tree, tmp_path, stop_in_epoch, capsys, signum, told, code, epoch
+):
+    stop_in_epoch(epoch, signum)
     args = ["--data.root", tiny_tree, "--data.size", 16, "--data.batch_size", 16, "--data.num_workers", 0]
     args += ["--model.net", "shallownet", "--trainer.max_epochs", 3, "--trainer.default_root_dir", tmp_path]
     with pytest.raises(SystemExit) as stopped:
@@ -184,8 +192,8 @@ def test_a_run_that_is_stopped_says_how_to_resume(tiny_tree, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == ([tmp_path / "run"] if epoch else [])
 
 
-def test_ctrl_c_reaches_python(tiny_tree, tmp_path, monkeypatch):
-    stop_in_epoch(1, signal.SIGINT, monkeypatch)
+def test_ctrl_c_reaches_python(tiny_tree, tmp_path, stop_in_epoch):
+    stop_in_epoch(1, signal.SIGINT)
     with pytest.raises(KeyboardInterrupt, match=r"resume with --ckpt_path .*last\.ckpt"):
         fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), default_root_dir=str(tmp_path), max_epochs=2)
 
