@@ -25,6 +25,9 @@ from animals_pl.data.splits import SPLITS, Split
 from animals_pl.errors import UsageError, require_range, require_types
 from animals_pl.files import printable
 
+CPU_BATCH = 16
+"""Images per batch of predict on a CPU: as fast as 64, with 200 MB less memory."""
+
 
 class AnimalsDataModule(L.LightningDataModule):
     """Splits, sampling, augmentation and loaders for one folder-per-class dataset.
@@ -218,15 +221,20 @@ class AnimalsDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Loader of the images to predict, labelled -1."""
-        return self.loader("predict")
+        return self.loader("predict", most=None if self._on_gpu() else CPU_BATCH)
 
-    def loader(self, split: str, keys: Sequence[SampleKey | int] | None = None) -> DataLoader[Any]:
-        """Loader of the given samples of a split; by default of this process's share, without augmentation."""
+    def loader(
+        self, split: str, keys: Sequence[SampleKey | int] | None = None, most: int | None = None
+    ) -> DataLoader[Any]:
+        """Loader of the given samples of a split; by default of this process's share, without augmentation.
+
+        ``most`` limits the number of images in a batch.
+        """
         if keys is None:  # DistributedSampler would pad, which counts some images twice
             rank, world_size = self._rank_and_world_size()
             keys = range(rank, len(self.catalogs[split].paths), world_size)
-        options = self._loader_options(split)
-        return DataLoader(self.datasets[split], batch_size=self.hparams["batch_size"], sampler=keys, **options)
+        size = min(self.hparams["batch_size"], most or self.hparams["batch_size"])
+        return DataLoader(self.datasets[split], batch_size=size, sampler=keys, **self._loader_options(split))
 
     def _position(self) -> tuple[int, int]:
         """(Epoch, completed batches), from Lightning's counters."""
@@ -239,13 +247,16 @@ class AnimalsDataModule(L.LightningDataModule):
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
+    def _on_gpu(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
     def _loader_options(self, split: str) -> dict[str, Any]:
         # Cached features are in memory: workers would only add overhead.
         num_workers = self.num_workers if isinstance(self.datasets[split], AnimalsDataset) else 0
         return {
             "num_workers": num_workers,
             "persistent_workers": num_workers > 0,
-            "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            "pin_memory": self._on_gpu(),
             "worker_init_fn": start_worker,
             # Its own generator, so that creating an iterator leaves torch's global random state unchanged.
             "generator": torch.Generator().manual_seed(self.hparams["seed"]),

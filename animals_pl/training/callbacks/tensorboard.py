@@ -69,7 +69,7 @@ class TensorBoardImages(L.Callback):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the confusion matrix of the validation split."""
         epoch = trainer.current_epoch
-        due = self._due or epoch + 1 == trainer.max_epochs
+        due = (self._due and epoch > 0) or epoch + 1 == trainer.max_epochs
         if trainer.sanity_checking or trainer.state.fn != "fit" or not due:
             return
         began = time.monotonic()
