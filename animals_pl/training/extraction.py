@@ -45,6 +45,7 @@ class Extractor:
         self.device = torch.device(device)
         self.precision = precision
         self.context = context or nullcontext
+        self._run: Callable[[Iterable[Tensor]], Iterator[Tensor]] | None = None  # chosen with the first images
         self.uses_openvino = bool(openvino_version()) and self.device.type == "cpu" and context is None
 
     @property
@@ -58,8 +59,9 @@ class Extractor:
         training = self.net.training
         self.net.eval()
         for first in stream:
-            run = self._convert(first[:_CHECKED]) if self.uses_openvino else self._run_torch
-            yield from run(itertools.chain([first], stream))
+            if self._run is None:
+                self._run = self._convert(first[:_CHECKED]) if self.uses_openvino else self._run_torch
+            yield from self._run(itertools.chain([first], stream))
         self.net.train(training)
 
     def _convert(self, images: Tensor) -> Callable[[Iterable[Tensor]], Iterator[Tensor]]:

@@ -181,7 +181,7 @@ def _complete(
     missing = [index for index, name in enumerate(names) if name not in file.rows]
     if not missing:
         return
-    loader = data.loader(split, missing)
+    loader = data.inference_loader(split, missing)
     rows: list[Tensor] = []
     try:
         batches = extractor(images.flip(3) if hflip else images for images, _ in loader)
