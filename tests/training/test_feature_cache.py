@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -228,6 +229,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(tiny_tree, tmp_path, first
 
 
 def test_an_interrupted_run_leaves_what_it_has_computed(tiny_tree, tmp_path, decoded, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)  # it has some batches in flight, which are lost
     count = dataset_file.decode
 
     def interrupt(path, *args):
@@ -241,6 +243,20 @@ def test_an_interrupted_run_leaves_what_it_has_computed(tiny_tree, tmp_path, dec
     decoded.clear()
     fit(tiny_tree, tmp_path / "second", *FROZEN, epochs=1)
     assert len(decoded) == TRAIN + VAL - 32  # two whole batches of 16
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--cache_features", "false"], "has no effect with cache_features=false"),
+        (["--model.freeze", "false"], "has no effect: it is for the cached features of a frozen backbone"),
+        (["--trainer.precision", "bf16-mixed"], "extract_precision=bf16 needs OpenVINO"),
+    ],
+)
+def test_bf16_without_effect_is_refused(tiny_tree, tmp_path, capsys, options, reason):
+    assert main(arguments(tiny_tree, tmp_path, *FROZEN, "--extract_precision", "bf16", *options)) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_file_grows(tmp_path):
