@@ -13,7 +13,7 @@ from scipy import stats
 from scipy.sparse import csr_array, hstack
 
 from animals_pl.evaluation.calibration import calibration_gaps, ece_of_gaps
-from animals_pl.evaluation.intervals import Interval, independent_images, wilson_from_standard_error
+from animals_pl.evaluation.intervals import Interval, independent_images, macro_trials, wilson_from_standard_error
 from animals_pl.evaluation.metrics import confusion_matrix, f1_per_class, summarise
 
 MOST_WEIGHTS = 1 << 22
@@ -66,13 +66,9 @@ def group_bootstrap(
     return totals
 
 
-def _draws(
-    strata: list[tuple[int, int]], resamples: int, count: int, generator: np.random.Generator
-) -> np.ndarray:
+def _draws(strata: list[tuple[int, int]], resamples: int, count: int, generator: np.random.Generator) -> np.ndarray:
     """How often each group is drawn in each resample (G, R), of n groups of a stratum n - 1."""
-    drawn = [
-        generator.integers(begin, end, size=(resamples, end - begin - 1), dtype=np.int32) for begin, end in strata
-    ]
+    drawn = [generator.integers(begin, end, size=(resamples, end - begin - 1), dtype=np.int32) for begin, end in strata]
     cells = np.concatenate([np.empty((resamples, 0), np.int32), *drawn], axis=1) + (
         np.arange(resamples, dtype=np.int32)[:, None] * np.int32(count)
     )
@@ -151,10 +147,8 @@ def metric_intervals(
     }
     confusion = confusion_matrix(labels, predictions, num_classes)
     independent = independent_images(labels, groups, num_classes)
-    some = independent[independent > 0]
-    # variance of a macro average of classes with the same rate, by that of one image
-    trials = {"acc": independent.sum(), "macro_recall": len(some) ** 2 / (1 / some).sum()}
-    trials["macro_f1"] = trials["macro_recall"]
+    macro = macro_trials(independent)
+    trials = {"acc": independent.sum(), "macro_recall": macro, "macro_f1": macro}
     metrics = {}
     for name, value in summarise(confusion).items():
         low, high = wilson_from_standard_error(value, replicates[name].std(ddof=1), trials[name], confidence)

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array, hstack
 
 from animals_pl.errors import UsageError
 from animals_pl.evaluation.bootstrap import group_bootstrap, indicator
-from animals_pl.evaluation.intervals import Interval
+from animals_pl.evaluation.intervals import Interval, clopper_pearson_upper, independent_images, macro_trials
 from animals_pl.evaluation.metrics import confusion_matrix, summarise
 
 
@@ -74,6 +74,8 @@ def compare_predictions(
 ) -> Comparison:
     """Differences of accuracy and macro recall with normal intervals from the paired bootstrap over groups.
 
+    If both models are right for the same images, the interval is that of 0 differences (Clopper-Pearson).
+
     Args:
         labels: True classes (N,), at least one.
         first: Predictions of the first model (N,).
@@ -97,10 +99,14 @@ def compare_predictions(
     changes, truth = np.split(totals, 2, axis=1)
     recall = np.divide(changes, truth, out=np.full_like(truth, np.nan), where=truth > 0)
     replicates = {"acc": changes.sum(1) / truth.sum(1), "macro_recall": np.nanmean(recall, axis=1)}
+    independent = independent_images(labels, groups, num_classes)
+    trials = {"acc": independent.sum(), "macro_recall": macro_trials(independent)}
     before, after = (summarise(confusion_matrix(labels, made, num_classes)) for made in (first, second))
     z = stats.norm.isf((1 - confidence) / 2)
     differences = {}
     for name, values in replicates.items():
         difference, half = after[name] - before[name], z * float(values.std(ddof=1))
+        if not change.any():  # no image differs: as for 0 of n images
+            half = float(clopper_pearson_upper(0, trials[name], (1 + confidence) / 2))
         differences[name] = Interval(difference, difference - half, difference + half)
     return Comparison(mcnemar(first == labels, second == labels), **differences)

@@ -118,6 +118,16 @@ def independent_images(labels: np.ndarray, groups: np.ndarray | None, num_classe
     return np.bincount(labels, minlength=num_classes)
 
 
+def macro_trials(independent: np.ndarray) -> float:
+    """Images that give an accuracy the variance of the macro recall, if all classes have the same recall.
+
+    Args:
+        independent: Number of independent images of each class (C,); classes without images do not count.
+    """
+    some = independent[independent > 0]
+    return float(len(some) ** 2 / (1 / some).sum())
+
+
 def too_few(labels: np.ndarray, groups: np.ndarray | None, num_classes: int) -> np.ndarray:
     """Which classes (C,) have fewer than FEWEST_IMAGES independent images, so that intervals are only a rough guide."""
     return independent_images(labels, groups, num_classes) < FEWEST_IMAGES

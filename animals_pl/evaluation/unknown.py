@@ -92,7 +92,9 @@ def fit_feature_model(features: np.ndarray, labels: np.ndarray, shrinkage: float
     means = np.stack([features[columns == column].mean(0) for column in range(len(classes))])
     mean = features.mean(0)
     return FeatureModel(
-        means, _covariance_factor(features - means[columns], shrinkage), mean,
+        means,
+        _covariance_factor(features - means[columns], shrinkage),
+        mean,
         _covariance_factor(features - mean, shrinkage),
     )
 
