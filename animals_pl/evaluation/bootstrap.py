@@ -1,7 +1,7 @@
 """Standard errors and intervals of metrics by a bootstrap over groups of images.
 
-All metrics here are functions of sums over images, such as the hits of each class. A resample gives each group a weight,
-so that the sums of all resamples are one product of a sparse and a dense matrix.
+All metrics here are functions of sums over images, such as the hits of each class. A resample gives each group a
+weight, so that the sums of all resamples are one product of a sparse and a dense matrix.
 """
 
 from __future__ import annotations
@@ -22,34 +22,35 @@ MOST_WEIGHTS = 1 << 22
 
 def group_bootstrap(
     contributions: csr_array,
-    labels: np.ndarray,
     groups: np.ndarray | None = None,
+    strata: np.ndarray | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> np.ndarray:
     """Sums of the images' contributions in each resample (R, K).
 
-    Groups are drawn with replacement among those of the same class (the most frequent label of the group), so that no
-    class vanishes. Of a class with n groups n - 1 are drawn, and weighted by n / (n - 1), which makes the variance of
-    sums unbiased: J. N. K. Rao, C. F. J. Wu and K. Yue, "Some recent work on resampling methods for complex surveys",
-    1992. The only group of a class is in every resample.
+    Groups are drawn with replacement among those of the same stratum. Of a stratum with n groups n - 1 are drawn, and
+    weighted by n / (n - 1), which makes the variance of sums unbiased: J. N. K. Rao, C. F. J. Wu and K. Yue, "Some
+    recent work on resampling methods for complex surveys", 1992. The only group of a stratum is in every resample.
 
     Args:
         contributions: What each image adds to K sums (N, K); sparse, so that memory is linear in N.
-        labels: True classes (N,).
         groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own.
+        strata: Stratum of each image (N,), such as its label, for metrics that average over classes: no class vanishes.
+            A group belongs to the most frequent one of its images. None: a single stratum, so that the frequencies of
+            the classes vary as well.
         n_resamples: R.
-        seed: Seed of the resamples. The same seed, labels and groups give the same resamples.
+        seed: Seed of the resamples. The same seed, groups and strata give the same resamples.
     """
-    group_of = np.arange(len(labels)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    stratum = _most_frequent_label(group_of, labels)
+    images = np.arange(contributions.shape[0])
+    group_of = images if groups is None else np.unique(groups, return_inverse=True)[1]
+    stratum = _most_frequent(group_of, np.zeros_like(images) if strata is None else strata)
     order = np.argsort(stratum, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     count = len(order)
     rows = rank[group_of]
-    images = np.arange(len(labels))
-    per_group = csr_array((np.ones(len(labels)), (rows, images)), shape=(count, len(labels))) @ contributions
+    per_group = csr_array((np.ones(len(images)), (rows, images)), shape=(count, len(images))) @ contributions
     _, first, sizes = np.unique(stratum[order], return_index=True, return_counts=True)
     drawn_from = [(begin, begin + size) for begin, size in zip(first, sizes, strict=True) if size > 1]
     scale = np.repeat(np.where(sizes > 1, sizes / np.maximum(sizes - 1, 1), 0), sizes)
@@ -76,9 +77,9 @@ def _draws(strata: list[tuple[int, int]], resamples: int, count: int, generator:
     return np.ascontiguousarray(counts.T, dtype=float)
 
 
-def _most_frequent_label(group_of: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Most frequent label of each group (G,); the smallest of several."""
-    pairs, counts = np.unique(np.stack([group_of, labels], 1), axis=0, return_counts=True)
+def _most_frequent(group_of: np.ndarray, strata: np.ndarray) -> np.ndarray:
+    """Most frequent stratum of each group (G,); the smallest of several."""
+    pairs, counts = np.unique(np.stack([group_of, strata], 1), axis=0, return_counts=True)
     pairs = pairs[np.lexsort((pairs[:, 1], -counts, pairs[:, 0]))]
     return pairs[np.unique(pairs[:, 0], return_index=True)[1], 1]
 
@@ -86,7 +87,8 @@ def _most_frequent_label(group_of: np.ndarray, labels: np.ndarray) -> np.ndarray
 def indicator(columns: np.ndarray, count: int, values: np.ndarray | None = None) -> csr_array:
     """Sparse matrix (N, count) with one value a row, 1 by default, in the given column; no value where it is 0."""
     values = np.ones(len(columns)) if values is None else values.astype(float)
-    matrix = csr_array((values, columns, np.arange(len(columns) + 1)), shape=(len(columns), count))
+    # eliminate_zeros writes to the arrays
+    matrix = csr_array((values, columns, np.arange(len(columns) + 1)), shape=(len(columns), count), copy=True)
     matrix.eliminate_zeros()
     return matrix
 
@@ -117,6 +119,9 @@ def metric_intervals(
 ) -> MetricIntervals:
     """Intervals of the summary metrics and of F1 by class, from the bootstrap over groups.
 
+    Resamples for the macro averages and F1 have as many groups of each class as the images, those for ``acc`` and
+    ``loss`` only as many groups.
+
     Metrics in 0…1 have the Wilson interval with the effective number of images that belongs to the bootstrap's standard
     error: percentile and BCa intervals cover too little if few images are wrong. The mean loss has a normal interval on
     the logarithmic scale.
@@ -133,15 +138,16 @@ def metric_intervals(
     """
     hits = indicator(labels, num_classes, labels == predictions)
     parts = [hits, indicator(labels, num_classes), indicator(predictions, num_classes)]
-    if losses is not None:
-        parts.append(csr_array(np.asarray(losses, float)[:, None]))
-    totals = group_bootstrap(csr_array(hstack(parts)), labels, groups, n_resamples, seed)
-    hit, truth, predicted = np.split(totals[:, : 3 * num_classes], 3, axis=1)
+    totals = group_bootstrap(csr_array(hstack(parts)), groups, labels, n_resamples, seed)
+    hit, truth, predicted = np.split(totals, 3, axis=1)
     present = truth > 0
     recall = np.divide(hit, truth, out=np.full_like(hit, np.nan), where=present)
     f1 = np.divide(2 * hit, truth + predicted, out=np.full_like(hit, np.nan), where=present)
+    loss = np.zeros(len(labels)) if losses is None else np.asarray(losses, float)
+    sums = csr_array(np.stack([labels == predictions, loss, np.ones(len(labels))], 1))
+    right, total_loss, images = group_bootstrap(sums, groups, None, n_resamples, seed).T
     replicates = {
-        "acc": hit.sum(1) / truth.sum(1),
+        "acc": right / images,
         "macro_recall": np.nanmean(recall, axis=1),
         "macro_f1": np.nanmean(f1, axis=1),
     }
@@ -154,7 +160,7 @@ def metric_intervals(
         low, high = wilson_from_standard_error(value, replicates[name].std(ddof=1), trials[name], confidence)
         metrics[name] = Interval(value, float(low), float(high))
     if losses is not None:
-        metrics["loss"] = _log_interval(float(np.mean(losses)), totals[:, -1] / truth.sum(1), confidence)
+        metrics["loss"] = _log_interval(float(np.mean(losses)), total_loss / images, confidence)
     return MetricIntervals(metrics, _f1_intervals(f1_per_class(confusion), f1, independent, confidence))
 
 
@@ -201,5 +207,5 @@ def ece_standard_error(
     """
     columns, gaps = calibration_gaps(probabilities, labels, bins)
     parts = [indicator(columns, bins, gaps), csr_array(np.ones((len(labels), 1)))]
-    totals = group_bootstrap(csr_array(hstack(parts)), labels, groups, n_resamples, seed)
+    totals = group_bootstrap(csr_array(hstack(parts)), groups, None, n_resamples, seed)
     return float(ece_of_gaps(totals[:, :-1], totals[:, -1]).std(ddof=1))

@@ -18,7 +18,7 @@ BINS = 15
 
 
 def log_prior_shift(target: np.ndarray, model: np.ndarray) -> np.ndarray:
-    """log π_target - log π_model (C,), what to add to logits for class frequencies other than the model's.
+    """Shift log π_target - log π_model (C,): what to add to logits for class frequencies other than the model's.
 
     M. Saerens, P. Latinne and C. Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities",
     2002.
@@ -70,8 +70,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, log_shift: np.ndarra
     """Temperature with the lowest log-loss, in TEMPERATURE_RANGE.
 
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks", 2017. The loss is convex
-    in 1 / T, so that the bounded scalar search finds the minimum. If all images are classified correctly, the loss falls
-    with T and the result may be the lower end of the range.
+    in 1 / T, so that the bounded scalar search finds the minimum. If all images are classified correctly, the loss
+    falls with T and the result may be the lower end of the range, or 1 if the loss is 0 everywhere.
 
     Args:
         logits: Logits (N, C) of the validation images, never of training or test images.
@@ -91,11 +91,10 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, log_shift: np.ndarra
         scores = calibrated_log_probabilities(logits, np.exp(log_temperature), log_shift)
         return float(negative_log_likelihood(scores, labels).mean())
 
-    bounds = np.log(TEMPERATURE_RANGE)
-    found = minimize_scalar(loss, bounds=tuple(bounds), method="bounded", options={"xatol": 1e-5})
-    # the search never evaluates the ends of the range
-    best = min([float(found.x), *bounds.tolist()], key=loss)
-    return float(np.clip(np.exp(best), *TEMPERATURE_RANGE))
+    low, high = TEMPERATURE_RANGE
+    found = minimize_scalar(loss, bounds=(np.log(low), np.log(high)), method="bounded", options={"xatol": 1e-5})
+    # 1 if the loss is the same everywhere; the search itself never evaluates the ends of the range
+    return min(1.0, float(np.exp(found.x)), low, high, key=lambda temperature: loss(np.log(temperature)))
 
 
 @dataclass(frozen=True)

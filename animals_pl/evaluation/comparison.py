@@ -91,14 +91,17 @@ def compare_predictions(
     """
     if not len(labels) == len(first) == len(second):
         raise UsageError(
-            f"{len(first):,} and {len(second):,} predictions for {len(labels):,} images. Evaluate both on the same images."
+            f"{len(first):,} and {len(second):,} predictions for {len(labels):,} images. "
+            "Evaluate both on the same images."
         )
     change = (second == labels).astype(float) - (first == labels)
     parts = [indicator(labels, num_classes, change), indicator(labels, num_classes)]
-    totals = group_bootstrap(csr_array(hstack(parts)), labels, groups, n_resamples, seed)
+    totals = group_bootstrap(csr_array(hstack(parts)), groups, labels, n_resamples, seed)
     changes, truth = np.split(totals, 2, axis=1)
+    sums = csr_array(np.stack([change, np.ones(len(labels))], 1))
+    all_changes, images = group_bootstrap(sums, groups, None, n_resamples, seed).T
     recall = np.divide(changes, truth, out=np.full_like(truth, np.nan), where=truth > 0)
-    replicates = {"acc": changes.sum(1) / truth.sum(1), "macro_recall": np.nanmean(recall, axis=1)}
+    replicates = {"acc": all_changes / images, "macro_recall": np.nanmean(recall, axis=1)}
     independent = independent_images(labels, groups, num_classes)
     trials = {"acc": independent.sum(), "macro_recall": macro_trials(independent)}
     before, after = (summarise(confusion_matrix(labels, made, num_classes)) for made in (first, second))

@@ -1,14 +1,14 @@
 """The review contract: a threshold above which labels are accepted without a look, with bounds on what goes wrong.
 
-Labels of images with a score of at least the threshold are accepted, the other images are left for a person. An image of
-a class is *missed* if it is accepted under another label: one that is left for review is not missed, whatever its label.
-An accepted label is *wrong* if the image is of another class. The rates are those of images like the validation images;
-the rate of wrong labels also depends on how frequent the classes are.
+Labels of images with a score of at least the threshold are accepted, the other images are left for a person. An image
+of a class is *missed* if it is accepted under another label; one that is left for review is not missed, whatever its
+label. An accepted label is *wrong* if the image is of another class. The rates are those of images like the validation
+images; the rate of wrong labels also depends on how frequent the classes are.
 
 Thresholds are tested by fixed-sequence testing with binomial (Clopper-Pearson) p-values: A. N. Angelopoulos, S. Bates,
-E. J. Candès, M. I. Jordan and L. Lei, "Learn then Test: Calibrating Predictive Algorithms to Achieve Risk Control", 2021.
-From the strictest threshold on, each is tested for all promises (the p-value is the largest one) until one fails; the last
-one that passed is chosen. With the confidence level, all promises of a contract hold together.
+E. J. Candès, M. I. Jordan and L. Lei, "Learn then Test: Calibrating Predictive Algorithms to Achieve Risk Control",
+2021. From the strictest threshold on, each is tested for all promises (the p-value is the largest one) until one fails;
+the last one that passed is chosen. With the confidence level, all promises of a contract hold together.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Promise:
     Attributes:
         kind: ``missed``: share of the images of a class that are accepted under another label. ``wrong``: share of the
             accepted labels that are wrong.
-        bound: Largest rate, in (0, 1). A recall of 0.95 is ``missed`` with 0.05, a precision of 0.99 ``wrong`` with 0.01.
+        bound: Largest rate, in (0, 1). Recall 0.95 is ``missed`` with 0.05, precision 0.99 is ``wrong`` with 0.01.
         label: The class; for ``wrong``, that of the accepted label, and None for all labels.
     """
 
@@ -120,8 +120,8 @@ def choose_contract(
         predictions: Predicted classes (N,).
         labels: True classes (N,).
         promises: At least one.
-        groups: Group of each image (N,), such as duplicates; only the first image of each class in a group counts, as the
-            others are not independent. None: all images.
+        groups: Group of each image (N,), such as duplicates; only the first image of each class in a group counts, as
+            the others are not independent. None: all images.
         confidence: Confidence level, in (0, 1).
         thresholds: Thresholds to test (T,); chosen without a look at the labels.
     """
@@ -239,14 +239,13 @@ def apply_contract(
     """State a contract on other images, such as the test images.
 
     Args:
-        contract: A contract with a threshold.
+        contract: The contract. Without a threshold all images are left for review.
         scores: Score of the predicted class (N,), the same kind as for :func:`choose_contract`.
         predictions: Predicted classes (N,).
         labels: True classes (N,).
     """
-    assert contract.threshold is not None
     scores, predictions, labels = np.asarray(scores), np.asarray(predictions), np.asarray(labels)
-    accepted = scores >= contract.threshold
+    accepted = scores >= (np.inf if contract.threshold is None else contract.threshold)
     results = []
     for promise in contract.promises:
         concerned = _concerned(promise, predictions, labels)

@@ -112,7 +112,8 @@ def _covariance_factor(centred: np.ndarray, shrinkage: float | None) -> np.ndarr
     except np.linalg.LinAlgError:
         count, width = centred.shape
         raise UsageError(
-            f"features of {count:,} images with {width:,} values have a singular covariance. Use more images or shrinkage=None."
+            f"features of {count:,} images with {width:,} values have a singular covariance. "
+            "Use more images or shrinkage=None."
         ) from None
 
 
