@@ -47,8 +47,18 @@ def _promises(contract: Contract, class_names: Sequence[str]) -> Iterator[str]:
         yield f"at most {percent(bound)} of the images {each} are accepted under another label"
     for promise in contract.promises:
         if promise.kind == "wrong":
-            what = "accepted labels" if promise.label is None else f"labels accepted as {class_names[promise.label]}"
-            yield f"at most {one_in(promise.bound)} {what} is wrong".replace("% ", "% of the ")
+            share = _share(promise, class_names)
+            yield f"at most {share} {'is' if share.startswith('1 in') else 'are'} wrong"
+
+
+def _share(promise: Promise, class_names: Sequence[str]) -> str:
+    """``"1 in 200 accepted labels"``, ``"0.3 % of the labels accepted as cat"``."""
+    rate = one_in(promise.bound)
+    return f"{rate} {'' if rate.startswith('1 in') else 'of the '}{_accepted(promise, class_names)}"
+
+
+def _accepted(promise: Promise, class_names: Sequence[str]) -> str:
+    return "accepted labels" if promise.label is None else f"labels accepted as {class_names[promise.label]}"
 
 
 def refusal_sentence(refusal: Refusal, class_names: Sequence[str], confidence: float = 0.95) -> str:
@@ -61,21 +71,18 @@ def refusal_sentence(refusal: Refusal, class_names: Sequence[str], confidence: f
     """
     promise = refusal.promise
     if promise.kind == "missed":
-        subject, error = f"images of {_name(promise, class_names)} missed", "a miss"
-        goal = percent(promise.bound)
+        goal, error = f"{percent(promise.bound)} of the images of {_name(promise, class_names)} missed", "a miss"
     else:
-        subject = "wrong labels" if promise.label is None else f"wrong labels among {class_names[promise.label]}"
-        error, goal = "a wrong label", one_in(promise.bound)
-    start = f"Not promised: at most {goal} {subject}. "
+        goal, error = f"{_share(promise, class_names)} wrong", "a wrong label"
+    start = f"Not promised: at most {goal}. "
     if refusal.reached is None:
         return start + (
             f"{percent(confidence)} confidence takes {refusal.needed:,} independent images without {error}; "
             f"there {'is' if refusal.images == 1 else 'are'} {refusal.images:,}."
         )
     if refusal.reached > promise.bound:
-        return (
-            start + f"The lowest rate that {counted(refusal.images, 'image')} can show is {percent(refusal.reached)}."
-        )
+        shown = f"{100 * refusal.reached:.3g} %"  # may be just above the bound
+        return start + f"The lowest rate that {counted(refusal.images, 'image')} can show is {shown}."
     return start + "It can be kept alone, but no threshold keeps all promises."
 
 
@@ -96,8 +103,7 @@ def _result(result: PromiseResult, class_names: Sequence[str]) -> str:
         return (
             f"{result.errors:,} of {result.images:,} of {_name(promise, class_names)} are accepted under another label"
         )
-    what = "accepted labels" if promise.label is None else f"labels accepted as {class_names[promise.label]}"
-    return f"{result.errors:,} of {result.images:,} {what} are wrong"
+    return f"{result.errors:,} of {result.images:,} {_accepted(promise, class_names)} are wrong"
 
 
 def _name(promise: Promise, class_names: Sequence[str]) -> str:
