@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -59,6 +59,45 @@ def calibrated_probabilities(
         log_shift: Output of :func:`log_prior_shift` (C,); 0 for the model's own prior.
     """
     return np.exp(calibrated_log_probabilities(logits, temperature, log_shift))
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """How logits z become probabilities: softmax(z / T + log π_target - log π_model).
+
+    Attributes:
+        temperature: T > 0.
+        model_prior: Class frequencies or counts (C,) that the logits belong to; None: not known.
+        train_counts: Training images per class (C,); None: not known.
+        log_shift: log π_target - log π_model (C,); 0 for the model's own prior.
+    """
+
+    temperature: float = 1.0
+    model_prior: np.ndarray | None = None
+    train_counts: np.ndarray | None = None
+    log_shift: np.ndarray | float = 0.0
+
+    def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Log of :meth:`probabilities` (N, C)."""
+        return calibrated_log_probabilities(logits, self.temperature, self.log_shift)
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Probabilities (N, C) of logits (N, C), in float64."""
+        return np.exp(self.log_probabilities(logits))
+
+    def without_temperature(self) -> Calibration:
+        """The same priors with a temperature of 1."""
+        return replace(self, temperature=1.0)
+
+    def with_target(self, prior: np.ndarray) -> Calibration:
+        """The same for other class frequencies or counts (C,), those expected in use.
+
+        Raises:
+            UsageError: A frequency is out of range, or the prior of the model is not known.
+        """
+        if self.model_prior is None:
+            raise UsageError("the checkpoint does not say which class frequencies it was trained with. Train again.")
+        return replace(self, log_shift=log_prior_shift(prior, self.model_prior))
 
 
 def negative_log_likelihood(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
