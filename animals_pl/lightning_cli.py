@@ -25,7 +25,7 @@ from animals_pl.arguments import boolean_options, normalise, parser_mode, requir
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error, one_line
-from animals_pl.files import message_stream
+from animals_pl.files import message_stream, printable
 from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_predicted
@@ -170,10 +170,20 @@ class AnimalsCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on the validation split and print the result."""
         self.trainer.validate(**kwargs | {"verbose": False})
+        self._write_report()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate on the test split and print the result."""
         self.trainer.test(**kwargs | {"verbose": False})
+        self._write_report()
+
+    def _write_report(self) -> None:
+        """Write the page of an evaluation whose files could be written."""
+        from animals_pl.reports.model_report import ModelReport
+
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EvaluationFiles) and callback.evaluation is not None:
+                print(printable(f"report: {ModelReport(callback.evaluation).write()}"))
 
     def predict(self, **kwargs: Any) -> None:
         """Predict and print where the result is."""
