@@ -25,7 +25,8 @@ from animals_pl.arguments import boolean_options, normalise, parser_mode, requir
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error, one_line
-from animals_pl.files import message_stream
+from animals_pl.files import message_stream, printable
+from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_predicted
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
@@ -35,6 +36,11 @@ from animals_pl.training.trainer import TRAINER_DEFAULTS, check_evaluation_argum
 
 OVERRIDABLE = ("tta",)
 """Model settings that may differ from the checkpoint's in validate, test and predict."""
+
+PRIOR_HELP = (
+    "Class frequencies expected in use: train, uniform, or a CSV file with the columns class and frequency. Default: "
+    "those that the training corresponds to."
+)
 
 
 class AnimalsCLI(LightningCLI):
@@ -78,6 +84,8 @@ class AnimalsCLI(LightningCLI):
         elif self._verb == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument("--top_k", type=PositiveInt, default=3, help="Number of classes per image.")
+        if self._verb != "fit":
+            parser.add_argument("--prior", type=str | None, default=None, help=PRIOR_HELP)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; with ``--ckpt_path``, settings that are not given are taken from the checkpoint."""
@@ -145,12 +153,13 @@ class AnimalsCLI(LightningCLI):
             )
             return self.run.trainer
         check_evaluation_arguments(verb, options)
+        self.model.prior = config.prior
         options |= {"logger": False, "enable_checkpointing": False}
         if verb == "predict":
             callbacks.append(PredictionWriter(Path(config.output), config.top_k))
             options["devices"] = 1  # several processes would write the same file
         else:
-            callbacks.append(EvaluationSummary(self.datamodule))
+            callbacks += [EvaluationSummary(self.datamodule), EvaluationFiles(self.datamodule)]
         return make_trainer(callbacks, **options)
 
     def fit(self, **kwargs: Any) -> None:
@@ -161,10 +170,20 @@ class AnimalsCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on the validation split and print the result."""
         self.trainer.validate(**kwargs | {"verbose": False})
+        self._write_report()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate on the test split and print the result."""
         self.trainer.test(**kwargs | {"verbose": False})
+        self._write_report()
+
+    def _write_report(self) -> None:
+        """Write the page of an evaluation whose files could be written."""
+        from animals_pl.reports.model_report import ModelReport
+
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EvaluationFiles) and callback.evaluation is not None:
+                print(printable(f"report: {ModelReport(callback.evaluation).write()}"))
 
     def predict(self, **kwargs: Any) -> None:
         """Predict and print where the result is."""

@@ -46,6 +46,7 @@ COLUMNS = {
     "image_size",
     "lr",
     *(f"{name}/{split}" for name in METRICS for split in ("train", "val")),
+    "ece/val",
 }
 
 
@@ -569,12 +570,13 @@ def squeezed(path: str) -> np.ndarray:
     return np.array(picture.resize((SIZE, SIZE), Image.Resampling.BILINEAR))
 
 
-def test_predict_is_the_softmax_of_the_nets_own_forward(run, predictions):
+def test_predict_is_the_calibrated_softmax_of_the_nets_own_forward(run, predictions):
+    temperature = torch.load(run.best, weights_only=True)["calibration"]["temperature"]
     model = AnimalClassifier.load_from_checkpoint(run.best, map_location="cpu", weights_only=True).eval()
     for row in predictions[::9]:
         pixels = squeezed(row["path"])
         with torch.no_grad():
-            expected = model.net(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].softmax(0)
+            expected = model.net(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].div(temperature).softmax(0)
         found = {row[f"class_{k}"]: float(row[f"probability_{k}"]) for k in range(1, 11)}
         assert [found[name] for name in ANIMALS10] == pytest.approx(expected.tolist(), abs=2e-6)
 

@@ -18,6 +18,7 @@ from animals_pl.data.catalog import ANIMALS10, english_name, find_images
 from animals_pl.data.decode import decode, decodes
 from animals_pl.data.sources.practice.practice_set import draw_animal
 from animals_pl.errors import UsageError
+from animals_pl.evaluation.calibration import Calibration
 from animals_pl.files import atomic_write, is_stream, message_stream, printable, require_writable
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
@@ -30,17 +31,22 @@ NUM_IMAGES = 16
 
 
 class ExportedNet(nn.Module):
-    """A net with test-time augmentation that returns probabilities and logits."""
+    """A net with test-time augmentation that returns calibrated probabilities and logits."""
 
-    def __init__(self, net: nn.Module, tta: TTA = "none") -> None:
+    log_shift: Tensor
+
+    def __init__(self, net: nn.Module, tta: TTA = "none", calibration: Calibration | None = None) -> None:
         super().__init__()
+        calibration = calibration or Calibration()
         self.net = net
         self.tta = tta
+        self.temperature = calibration.temperature
+        self.register_buffer("log_shift", torch.as_tensor(calibration.log_shift, dtype=torch.float32))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities (B, C) and logits (B, C) of uint8 RGB images (B, 3, S, S)."""
         logits = forward_tta(self.net, images, self.tta)
-        return logits.softmax(1), logits
+        return (logits / self.temperature + self.log_shift).softmax(1), logits
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,11 @@ def export(
     output: str | Path = "model.onnx",
     image_folder: str | Path | None = None,
     tta: TTA | None = None,
+    prior: str | None = None,
 ) -> Export:
     """Export a checkpoint to a single, self-contained ONNX file.
 
-    Input ``images``: uint8 RGB (B, 3, S, S) for any B. Outputs ``probabilities`` and ``logits``: (B, C).
+    Input ``images``: uint8 RGB (B, 3, S, S) for any B. Outputs ``probabilities`` (calibrated) and ``logits``: (B, C).
     Normalisation is part of the graph. Class names, size, resize rule and test-time augmentation are in the metadata.
     The file is compared with torch on images before it replaces an existing one.
 
@@ -72,6 +79,8 @@ def export(
         image_folder: Folder of images to verify on. Default: the training data, or generated images if it no longer
             exists.
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
+        prior: Class frequencies expected in use: train, uniform, or a CSV file with the columns class and frequency.
+            Default: those that the training corresponds to.
 
     Returns:
         The file's path and the result of the comparison.
@@ -93,10 +102,10 @@ def export(
         raise UsageError(f"output={str(output)!r} does not end in .onnx. Choose another name.")
     if target.resolve() == Path(str(ckpt_path)).resolve():
         raise UsageError(f"output={str(output)!r} is the checkpoint itself. Choose another output.")
-    model = load_model(ckpt_path)
+    model = load_model(ckpt_path, prior=prior)
     images, source = _verification_images(image_folder, model)
     tta = tta or model.tta
-    net = ExportedNet(model.net, tta).eval()
+    net = ExportedNet(model.net, tta, model.calibration).eval()
     with atomic_write(target) as partial:
         _write(net, images, partial, _metadata(model, tta, Path(ckpt_path)))
         difference = _verify(net, images, partial)
@@ -139,6 +148,8 @@ def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path) -> dict[str, str]:
         "interpolation": model.resize.interpolation,
         "crop_pct": model.resize.crop_pct,
         "tta": tta,
+        "temperature": model.calibration.temperature,
+        "log_shift": np.broadcast_to(model.calibration.log_shift, len(model.class_names)).tolist(),
         "mean": [round(value / 255, 6) for value in normalize.mean.flatten().tolist()],
         "std": [round(value / 255, 6) for value in normalize.std.flatten().tolist()],
         "net": model.hparams["net"],

@@ -119,30 +119,35 @@ def curves(rows: Sequence[Mapping[str, float]]) -> Figure:
     return figure
 
 
-def confusion_matrix(confusion: np.ndarray | csr_array, class_names: Sequence[str]) -> Figure:
+def confusion_matrix(
+    confusion: np.ndarray | csr_array, class_names: Sequence[str], *, max_labels: int = MAX_LABELS, shares: bool = False
+) -> Figure:
     """Plot a confusion matrix: numbers are counts, colours are fractions of the row (true class).
 
-    With more than MAX_LABELS classes there are no numbers and only some names; with more than MAX_CELLS, a cell is the
-    sum over neighbouring classes.
+    With more than ``max_labels`` classes there are no numbers and only some names; with more than MAX_CELLS, a cell is
+    the sum over neighbouring classes.
 
     Args:
         confusion: (C, C) counts, dense or sparse; rows are true classes, columns predictions.
         class_names: C names.
+        max_labels: Largest number of classes whose cells have numbers and names.
+        shares: Write the share of the true class in percent instead of the count.
     """
     count = len(class_names)
     cells = min(count, MAX_CELLS)
     pairs = coo_array(confusion)
     counts = np.zeros((cells, cells), dtype=int)
     np.add.at(counts, (pairs.row * cells // count, pairs.col * cells // count), pairs.data)
-    side = max(5, 2.5 + 0.55 * count) if count <= MAX_LABELS else 12
+    side = max(5, 2.5 + (0.55 if count <= MAX_LABELS else 0.27) * count) if count <= max_labels else 12
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for row, column in zip(*np.nonzero(counts), strict=True) if count <= MAX_LABELS else ():
+    for row, column in zip(*np.nonzero(counts), strict=True) if count <= max_labels else ():
+        text = f"{100 * share[row, column]:.0f}" if shares else str(counts[row, column])
         colour = "white" if share[row, column] > 0.7 else "black"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
-    labelled = range(0, count, -(-count // MAX_LABELS))
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    labelled = range(0, count, -(-count // max_labels))
     ticks = [label * cells // count for label in labelled]
     names = drawable([class_names[label] for label in labelled])
     axes.set_xticks(ticks, names, rotation=45, ha="right")

@@ -10,6 +10,14 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 
+def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> csr_array:
+    """Sparse confusion matrix (C, C) of true classes (N,) and predicted classes (N,)."""
+    from scipy.sparse import csr_array
+
+    ones = np.ones(len(labels), dtype=np.int64)
+    return csr_array((ones, (labels, predictions)), shape=(num_classes, num_classes))
+
+
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """Elementwise quotient; NaN where the denominator is 0."""
     return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator > 0)
@@ -18,6 +26,11 @@ def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
 def recall_per_class(confusion: np.ndarray | csr_array) -> np.ndarray:
     """Per-class recall (C,); NaN for classes without samples."""
     return _divide(confusion.diagonal().astype(float), confusion.sum(1))
+
+
+def precision_per_class(confusion: np.ndarray | csr_array) -> np.ndarray:
+    """Per-class precision (C,); NaN for classes that were never predicted."""
+    return _divide(confusion.diagonal().astype(float), confusion.sum(0))
 
 
 def f1_per_class(confusion: np.ndarray | csr_array) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -19,11 +20,13 @@ from animals_pl import __version__
 from animals_pl.data.catalog import english_name
 from animals_pl.data.class_weights import ClassWeights
 from animals_pl.data.info import DataInfo
-from animals_pl.errors import UsageError, listed, require_types
+from animals_pl.errors import UsageError, require_types
+from animals_pl.evaluation.calibration import Calibration
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
 from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
-from animals_pl.training.hparams import check_hparams, divergence_remedy, warn_of_double_correction
+from animals_pl.training.calibration import calibration_of, calibration_state, model_prior, probabilities, with_prior
+from animals_pl.training.hparams import check_data, check_hparams, divergence_remedy, warn_of_double_correction
 from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
 from animals_pl.training.optimization import Schedule, build_optimizer
 from animals_pl.training.split_metrics import SplitMetrics
@@ -120,6 +123,11 @@ class AnimalClassifier(L.LightningModule):
         check_hparams(self.hparams)
         self.net: Any = None  # built in configure_model, once classes and size are known
         self.data_info: DataInfo | None = None
+        self.ckpt_path: Path | None = None  # that the model was restored from
+        self.calibration = Calibration()
+        """How logits become probabilities."""
+        self.prior: str | None = None
+        """Class frequencies expected in use; see :func:`read_prior`."""
         self.image_size = 0
         """Side of the latest training images, in pixels."""
 
@@ -137,25 +145,11 @@ class AnimalClassifier(L.LightningModule):
             info: Facts about the data. Class names and size become hyperparameters of a new model.
 
         Raises:
-            UsageError: There are fewer than 2 classes, or classes or size differ from those of the model.
+            UsageError: See :func:`check_data`.
         """
-        if len(info.class_names) < 2:
-            raise UsageError(
-                f"the data has a single class ({info.class_names[0]!r}); a classifier needs at least 2. "
-                "Add class folders, or pass another data.root."
-            )
+        check_data(self.hparams, info)
         if self.hparams["class_names"] is None:
-            self.hparams["class_names"], self.hparams["input_size"] = list(info.class_names), info.size
-        elif list(info.class_names) != self.hparams["class_names"]:
-            raise UsageError(
-                f"the data has the classes {listed(info.class_names)}, but the model was trained on "
-                f"{listed(self.hparams['class_names'])}. Use data with the model's classes, or a new model."
-            )
-        elif info.size != self.hparams["input_size"]:
-            raise UsageError(
-                f"data.size={info.size}, but the model was made for {self.hparams['input_size']} px. "
-                f"Set data.size={self.hparams['input_size']}, or use a new model."
-            )
+            self.hparams.update(class_names=list(info.class_names), input_size=info.size)
         self.data_info = info
 
     def configure_model(self) -> None:
@@ -203,8 +197,10 @@ class AnimalClassifier(L.LightningModule):
         if self.data_info is None:
             raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training.")
         self.image_size = self.data_info.size
+        self.ckpt_path, counts = None, np.array(self.data_info.class_counts)
+        self.calibration = Calibration(1.0, model_prior(counts, self.hparams, self.data_info.sampling), counts)
         warn_of_double_correction(self.hparams, self.data_info.sampling)
-        self.training_loss = build_loss(self.hparams, np.array(self.data_info.class_counts)).to(self.device)
+        self.training_loss = build_loss(self.hparams, counts).to(self.device)
         self.mixup_cutmix = build_mixup_cutmix(self.hparams)
 
     def _load_weights(self, weights: str) -> None:
@@ -236,8 +232,9 @@ class AnimalClassifier(L.LightningModule):
         """
         inputs, labels = batch
         logits = self._logits(inputs)
-        losses = loss(logits, labels if targets is None else targets)
-        metrics.update(losses, logits, labels)
+        scores = logits if self.training else with_prior(logits, self.calibration)
+        losses = loss(scores, labels if targets is None else targets)
+        metrics.update(losses, scores, labels)
         return losses.mean(), logits
 
     def _log_epoch(self, metrics: SplitMetrics, split: str) -> None:
@@ -265,8 +262,8 @@ class AnimalClassifier(L.LightningModule):
         return self._step(batch, self.test_metrics)[1]
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Class probabilities (B, C) of a batch."""
-        return self(batch[0]).float().softmax(1)
+        """Calibrated class probabilities (B, C) of a batch."""
+        return probabilities(self(batch[0]), self.calibration)
 
     def on_train_epoch_start(self) -> None:
         """Reset the training metrics, and store the learning rate: the scheduler steps before on_train_epoch_end."""
@@ -320,8 +317,10 @@ class AnimalClassifier(L.LightningModule):
         self._log_epoch(self.test_metrics, "test")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Drop the scheduler state, which is recomputed; continue the metrics of an interrupted epoch."""
+        """Restore the calibration and an interrupted epoch's metrics; drop the scheduler state, which is recomputed."""
         checkpoint["lr_schedulers"] = []
+        if "calibration" in checkpoint or self.prior:
+            self.calibration = calibration_of(checkpoint, self.prior)
         if "train_sums" in checkpoint:
             self.train_metrics.continue_from(checkpoint["train_sums"])
 
@@ -333,8 +332,9 @@ class AnimalClassifier(L.LightningModule):
         self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]  # for a run resumed mid-epoch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the version of animals_pl and, mid-epoch, the state of the training metrics."""
+        """Store the version of animals_pl, the calibration and, mid-epoch, the state of the training metrics."""
         checkpoint["animals_pl_version"] = __version__
+        checkpoint["calibration"] = calibration_state(self.calibration)
         if self.trainer.state.fn == "fit" and not self.trainer.is_last_batch:
             checkpoint["train_sums"] = self.train_metrics.sums()
 

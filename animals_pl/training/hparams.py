@@ -9,8 +9,9 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from timm.optim import list_optimizers
 
+from animals_pl.data.info import DataInfo
 from animals_pl.data.sampling import Sampling
-from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.errors import UsageError, did_you_mean, listed
 
 _AT_LEAST_0 = (">= 0", lambda value: value >= 0)
 _BELOW_1 = ("[0, 1)", lambda value: 0 <= value < 1)
@@ -56,6 +57,31 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
                 f"model.{key}={hparams[key]} has no effect with model.{other}={hparams[other]}. "
                 f"Remove it (null), or set model.{other}={needed}."
             )
+
+
+def check_data(hparams: Mapping[str, Any], info: DataInfo) -> None:
+    """Check classes and size of the data.
+
+    Raises:
+        UsageError: There are fewer than 2 classes, or classes or size differ from those of the model.
+    """
+    if len(info.class_names) < 2:
+        raise UsageError(
+            f"the data has a single class ({info.class_names[0]!r}); a classifier needs at least 2. "
+            "Add class folders, or pass another data.root."
+        )
+    if hparams["class_names"] is None:
+        return
+    if list(info.class_names) != hparams["class_names"]:
+        raise UsageError(
+            f"the data has the classes {listed(info.class_names)}, but the model was trained on "
+            f"{listed(hparams['class_names'])}. Use data with the model's classes, or a new model."
+        )
+    if info.size != hparams["input_size"]:
+        raise UsageError(
+            f"data.size={info.size}, but the model was made for {hparams['input_size']} px. "
+            f"Set data.size={hparams['input_size']}, or use a new model."
+        )
 
 
 def divergence_remedy(hparams: Mapping[str, Any], precision: str) -> str:

@@ -74,13 +74,19 @@ class ClassificationLoss(nn.Module):
         return weights * -(smooth * focus * log_p).sum(1)
 
 
+def loss_weights(hparams: Mapping[str, Any], counts: np.ndarray) -> np.ndarray:
+    """Class weights (C,) for the hyper-parameters of the classifier and the training images per class (C,)."""
+    beta = hparams["effective_beta"]
+    return class_weights(hparams["class_weights"], counts, 0.999 if beta is None else beta)
+
+
 def build_loss(hparams: Mapping[str, Any], counts: np.ndarray) -> ClassificationLoss:
     """Loss for the hyperparameters of the classifier and the training images per class (C,)."""
 
     def value(key: str, default: float) -> float:
         return default if hparams[key] is None else hparams[key]
 
-    weights = class_weights(hparams["class_weights"], counts, value("effective_beta", 0.999))
+    weights = loss_weights(hparams, counts)
     gamma, tau = value("focal_gamma", 2.0), value("logit_tau", 1.0)
     return ClassificationLoss(counts, hparams["loss"], weights, gamma, tau, hparams["label_smoothing"])
 

@@ -24,11 +24,13 @@ from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
+from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
 from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
 from animals_pl.training.callbacks.run_length import RunLength
 from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
+from animals_pl.training.callbacks.temperature import Temperature
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume, with_atomic_io
@@ -222,7 +224,7 @@ def prepare_run(
         adopt_checkpoint(model, data, options.monitor, Path(str(ckpt_path)))
     else:
         check_new_model(model)
-    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data)]
+    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data), Temperature()]
     if options.compile:
         mine.append(Compilation())
     if options.cache_features and hasattr(data, "datasets"):
@@ -254,6 +256,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Evaluate a model on one split and print the result.
 
+    If the model is from :func:`load_classifier`, predictions and metrics are written into the checkpoint's folder.
+
     Args:
         model: A trained model.
         data: The data.
@@ -275,7 +279,7 @@ def evaluate(
     require_types(evaluate, {"split": split})
     check_evaluation_arguments(split, trainer_kwargs)
     kwargs = {**TRAINER_DEFAULTS, "logger": False, "enable_checkpointing": False, **trainer_kwargs}
-    trainer = make_trainer([EvaluationSummary(data)], **kwargs)
+    trainer = make_trainer([EvaluationSummary(data), EvaluationFiles(data)], **kwargs)
     with quiet():
         (trainer.validate if split == "val" else trainer.test)(model, datamodule=data, verbose=False)
     return {key: float(value) for key, value in trainer.callback_metrics.items()}

@@ -18,7 +18,9 @@ from animals_pl.data.dataset import LIMITS, AnimalsDataset, default_num_workers
 from animals_pl.data.prediction import find_prediction_images
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError, require_range, require_types
+from animals_pl.evaluation.calibration import Calibration
 from animals_pl.models.layers import TTA, forward_tta
+from animals_pl.training.calibration import calibration_of, probabilities
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.trainer import quiet
@@ -62,6 +64,7 @@ class TrainedModel:
         resize: Resize applied to images.
         size: Side of the square in pixels, S.
         tta: Test-time augmentation.
+        calibration: How logits become probabilities.
         hparams: Hyperparameters of the model.
         data_hparams: Hyperparameters of the datamodule it was trained with.
 
@@ -79,6 +82,7 @@ class TrainedModel:
     resize: Resize
     size: int
     tta: TTA
+    calibration: Calibration
     hparams: dict[str, Any]
     data_hparams: dict[str, Any]
 
@@ -131,10 +135,11 @@ class TrainedModel:
         return Prediction(path, *top[0], top, problem)
 
     def probabilities(self, catalog: Catalog, batch_size: int = 64, num_workers: int | None = None) -> np.ndarray:
-        """Class probabilities (N, C) float32 of a catalog's images."""
+        """Calibrated class probabilities (N, C) float32 of a catalog's images."""
         batches = self.batches(catalog, batch_size, num_workers)
         with torch.inference_mode():
-            return np.concatenate([forward_tta(self.net, images, self.tta).softmax(1).numpy() for images in batches])
+            logits = (forward_tta(self.net, images, self.tta) for images in batches)
+            return np.concatenate([probabilities(batch, self.calibration).numpy() for batch in logits])
 
     def batches(self, catalog: Catalog, batch_size: int = 64, num_workers: int | None = None) -> Iterator[Tensor]:
         """Yield the images of a catalog, (B, 3, S, S) uint8, resized as the model needs them."""
@@ -144,35 +149,44 @@ class TrainedModel:
             yield images
 
 
-def load_classifier(ckpt_path: str | Path) -> AnimalClassifier:
+def load_classifier(ckpt_path: str | Path, *, prior: str | None = None) -> AnimalClassifier:
     """Restore the LightningModule of a checkpoint, to evaluate it with a Trainer or to train it further.
+
+    Args:
+        ckpt_path: The best.ckpt or last.ckpt of a run.
+        prior: As in :func:`load_model`.
 
     Example:
         >>> load_classifier("checkpoints/my_animals/version_0/best.ckpt").hparams["net"]
         'shallownet'
     """
-    return _restore(load_checkpoint(ckpt_path))
+    model = _restore(load_checkpoint(ckpt_path), prior)
+    model.ckpt_path = Path(ckpt_path)
+    return model
 
 
-def _restore(checkpoint: dict[str, Any]) -> AnimalClassifier:
+def _restore(checkpoint: dict[str, Any], prior: str | None) -> AnimalClassifier:
     model = AnimalClassifier(**model_settings(checkpoint))
+    model.calibration = calibration_of(checkpoint, prior)
     model.configure_model()
     with quiet():  # re-raises missing weights as a UsageError with a remedy
         model.load_state_dict(checkpoint["state_dict"])
     return model
 
 
-def load_model(ckpt_path: str | Path, *, resize: Resize | None = None) -> TrainedModel:
+def load_model(ckpt_path: str | Path, *, resize: Resize | None = None, prior: str | None = None) -> TrainedModel:
     """Load a trained model from a checkpoint, on the CPU.
 
     Args:
         ckpt_path: The best.ckpt or last.ckpt of a run.
         resize: How images were resized. Only for a model that was trained with plain dataloaders; other checkpoints
             store the rule.
+        prior: Class frequencies expected in use: ``train``, ``uniform``, or a CSV file with the columns ``class`` and
+            ``frequency``. Default: those that the training corresponds to; predicted classes do not change.
 
     Raises:
         UsageError: The file is missing, is not a checkpoint of this project, was written by an older version, or
-            does not say how images are resized.
+            does not say how images are resized; or the prior cannot be used.
 
     Example:
         >>> model = load_model("checkpoints/my_animals/version_0/best.ckpt")
@@ -188,8 +202,15 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None) -> Traine
                 "resized. Pass load_model(…, resize=Resize(…))."
             )
         resize = Resize.from_settings(data)
-    model = _restore(checkpoint)
+    model = _restore(checkpoint, prior)
     hparams = dict(model.hparams)
     return TrainedModel(
-        model.net.eval(), hparams["class_names"], resize, hparams["input_size"], hparams["tta"], hparams, data
+        net=model.net.eval(),
+        class_names=hparams["class_names"],
+        resize=resize,
+        size=hparams["input_size"],
+        tta=hparams["tta"],
+        calibration=model.calibration,
+        hparams=hparams,
+        data_hparams=data,
     )

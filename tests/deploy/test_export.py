@@ -131,10 +131,11 @@ def test_any_batch_size_equals_torch(exported, tiny_tree, count):
     probabilities, logits = exported.run(images)
     with torch.no_grad():
         expected = forward_tta(exported.model.net, torch.from_numpy(images), exported.model.tta)
-    np.testing.assert_allclose(probabilities, expected.softmax(1).numpy(), atol=1e-4, rtol=0)
+    temperature = exported.model.calibration.temperature
+    np.testing.assert_allclose(probabilities, (expected / temperature).softmax(1).numpy(), atol=1e-4, rtol=0)
     np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3, rtol=1e-3)
     np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
-    shifted = np.exp(logits - logits.max(1, keepdims=True))
+    shifted = np.exp((logits - logits.max(1, keepdims=True)) / temperature)
     np.testing.assert_allclose(probabilities, shifted / shifted.sum(1, keepdims=True), atol=1e-6)
 
 
@@ -200,7 +201,7 @@ def test_verified_on_each_image_of_a_given_folder(checkpoint, make_tree, tmp_pat
 def test_verified_on_drawn_images_if_the_training_images_are_gone(checkpoint, tmp_path, monkeypatch):
     model = load_model(checkpoint)
     gone = replace(model, data_hparams=model.data_hparams | {"root": str(tmp_path / "gone")})
-    monkeypatch.setattr(export_file, "load_model", lambda ckpt_path: gone)
+    monkeypatch.setattr(export_file, "load_model", lambda ckpt_path, prior: gone)
     exported = export_file.export(checkpoint, tmp_path / "m.onnx")
     assert exported.verified_on == "16 generated images"
     assert exported.path.is_file()

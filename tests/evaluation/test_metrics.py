@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
-from animals_pl.evaluation.metrics import f1_per_class, recall_per_class, summarise
+from animals_pl.evaluation.metrics import (
+    confusion_matrix,
+    f1_per_class,
+    precision_per_class,
+    recall_per_class,
+    summarise,
+)
 
 CLASSES = 5
 
@@ -52,11 +58,13 @@ def test_summary_is_scikit_learn_s_over_the_classes_that_have_images(data: tuple
 def test_scores_per_class_are_scikit_learn_s_and_nan_without_images(data: tuple[np.ndarray, np.ndarray]) -> None:
     truth, prediction = data
     confusion = confusion_of(truth, prediction)
-    _, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
+    precision, recall, f1, _ = sklearn_metrics.precision_recall_fscore_support(
         truth, prediction, labels=range(CLASSES), zero_division=0
     )
     np.testing.assert_allclose(recall_per_class(confusion), over_present(recall, truth), rtol=1e-12)
     np.testing.assert_allclose(f1_per_class(confusion), over_present(f1, truth), rtol=1e-12)
+    np.testing.assert_allclose(precision_per_class(confusion), over_present(precision, prediction), rtol=1e-12)
+    np.testing.assert_array_equal(confusion_matrix(truth, prediction, CLASSES).toarray(), confusion)
 
 
 @settings(deadline=None)

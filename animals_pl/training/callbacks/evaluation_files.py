@@ -1,0 +1,169 @@
+"""Predictions and metrics of an evaluation, in the folder of its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pandas as pd
+
+from animals_pl.data.catalog import Catalog
+from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.data.grouping import single_groups
+from animals_pl.data.tables import read_rows, write_table
+from animals_pl.evaluation.predictions import Predictions, evaluation_metrics
+from animals_pl.files import atomic_write, printable
+from animals_pl.training.callbacks.split_logits import LogitCollector, SplitLogits
+from animals_pl.training.checkpoint import load_checkpoint
+from animals_pl.training.classifier import AnimalClassifier
+
+DIGITS = 7
+"""Decimal places of probabilities in predictions.csv."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of an evaluation.
+
+    Attributes:
+        folder: Folder of its files: ``evaluation/val``, ``evaluation/test`` or ``evaluation/test-NAME`` of the run.
+        split: ``val`` or ``test``.
+        catalog: The images (N).
+        class_names: Name of each class (C,).
+        predictions: Outputs of the model for the images.
+        metrics: Contents of metrics.json.
+    """
+
+    folder: Path
+    split: str
+    catalog: Catalog
+    class_names: list[str]
+    predictions: Predictions
+    metrics: dict[str, Any]
+
+
+class EvaluationFiles(L.Callback):
+    """Writes ``predictions.csv`` and ``metrics.json`` of ``validate`` and ``test`` into the checkpoint's folder.
+
+    Args:
+        data: The datamodule; images of other datamodules than AnimalsDataModule have no paths, and nothing is written.
+    """
+
+    def __init__(self, data: L.LightningDataModule) -> None:
+        self.data = data
+        self.evaluation: Evaluation | None = None
+        """The latest evaluation; ``None`` if the files could not be written."""
+        self._collected = LogitCollector()
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Keep the logits."""
+        self._collected.add(outputs, batch)
+
+    def on_test_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Keep the logits."""
+        self._collected.add(outputs, batch)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the files of ``validate``."""
+        self._evaluate(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the files of ``test``."""
+        self._evaluate(trainer, pl_module, "test")
+
+    def _evaluate(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
+        collected = self._collected.gather(trainer)
+        if collected is None or not trainer.is_global_zero or not isinstance(self.data, AnimalsDataModule):
+            return
+        ckpt_path = trainer.ckpt_path or getattr(module, "ckpt_path", None)
+        if ckpt_path is None or not isinstance(module, AnimalClassifier):
+            return
+        evaluation = evaluate_split(self.data, split, collected, module, Path(ckpt_path))
+        try:
+            _write(evaluation)
+        except OSError as error:
+            warnings.warn(
+                f"no evaluation is written to {str(evaluation.folder)!r} ({error.strerror}). "
+                "Copy the run to a folder that can be written",
+                stacklevel=2,
+            )
+            return
+        self.evaluation = evaluation
+        print(printable(f"predictions and metrics with 95 % intervals: {evaluation.folder}"))
+
+
+def evaluation_folder(run: Path, split: str, test_root: str | None = None) -> Path:
+    """Folder of an evaluation's files in a run; ``test_root`` is another dataset that was tested on."""
+    name = split if split != "test" or not test_root else f"test-{Path(test_root).resolve().name}"
+    return run / "evaluation" / name
+
+
+def evaluate_split(
+    data: AnimalsDataModule, split: str, collected: SplitLogits, module: AnimalClassifier, ckpt_path: Path
+) -> Evaluation:
+    """Metrics with intervals of a split's logits."""
+    catalog = data.catalogs[split]
+    test_root = data.hparams["test_root"] if split == "test" else None
+    everything = catalog if test_root else data.catalog
+    run = ckpt_path.parent
+    seen = seen_in_training(catalog, everything, run / "split.csv")
+    if len(collected.indices) < len(catalog.paths):  # trainer.limit_test_batches
+        catalog = catalog.select([catalog.paths[index] for index in collected.indices])
+        seen = None if seen is None else seen[collected.indices]
+    groups = single_groups(catalog.groups)
+    predictions = Predictions(collected.logits, collected.labels, groups, seen, module.calibration)
+    class_names = list(module.class_names or [])
+    facts = {
+        "split": split,
+        "data": str(catalog.root.absolute()),
+        "checkpoint": ckpt_path.name,
+        "epoch": load_checkpoint(ckpt_path, mmap=True)["epoch"] + 1,
+        "tta": module.hparams["tta"],
+        "temperature": module.calibration.temperature,
+        "prior": module.prior,
+    }
+    metrics = {**facts, **evaluation_metrics(predictions, class_names)}
+    return Evaluation(evaluation_folder(run, split, test_root), split, catalog, class_names, predictions, metrics)
+
+
+def seen_in_training(catalog: Catalog, everything: Catalog, split_file: Path) -> np.ndarray | None:
+    """Which images (N,) the model was trained on, or on a duplicate of them; ``None`` if it is not known.
+
+    Args:
+        catalog: The images that are evaluated.
+        everything: All images of the dataset, with the same numbers of groups.
+        split_file: The split.csv of the run, with the sha256 of the training images.
+    """
+    if not split_file.is_file():
+        return None
+    rows = read_rows(split_file, "data.split")
+    trained = {row.get("sha256", "") for row in rows if row.get("split") == "train"} - {""}
+    if not trained:
+        return None
+    learned = np.array([sha256 in trained for sha256 in everything.sha256])
+    groups = np.setdiff1d(everything.groups[learned], [-1])
+    return np.isin(catalog.groups, groups) | np.array([sha256 in trained for sha256 in catalog.sha256])
+
+
+def _write(evaluation: Evaluation) -> None:
+    names = evaluation.class_names
+    probabilities = evaluation.predictions.probabilities
+    columns = {
+        "path": evaluation.catalog.paths,
+        "label": [names[label] for label in evaluation.predictions.labels],
+        "prediction": [names[label] for label in probabilities.argmax(1)],
+    }
+    rounded = probabilities.round(DIGITS)
+    table = pd.DataFrame(columns | {f"probability_{name}": rounded[:, label] for label, name in enumerate(names)})
+    write_table(table, evaluation.folder / "predictions.csv")
+    with atomic_write(evaluation.folder / "metrics.json") as partial:
+        partial.write_text(json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")

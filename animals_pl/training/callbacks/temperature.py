@@ -1,0 +1,50 @@
+"""Calibrate the model at every validation of a training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import lightning as L
+import numpy as np
+
+from animals_pl.evaluation.calibration import (
+    calibrated_probabilities,
+    expected_calibration_error,
+    fit_temperature,
+    log_prior_shift,
+)
+from animals_pl.training.callbacks.split_logits import LogitCollector
+from animals_pl.training.classifier import AnimalClassifier
+
+
+class Temperature(L.Callback):
+    """Fits the temperature to the validation logits, before a checkpoint is saved, and logs ``ece/val``.
+
+    Every checkpoint has the temperature of its own latest validation. The target prior of the fit are the frequencies
+    of the validation images. ``ece/val`` is that of softmax(logits), without calibration.
+    """
+
+    def __init__(self) -> None:
+        self._collected = LogitCollector()
+
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
+    ) -> None:
+        """Keep the logits."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._collected.add(outputs, batch)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fit the temperature."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        found = self._collected.gather(trainer)
+        if found is None or not isinstance(pl_module, AnimalClassifier) or not np.isfinite(found.logits).all():
+            return  # the model reports a diverged training
+        pl_module.log("ece/val", expected_calibration_error(calibrated_probabilities(found.logits), found.labels))
+        calibration = pl_module.calibration
+        counts = np.bincount(found.labels, minlength=found.logits.shape[1])
+        shift = 0.0 if calibration.model_prior is None else log_prior_shift(counts, calibration.model_prior)
+        temperature = fit_temperature(found.logits, found.labels, shift)
+        pl_module.calibration = replace(calibration, temperature=temperature)
