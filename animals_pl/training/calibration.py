@@ -32,7 +32,7 @@ def model_prior(counts: np.ndarray, hparams: Mapping[str, Any], sampling: Sampli
 
     Args:
         counts: n, training images per class (C,). Classes without images count as if they had one.
-        hparams: Hyper-parameters of the classifier: loss, class weights, τ.
+        hparams: Hyperparameters of the classifier: loss, class weights, τ.
         sampling: How training images are drawn.
     """
     tau = 0.0

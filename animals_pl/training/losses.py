@@ -75,7 +75,7 @@ class ClassificationLoss(nn.Module):
 
 
 def loss_weights(hparams: Mapping[str, Any], counts: np.ndarray) -> np.ndarray:
-    """Class weights (C,) for the hyper-parameters of the classifier and the training images per class (C,)."""
+    """Class weights (C,) for the hyperparameters of the classifier and the training images per class (C,)."""
     beta = hparams["effective_beta"]
     return class_weights(hparams["class_weights"], counts, 0.999 if beta is None else beta)
 
