@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-
-from matplotlib.figure import Figure
-from tensorboard.compat.proto.event_pb2 import Event
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.record_writer import RecordWriter
 
 from animals_pl.data.catalog import MAX_CLASSES, Catalog, split_called
 from animals_pl.data.inspection.manifest import catalog_of, scan, write_manifest
 from animals_pl.data.tables import read_image_rows, write_table
 from animals_pl.errors import UsageError, counted
-from animals_pl.files import atomic_write, printable, require_empty
+from animals_pl.files import printable, require_empty
 from animals_pl.reports.dataset_figures import all_figures
 from animals_pl.reports.dataset_report import DatasetReport
+from animals_pl.reports.figure_files import write_figures
 from animals_pl.reports.findings import Findings, readable, size_table, suggest_sizes
-from animals_pl.reports.thumbnails import data_uri
 from animals_pl.training.run_folder import new_run_folder
 
 SIZES = 50
@@ -53,7 +47,7 @@ def analyze(
         require_empty(Path(output))
     found = _find(catalog, split_of, ckpt_path, model)
     folder = _make_folder(output)
-    figures = _write_figures(all_figures(found.manifest, catalog.root), folder)
+    figures = write_figures(all_figures(found.manifest, catalog.root), folder, "dataset")
     files = [*_write_tables(found, folder), *(f"figures/{name}.png" for name in figures)]
     report = DatasetReport(found, folder).write(figures, files)
     _print_summary(found)
@@ -97,25 +91,6 @@ def _make_folder(output: str | None) -> Path:
         return new_run_folder(Path("checkpoints") / "analysis")
     Path(output).mkdir(parents=True, exist_ok=True)
     return Path(output)
-
-
-def _write_figures(figures: dict[str, Figure], folder: Path) -> dict[str, str]:
-    """Write figures as PNG files and TensorBoard events; return them as data URIs."""
-    files = {name: folder / "figures" / f"{name}.png" for name in figures}
-    for name, figure in figures.items():
-        with atomic_write(files[name]) as partial:
-            figure.savefig(partial, dpi=110, format="png")
-    # torch.utils.tensorboard would import torch; tensorboard's EventFileWriter encodes the folder's name as UTF-8
-    images = [
-        Summary.Value(tag=f"dataset/{name}", image=Summary.Image(encoded_image_string=file.read_bytes()))
-        for name, file in files.items()
-    ]
-    now = time.time()
-    with atomic_write(folder / f"events.out.tfevents.{now:.0f}.analyze") as partial, partial.open("wb") as stream:
-        writer = RecordWriter(stream)
-        writer.write(Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
-        writer.write(Event(wall_time=now, summary=Summary(value=images)).SerializeToString())
-    return {name: data_uri("png", file.read_bytes()) for name, file in files.items()}
 
 
 def _write_tables(found: Findings, folder: Path) -> list[str]:

@@ -19,7 +19,8 @@ from animals_pl.evaluation.metrics import confusion_matrix
 from animals_pl.evaluation.report_figures import precision_recall, reliability, risk_coverage_curve
 from animals_pl.evaluation.selective import risk_coverage
 from animals_pl.files import atomic_write, printable
-from animals_pl.reports.thumbnails import data_uri, thumbnail_uri
+from animals_pl.reports.figure_files import write_figures
+from animals_pl.reports.thumbnails import thumbnail_uri
 from animals_pl.training.callbacks.evaluation_files import Evaluation
 
 MISTAKES, HITS, PER_CLASS, MOST_CURVES, MOST_LABELS = 48, 24, 4, 60, 60
@@ -53,7 +54,7 @@ class ModelReport:
         self.base = quote(os.fsencode(relative)) + "/"
 
     def write(self) -> Path:
-        """Write ``report.html`` and ``figures/``, and return the page's path."""
+        """Write ``report.html``, ``figures/`` and TensorBoard events, and return the page's path."""
         folder, metrics = self.evaluation.folder, self.evaluation.metrics
         loader = jinja2.FileSystemLoader(Path(__file__).parent)
         environment = jinja2.Environment(
@@ -65,7 +66,7 @@ class ModelReport:
             cards=self._cards(),
             metrics=metrics,
             rows=self._rows(),
-            figures={name: self._write_figure(name, figure) for name, figure in self._figures().items()},
+            figures=write_figures(self._figures(), folder, "evaluation"),
             galleries=self._galleries(),
             mistakes=int((~self.correct).sum()),
             version=animals_pl.__version__,
@@ -110,12 +111,6 @@ class ModelReport:
         if count <= MOST_CURVES:
             figures["precision_recall"] = precision_recall(self.probabilities, self.labels, self.names)
         return figures
-
-    def _write_figure(self, name: str, figure: Figure) -> str:
-        file = self.evaluation.folder / "figures" / f"{name}.png"
-        with atomic_write(file) as partial:
-            figure.savefig(partial, dpi=110, format="png")
-        return data_uri("png", file.read_bytes())
 
     def _galleries(self) -> list[dict[str, Any]]:
         by_confidence = np.argsort(-self.confidence, kind="stable")

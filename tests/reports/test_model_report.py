@@ -14,6 +14,7 @@ import pytest
 from image_trees import write_tree
 from PIL import Image
 from sklearn.metrics import average_precision_score
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, fit
 from animals_pl.cli import main
@@ -24,7 +25,8 @@ from animals_pl.evaluation.selective import risk_coverage
 from animals_pl.reports.model_report import interval_text
 
 COUNTS = {"cane": 30, "gatto": 20, "<script>alert(1)": 16}
-FIGURES = ["confusion_counts", "confusion_shares", "precision_recall", "reliability", "risk_coverage"]
+FIGURES_IN_ORDER = ["confusion_counts", "confusion_shares", "reliability", "risk_coverage", "precision_recall"]
+FIGURES = sorted(FIGURES_IN_ORDER)
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,15 @@ def test_the_page_is_self_contained_and_the_figures_are_files(page):
         assert Image.open(page.folder / "figures" / f"{name}.png").format == "PNG"
     files = re.findall(r'href="((?:figures/|pred|metr)[^"]*)"', page.text)
     assert all((page.folder / file).is_file() for file in files)
+
+
+def test_tensorboard_shows_the_figures_of_the_latest_evaluation(page):
+    assert main(["test", "--ckpt_path", str(page.run.best_path), "--data.num_workers", "0"]) == 0
+    assert len(list(page.folder.glob("events.out.tfevents.*"))) == 1
+    events = EventAccumulator(str(page.folder)).Reload()
+    assert events.Tags()["images"] == [f"evaluation/{name}" for name in FIGURES_IN_ORDER]
+    encoded = events.Images("evaluation/reliability")[0].encoded_image_string
+    assert encoded == (page.folder / "figures" / "reliability.png").read_bytes()
 
 
 def test_mistakes_are_shown_with_truth_and_prediction(page):
