@@ -230,7 +230,9 @@ class AnimalsDataModule(L.LightningDataModule):
         """Loader of this process's share of a split, without augmentation."""
         cached = not isinstance(self.datasets[split], AnimalsDataset)
         batch_size = FEATURE_BATCH if cached else self.hparams["batch_size"]
-        return DataLoader(self.datasets[split], batch_size, sampler=self._share(split), **self._loader_options(split))
+        return DataLoader(
+            self.datasets[split], batch_size=batch_size, sampler=self._share(split), **self._loader_options(split)
+        )
 
     def inference_loader(self, split: str, indices: Sequence[int] | None = None) -> DataLoader[Any]:
         """Loader of the given images of a split, by default of this process's share, for one pass."""
@@ -239,7 +241,7 @@ class AnimalsDataModule(L.LightningDataModule):
         if options["num_workers"]:
             options["prefetch_factor"] = 16  # batches are small, and the first one may wait for OpenVINO
         keys = self._share(split) if indices is None else indices
-        return DataLoader(self.datasets[split], batch_size, sampler=keys, **options)
+        return DataLoader(self.datasets[split], batch_size=batch_size, sampler=keys, **options)
 
     def _share(self, split: str) -> range:
         """This process's images of a split. DistributedSampler would pad, which counts some images twice."""

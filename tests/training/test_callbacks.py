@@ -23,6 +23,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from animals_pl.cli import main
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import UsageError
+from animals_pl.training.callbacks import tensorboard
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.epoch_table import EpochTable
 from animals_pl.training.callbacks.progressive_resizing import ProgressiveResizing, size_at
@@ -225,15 +226,17 @@ def test_every_batch_has_its_own_dropout():
 def board(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EventAccumulator]:
     """A run of seven epochs and what TensorBoard finds in it."""
     run = fit(tiny_tree, tmp_path_factory.mktemp("board"), "--model.lr", 0.0123, epochs=7)
+    return run, events_of(run)
+
+
+def events_of(run: Path) -> EventAccumulator:
     events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
     events.Reload()
-    return run, events
+    return events
 
 
 def scalars_of(run: Path, tag: str) -> list[ScalarEvent]:
-    events = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    events.Reload()
-    return events.Scalars(tag)
+    return events_of(run).Scalars(tag)
 
 
 def picture(events: EventAccumulator, tag: str, index: int, folder: Path) -> np.ndarray:
@@ -243,20 +246,25 @@ def picture(events: EventAccumulator, tag: str, index: int, folder: Path) -> np.
         return np.asarray(image.convert("RGB"))
 
 
-def test_training_images_are_shown_every_fifth_epoch(board, tmp_path):
+def test_training_images_are_shown_in_rows_of_eight(board, tmp_path):
     _, events = board
     shown = events.Images("training images")
-    assert [image.step for image in shown] == [1, 6]
+    assert shown[0].step == 1
     # 16 of 32 pixels, in rows of eight, with 2 pixels between them
     assert (shown[0].width, shown[0].height) == (8 * 34 + 2, 2 * 34 + 2)
-    assert not np.array_equal(*(picture(events, "training images", index, tmp_path) for index in (0, 1)))
 
 
-def test_confusion_matrix_of_every_fifth_epoch_and_the_last(board, tmp_path):
-    _, events = board
-    shown = events.Images("confusion matrix/val")
-    assert [image.step for image in shown] == [1, 6, 7]
-    assert picture(events, "confusion matrix/val", 2, tmp_path).std() > 0
+@pytest.mark.parametrize(
+    ("share", "grids", "matrices"), [(1e-9, [1], [3]), (1e9, [1, 2, 3], [2, 3])], ids=["too slow", "quick"]
+)
+def test_pictures_are_drawn_as_often_as_their_time_allows(tiny_tree, tmp_path, monkeypatch, share, grids, matrices):
+    monkeypatch.setattr(tensorboard, "MAX_SHARE", share)
+    events = events_of(fit(tiny_tree, tmp_path, epochs=3))
+    assert [image.step for image in events.Images("training images")] == grids
+    assert [image.step for image in events.Images("confusion matrix/val")] == matrices
+    assert picture(events, "confusion matrix/val", 0, tmp_path).std() > 0
+    if len(grids) > 1:
+        assert not np.array_equal(*(picture(events, "training images", index, tmp_path) for index in (0, 1)))
 
 
 def test_scalars_are_the_table_s(board):
