@@ -1,9 +1,13 @@
-"""The command ``report``: rank all runs below a folder in one table, beside the reference's published results."""
+"""The command ``report``: rank all runs below a folder in one table, beside the reference's published results.
+
+With ``--contract`` or ``--compare``, it prints what follows from the evaluations of one or two runs.
+"""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +16,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from animals_pl.errors import UsageError
+from animals_pl.experiments.evaluations import comparison_lines, contract_lines
 from animals_pl.experiments.finished_runs import FinishedRun, find_runs
 from animals_pl.experiments.reference import REFERENCE
 from animals_pl.files import atomic_write, message_stream, printable, require_writable, screen_width, show
@@ -23,6 +29,7 @@ HEADINGS = (
     *("trainable parameters", "epochs", "best epoch"),
     *("train loss", "train acc", "val loss", "val acc", "macro recall", "macro F1"),
 )
+RUNS = "checkpoints"
 OTHER_IMAGES = "†"
 WIDE = 120
 """Terminal columns from which the table has wider gaps; also the width without a terminal."""
@@ -38,17 +45,34 @@ class Line:
     numbers: list[str]
 
 
-def report(folder: str = "checkpoints", output: str | None = None, rank_by: RankBy = "macro_recall") -> None:
+def report(
+    folder: str = RUNS,
+    output: str | None = None,
+    rank_by: RankBy = "macro_recall",
+    contract: str | None = None,
+    recall: str | None = None,
+    precision: float | None = None,
+    compare: str | None = None,
+) -> None:
     """Rank all runs below a folder, each at its best epoch, beside the reference's published results.
 
     Args:
         folder: Folder of the runs: FOLDER/NAME/version_N.
         output: Markdown file to write the table to. Default: none.
         rank_by: Validation metric to rank by. Ties: fewer trainable parameters first.
+        contract: Instead, print the review contract of this run: the threshold above which labels are accepted.
+        recall: For the contract: recall to promise, for every class (0.97) or for some (elephant=0.95,dog=0.9).
+        precision: For the contract: precision to promise of all accepted labels, such as 0.99.
+        compare: Instead, compare this run with the run FOLDER on the same images.
 
     Raises:
-        UsageError: There are no runs, or the output cannot be written.
+        UsageError: There are no runs, an evaluation is missing, or the output cannot be written.
     """
+    decision = _decision(folder, contract, recall, precision, compare)
+    if decision is not None:
+        for line in decision:
+            print(printable(line))
+        return
     if output is not None:
         require_writable(Path(output))
     found = find_runs(Path(folder))
@@ -67,6 +91,21 @@ def report(folder: str = "checkpoints", output: str | None = None, rank_by: Rank
         with atomic_write(Path(output)) as partial:
             partial.write_text(markdown(lines, notes), encoding="utf-8", errors="backslashreplace")
         print(printable(f"{output} written"), file=message_stream(Path(output)))
+
+
+def _decision(
+    folder: str, contract: str | None, recall: str | None, precision: float | None, compare: str | None
+) -> Iterator[str] | None:
+    """Lines of ``--contract`` or ``--compare``; None without them."""
+    if contract is None and (recall is not None or precision is not None):
+        raise UsageError("recall and precision are goals of a contract. Add --contract RUN, or remove them.")
+    if contract is not None and compare is not None:
+        raise UsageError("contract and compare are different reports. Remove one of them.")
+    if compare is not None and folder == RUNS:
+        raise UsageError(f"compare={compare!r} needs a second run. Pass two: report --compare RUN_A RUN_B.")
+    if contract is not None:
+        return contract_lines(Path(contract), recall, precision)
+    return None if compare is None else comparison_lines(Path(compare), Path(folder))
 
 
 def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:

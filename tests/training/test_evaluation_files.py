@@ -59,7 +59,7 @@ def metrics(folder: Path) -> dict[str, Any]:
 @pytest.mark.usefixtures("tested")
 def test_predictions_are_those_of_the_model_for_each_image(run, tree):
     rows = table(run.folder / "evaluation" / "test")
-    assert list(rows[0]) == ["path", "label", "prediction", *(f"probability_{name}" for name in NAMES)]
+    assert list(rows[0]) == ["path", "group", "label", "prediction", *(f"probability_{name}" for name in NAMES)]
     assert [row["path"] for row in rows] == run.data.catalogs["test"].paths
     wanted = run.best.predict([tree / row["path"] for row in rows], num_workers=0)
     for row, prediction in zip(rows, wanted, strict=True):

@@ -1,0 +1,132 @@
+"""Review contracts and comparisons of runs, from the files of their evaluations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from animals_pl.cli import main
+from animals_pl.evaluation.comparison import compare_predictions
+from animals_pl.evaluation.contract import Promise, apply_contract, choose_contract
+from animals_pl.experiments.evaluations import read_evaluation
+
+NAMES = ["cane", "gatto", "ragno"]
+FACTS = {"checkpoint": "best.ckpt", "epoch": 3, "tta": "none", "temperature": 0.9, "prior": None}
+
+
+def evaluate(run: Path, split: str, seed: int, counts: tuple[int, ...] = (200, 120, 20), **facts: object) -> Path:
+    """Write an evaluation of a model that is right in about 95 % of the images, more often where it is sure."""
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(3), counts)
+    logits = rng.normal(size=(len(labels), 3)) + 3.5 * np.eye(3)[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    table = pd.DataFrame({"path": [f"{NAMES[y]}/{i}.jpg" for i, y in enumerate(labels)]})
+    table["group"] = np.arange(len(labels)) // 2  # pairs of duplicates
+    table["label"] = [NAMES[y] for y in labels]
+    table["prediction"] = [NAMES[y] for y in probabilities.argmax(1)]
+    for label, name in enumerate(NAMES):
+        table[f"probability_{name}"] = probabilities[:, label].round(7)
+    folder = run / "evaluation" / split
+    folder.mkdir(parents=True)
+    table.to_csv(folder / "predictions.csv", index=False)
+    (folder / "metrics.json").write_text(json.dumps({**FACTS, **facts}))
+    return run
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    evaluate(tmp_path / "a", "val", 1)
+    return evaluate(tmp_path / "a", "test", 2)
+
+
+def report(*args: object) -> int:
+    return main(["report", *map(str, args)])
+
+
+def test_an_evaluation_is_read_as_it_was_written(run):
+    found = read_evaluation(run, "val")
+    table = pd.read_csv(run / "evaluation" / "val" / "predictions.csv")
+    assert found.class_names == NAMES
+    assert [NAMES[label] for label in found.labels] == table["label"].tolist()
+    assert [NAMES[label] for label in found.predictions] == table["prediction"].tolist()
+    assert found.scores == pytest.approx(table[[f"probability_{name}" for name in NAMES]].max(axis=1), abs=1e-6)
+
+
+def test_a_contract_is_chosen_on_validation_and_stated_on_test(run, capsys):
+    assert report("--contract", run, "--recall", "dog=0.9,gatto=0.9") == 0
+    lines = capsys.readouterr().out.splitlines()
+    val, test = (read_evaluation(run, split) for split in ("val", "test"))
+    promises = [Promise("missed", 0.1, 0), Promise("missed", 0.1, 1)]
+    contract = choose_contract(val.scores, val.predictions, val.labels, promises, groups=val.groups)
+    result = apply_contract(contract, test.scores, test.predictions, test.labels)
+    assert contract.threshold is not None
+    assert lines[0].startswith(f"Accept labels with a score of {contract.threshold:.3g} or more")
+    assert "2 classes (cane (dog), gatto (cat))" in lines[0]
+    assert f"{result.results[0].errors} of 200 of cane (dog)" in lines[1]
+    assert len(lines) == 2
+
+
+def test_classes_with_too_few_images_are_refused_with_the_number_needed(run, capsys):
+    assert report("--contract", run, "--recall", 0.9) == 0
+    said = capsys.readouterr().out
+    assert "ragno (spider) missed. 95 % confidence takes 29 independent images without a miss; there are 10." in said
+
+
+def test_without_goals_every_class_and_the_labels_are_promised(run, capsys):
+    assert report("--contract", run) == 0
+    said = capsys.readouterr().out
+    assert "at most 3 % of the images of ragno (spider)" in said
+    assert "1 in 100 accepted labels" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "reason"),
+    [
+        (["--contract", "RUN", "--recall", "lion=0.9"], "the class 'lion' is unknown"),
+        (["--contract", "RUN", "--recall", "dog=1.5"], "recall='1.5' is not a rate"),
+        (["--contract", "RUN", "--recall", "dog"], "recall='dog' is not a rate"),
+        (["--contract", "RUN", "--precision", "0"], "precision=0.0 is not a rate"),
+        (["--recall", "0.9"], "Add --contract RUN"),
+        (["--contract", "RUN", "--compare", "RUN", "RUN"], "Remove one of them"),
+        (["--contract", "NOWHERE"], "evaluation/val' is missing. Run 'python -m animals_pl validate"),
+        (["--compare", "RUN"], "needs a second run"),
+        (["--compare", "RUN", "NOWHERE"], "is missing"),
+    ],
+)
+def test_wrong_use_is_named(run, capsys, args, reason):
+    assert report(*(run if arg == "RUN" else arg for arg in args)) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_evaluations_of_different_models_are_not_mixed(tmp_path, capsys):
+    evaluate(tmp_path, "val", 1)
+    evaluate(tmp_path, "test", 2, temperature=1.1)
+    assert report("--contract", tmp_path, "--recall", "dog=0.9") == 2
+    assert "evaluations of different models (temperature)" in capsys.readouterr().err
+
+
+def test_a_damaged_evaluation_is_named(run, capsys):
+    (run / "evaluation" / "val" / "predictions.csv").write_text("path,label\na,b\n")
+    assert report("--contract", run) == 2
+    assert "evaluation/val' cannot be read" in capsys.readouterr().err
+
+
+def test_two_runs_are_compared_on_their_test_images(run, tmp_path, capsys):
+    other = evaluate(tmp_path / "b", "test", 5)
+    assert report("--compare", run, other) == 0
+    said = capsys.readouterr().out
+    a, b = (read_evaluation(folder, "test") for folder in (run, other))
+    wanted = compare_predictions(a.labels, a.predictions, b.predictions, 3, groups=a.groups)
+    assert f"340 test images; differences are {other} minus {run}" in said
+    assert f"accuracy      {wanted.acc.value:+.4f} [{wanted.acc.low:+.4f}, {wanted.acc.high:+.4f}]" in said
+    assert f"p = {wanted.test.p_value:.2g}" in said
+
+
+def test_runs_on_other_images_are_not_compared(run, tmp_path, capsys):
+    other = evaluate(tmp_path / "b", "test", 5, counts=(200, 119, 21))
+    assert report("--compare", run, other) == 2
+    assert "are not of the same images and classes" in capsys.readouterr().err
