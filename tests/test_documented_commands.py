@@ -38,7 +38,8 @@ SHORT = {
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with the files that the pages name, in which a model was trained; no weights are downloaded."""
-    folder = tmp_path_factory.mktemp("workspace")
+    folder = tmp_path_factory.mktemp("workspace") / "my an[i]mals [ü]"
+    folder.mkdir()
     counts = dict.fromkeys(ANIMALS10, 12)
     for name in ("MY_IMAGES", "DIR", "datasets/animals10/raw-img"):
         write_tree(folder / name, counts)
