@@ -53,6 +53,8 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "Downloads").mkdir()
     shutil.move(folder / "archive.zip", folder / "Downloads")
     (folder / "exclude.csv").write_text("path\nMY_IMAGES/cane/cane_0.jpg\n")
+    rows = [f"{name},{count}\n" for count, name in enumerate(ANIMALS10, 1)]
+    (folder / "field.csv").write_text("class,frequency\n" + "".join(rows))
     (folder / "configs").symlink_to(PROJECT / "configs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -17,7 +17,6 @@ from rich.table import Table
 from rich.text import Text
 
 from animals_pl.errors import UsageError
-from animals_pl.experiments.evaluations import comparison_lines, contract_lines
 from animals_pl.experiments.finished_runs import FinishedRun, find_runs
 from animals_pl.experiments.reference import REFERENCE
 from animals_pl.files import atomic_write, message_stream, printable, require_writable, screen_width, show
@@ -103,9 +102,13 @@ def _decision(
         raise UsageError("contract and compare are different reports. Remove one of them.")
     if compare is not None and folder == RUNS:
         raise UsageError(f"compare={compare!r} needs a second run. Pass two: report --compare RUN_A RUN_B.")
+    if contract is None and compare is None:
+        return None
+    from animals_pl.experiments.evaluations import comparison_lines, contract_lines  # imports pandas and SciPy
+
     if contract is not None:
         return contract_lines(Path(contract), recall, precision)
-    return None if compare is None else comparison_lines(Path(compare), Path(folder))
+    return comparison_lines(Path(str(compare)), Path(folder))
 
 
 def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
