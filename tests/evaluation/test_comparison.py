@@ -27,7 +27,7 @@ def test_mcnemar_s_test_is_that_of_statsmodels() -> None:
 
 
 def draw(random: np.random.Generator, images: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Three classes, a model with recall 0.8, and one that mends half of its mistakes and makes some others."""
+    """Three classes, a model with recall 0.8, and one that corrects half of its mistakes and makes some others."""
     labels = np.arange(images) % 3
     right = random.random(images) < 0.8
     other = np.where(right, random.random(images) < 0.96, random.random(images) < 0.5)

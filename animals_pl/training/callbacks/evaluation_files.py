@@ -157,10 +157,9 @@ def seen_in_training(catalog: Catalog, everything: Catalog, split_file: Path) ->
 def _write(evaluation: Evaluation) -> None:
     names = evaluation.class_names
     probabilities = evaluation.predictions.probabilities
-    groups = single_groups(evaluation.catalog.groups)
     columns = {
         "path": evaluation.catalog.paths,
-        "group": groups,
+        "group": evaluation.predictions.groups,
         "label": [names[label] for label in evaluation.predictions.labels],
         "prediction": [names[label] for label in probabilities.argmax(1)],
     }
