@@ -51,7 +51,9 @@ VERBS = {
         "report what is in a dataset and what is wrong with it", "animals_pl.reports.analyze:analyze", "source"
     ),
     "export": Verb("export a checkpoint as a verified ONNX file", "animals_pl.deploy.export:export", "ckpt_path"),
-    "report": Verb("rank all runs in one table", "animals_pl.experiments.run_table:report", "folder"),
+    "report": Verb(
+        "rank all runs, compare two, or choose a threshold", "animals_pl.experiments.run_table:report", "folder"
+    ),
     "cross-validate": Verb(
         "compare settings by cross-validation", "animals_pl.experiments.cross_validation:cross_validate", "study"
     ),
@@ -131,9 +133,9 @@ def _print_warning(text: str) -> None:
 
 
 def show_thread_error(args: threading.ExceptHookArgs) -> None:
-    """Print an error of a thread, but for machine errors. Replaces :func:`threading.excepthook`.
+    """Print a thread's error, except for machine errors. Replaces :func:`threading.excepthook`.
 
-    TensorBoard raises those of its writing thread again at the next write, and :func:`main` reports them.
+    TensorBoard re-raises those of its writer thread at the next write, and :func:`main` reports them.
     """
     if not isinstance(args.exc_value, OSError) or args.exc_value.errno not in MACHINE_ERRORS:
         threading.__excepthook__(args)

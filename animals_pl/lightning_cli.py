@@ -39,7 +39,7 @@ OVERRIDABLE = ("tta",)
 
 PRIOR_HELP = (
     "Class frequencies expected in use: train, uniform, or a CSV file with the columns class and frequency. Default: "
-    "those that the training corresponds to."
+    "the model's own prior, without adjustment."
 )
 
 
@@ -178,7 +178,7 @@ class AnimalsCLI(LightningCLI):
         self._write_report()
 
     def _write_report(self) -> None:
-        """Write the page of an evaluation whose files could be written."""
+        """Write report.html, unless the evaluation's files could not be written."""
         from animals_pl.reports.model_report import ModelReport
 
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]

@@ -272,13 +272,12 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
         if index is None:
             known = listed([display_name(c) for c in class_names])
             raise UsageError(
-                f"{argument} has a folder {name!r}, which is not a class of this model. "
+                f"{argument} names {name!r}, which is not a class of this model. "
                 f"Rename or remove it, or train a model with it (classes of this model: {known})."
             )
         if index in found:
             raise UsageError(
-                f"{argument} has two folders for the class {class_names[index]!r}: {found[index]!r} and {name!r}. "
-                "Merge them."
+                f"{argument} names the class {class_names[index]!r} twice: {found[index]!r} and {name!r}. Merge them."
             )
         found[index] = name
     return list(found)

@@ -80,7 +80,7 @@ def export(
             exists.
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
         prior: Class frequencies expected in use: train, uniform, or a CSV file with the columns class and frequency.
-            Default: those that the training corresponds to.
+            Default: the model's own prior, without adjustment.
 
     Returns:
         The file's path and the result of the comparison.

@@ -17,7 +17,7 @@ from animals_pl.evaluation.intervals import Interval, independent_images, macro_
 from animals_pl.evaluation.metrics import confusion_matrix, f1_per_class, summarise
 
 MOST_WEIGHTS = 1 << 22
-"""Weights that are drawn at a time (32 MB), which bounds the memory."""
+"""Maximum number of weights drawn at a time (32 MB); bounds the memory."""
 
 
 def group_bootstrap(
@@ -29,16 +29,17 @@ def group_bootstrap(
 ) -> np.ndarray:
     """Sums of the images' contributions in each resample (R, K).
 
-    Groups are drawn with replacement among those of the same stratum. Of a stratum with n groups n - 1 are drawn, and
-    weighted by n / (n - 1), which makes the variance of sums unbiased: J. N. K. Rao, C. F. J. Wu and K. Yue, "Some
-    recent work on resampling methods for complex surveys", 1992. The only group of a stratum is in every resample.
+    Groups are drawn with replacement among those of the same stratum. From a stratum with n groups, n - 1 are drawn
+    and weighted by n / (n - 1), which makes the variance of sums unbiased: J. N. K. Rao, C. F. J. Wu and K. Yue, "Some
+    recent work on resampling methods for complex surveys", 1992. If a stratum has a single group, every resample
+    contains it.
 
     Args:
         contributions: What each image adds to K sums (N, K); sparse, so that memory is linear in N.
-        groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own.
-        strata: Stratum of each image (N,), such as its label, for metrics that average over classes: no class vanishes.
-            A group belongs to the most frequent one of its images. None: a single stratum, so that the frequencies of
-            the classes vary as well.
+        groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own group.
+        strata: Stratum of each image (N,), such as its label, for metrics that average over classes, so that every
+            resample has all classes. A group belongs to the most frequent stratum of its images. None: a single
+            stratum, so that the class frequencies vary as well.
         n_resamples: R.
         seed: Seed of the resamples. The same seed, groups and strata give the same resamples.
     """
@@ -68,7 +69,7 @@ def group_bootstrap(
 
 
 def _draws(strata: list[tuple[int, int]], resamples: int, count: int, generator: np.random.Generator) -> np.ndarray:
-    """How often each group is drawn in each resample (G, R), of n groups of a stratum n - 1."""
+    """Number of times that each group is drawn in each resample (G, R): n - 1 draws from a stratum of n groups."""
     drawn = [generator.integers(begin, end, size=(resamples, end - begin - 1), dtype=np.int32) for begin, end in strata]
     cells = np.concatenate([np.empty((resamples, 0), np.int32), *drawn], axis=1) + (
         np.arange(resamples, dtype=np.int32)[:, None] * np.int32(count)
@@ -78,14 +79,14 @@ def _draws(strata: list[tuple[int, int]], resamples: int, count: int, generator:
 
 
 def _most_frequent(group_of: np.ndarray, strata: np.ndarray) -> np.ndarray:
-    """Most frequent stratum of each group (G,); the smallest of several."""
+    """Most frequent stratum of each group (G,); the smallest of those tied."""
     pairs, counts = np.unique(np.stack([group_of, strata], 1), axis=0, return_counts=True)
     pairs = pairs[np.lexsort((pairs[:, 1], -counts, pairs[:, 0]))]
     return pairs[np.unique(pairs[:, 0], return_index=True)[1], 1]
 
 
 def indicator(columns: np.ndarray, count: int, values: np.ndarray | None = None) -> csr_array:
-    """Sparse matrix (N, count) with one value a row, 1 by default, in the given column; no value where it is 0."""
+    """Sparse matrix (N, count) with one value per row, 1 by default, in the given column. Zeros are not stored."""
     values = np.ones(len(columns)) if values is None else values.astype(float)
     # eliminate_zeros writes to the arrays
     matrix = csr_array((values, columns, np.arange(len(columns) + 1)), shape=(len(columns), count), copy=True)
@@ -98,7 +99,7 @@ class MetricIntervals:
     """Metrics of a split with their intervals.
 
     Attributes:
-        metrics: ``acc``, ``macro_recall``, ``macro_f1`` and, if it was given, ``loss``.
+        metrics: ``acc``, ``macro_recall``, ``macro_f1`` and, if losses were given, ``loss``.
         f1_per_class: Interval of each class (C,); None for classes without images.
     """
 
@@ -119,18 +120,18 @@ def metric_intervals(
 ) -> MetricIntervals:
     """Intervals of the summary metrics and of F1 by class, from the bootstrap over groups.
 
-    Resamples for the macro averages and F1 have as many groups of each class as the images, those for ``acc`` and
-    ``loss`` only as many groups.
+    Resamples are stratified by class for the macro averages and F1, but not for ``acc`` and ``loss``, so that there the
+    class frequencies vary.
 
-    Metrics in 0…1 have the Wilson interval with the effective number of images that belongs to the bootstrap's standard
-    error: percentile and BCa intervals cover too little if few images are wrong. The mean loss has a normal interval on
-    the logarithmic scale.
+    Metrics in 0…1 get a Wilson interval with the effective number of images that follows from the bootstrap's standard
+    error; percentile and BCa intervals undercover if few images are misclassified. The mean loss gets a normal interval
+    on the logarithmic scale.
 
     Args:
         labels: True classes (N,), at least one.
         predictions: Predicted classes (N,).
         num_classes: C.
-        groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own.
+        groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own group.
         losses: Negative log-likelihood of each image (N,).
         confidence: Confidence level, in (0, 1).
         n_resamples: Number of resamples.
@@ -195,12 +196,12 @@ def ece_standard_error(
 ) -> float:
     """Bootstrap standard error of :func:`~animals_pl.evaluation.calibration.expected_calibration_error`.
 
-    There is no interval: ECE is biased upwards with few images, so that intervals around it do not cover.
+    No interval is given: ECE is biased upwards with few images, so an interval around it would undercover.
 
     Args:
         probabilities: Class probabilities (N, C).
         labels: True classes (N,).
-        groups: Group of each image (N,); None: every image is its own.
+        groups: Group of each image (N,); None: every image is its own group.
         bins: Number of bins.
         n_resamples: Number of resamples.
         seed: Seed of the resamples.

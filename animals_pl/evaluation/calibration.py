@@ -25,7 +25,7 @@ def log_prior_shift(target: np.ndarray, model: np.ndarray) -> np.ndarray:
 
     Args:
         target: Frequencies or counts (C,) expected in use, ≥ 0. A class of frequency 0 gets the probability 0.
-        model: Frequencies or counts (C,) that the logits belong to, > 0.
+        model: Frequencies or counts (C,) of the prior implicit in the logits, > 0.
 
     Raises:
         UsageError: A frequency is out of range, or the lengths differ.
@@ -67,7 +67,7 @@ class Calibration:
 
     Attributes:
         temperature: T > 0.
-        model_prior: Class frequencies or counts (C,) that the logits belong to; None: not known.
+        model_prior: Class frequencies or counts (C,) of the prior implicit in the logits; None: not known.
         train_counts: Training images per class (C,); None: not known.
         log_shift: log π_target - log π_model (C,); 0 for the model's own prior.
     """
@@ -90,7 +90,7 @@ class Calibration:
         return replace(self, temperature=1.0)
 
     def with_target(self, prior: np.ndarray) -> Calibration:
-        """The same for other class frequencies or counts (C,), those expected in use.
+        """Copy with another target prior: class frequencies or counts (C,) expected in use.
 
         Raises:
             UsageError: A frequency is out of range, or the prior of the model is not known.
@@ -110,7 +110,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, log_shift: np.ndarra
 
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks", 2017. The loss is convex
     in 1 / T, so that the bounded scalar search finds the minimum. If all images are classified correctly, the loss
-    falls with T and the result may be the lower end of the range, or 1 if the loss is 0 everywhere.
+    decreases as T decreases, and the result may be the lower end of the range, or 1 if the loss is 0 everywhere.
 
     Args:
         logits: Logits (N, C) of the validation images, never of training or test images.
@@ -179,7 +179,10 @@ def reliability_bins(probabilities: np.ndarray, labels: np.ndarray, bins: int = 
 
 
 def calibration_gaps(probabilities: np.ndarray, labels: np.ndarray, bins: int = BINS) -> tuple[np.ndarray, np.ndarray]:
-    """Bin of each image (N,), and what it adds to the gap of its bin (N,): confidence minus 1 if correct, else 0."""
+    """Bin of each image (N,), and its contribution to that bin's gap (N,).
+
+    The contribution is confidence - 1 if the prediction is correct, else the confidence.
+    """
     confidence = probabilities.max(1)
     return _bins(confidence, bins), confidence - (probabilities.argmax(1) == labels)
 

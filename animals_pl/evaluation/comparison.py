@@ -21,7 +21,7 @@ class McNemar:
     Attributes:
         only_first: Images that only the first model classifies correctly.
         only_second: Images that only the second model classifies correctly.
-        p_value: Two-sided; of the hypothesis that both are as likely.
+        p_value: Two-sided; null hypothesis: an image is as likely to be in ``only_first`` as in ``only_second``.
     """
 
     only_first: int
@@ -33,7 +33,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
     """McNemar's exact (binomial) test of two models on the same images.
 
     Q. McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", 1947. It
-    takes the images as independent: with duplicates, the p-value is too small.
+    assumes independent images: with duplicates, the p-value is too small.
 
     Args:
         first: Whether the first model is right (N,).
@@ -52,8 +52,8 @@ class Comparison:
 
     Attributes:
         test: McNemar's test.
-        acc: Difference of accuracy.
-        macro_recall: Difference of macro recall.
+        acc: Difference in accuracy.
+        macro_recall: Difference in macro recall.
     """
 
     test: McNemar
@@ -72,22 +72,22 @@ def compare_predictions(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Comparison:
-    """Differences of accuracy and macro recall with normal intervals from the paired bootstrap over groups.
+    """Differences in accuracy and macro recall with normal intervals from the paired bootstrap over groups.
 
-    If both models are right for the same images, the interval is that of 0 differences (Clopper-Pearson).
+    If both models are right on the same images, the interval is the Clopper-Pearson bound for 0 differences.
 
     Args:
         labels: True classes (N,), at least one.
         first: Predictions of the first model (N,).
         second: Predictions of the second model for the same images (N,).
         num_classes: C.
-        groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own.
+        groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own group.
         confidence: Confidence level, in (0, 1).
         n_resamples: Number of resamples.
         seed: Seed of the resamples.
 
     Raises:
-        UsageError: The predictions are of different numbers of images.
+        UsageError: The numbers of labels and predictions differ.
     """
     if not len(labels) == len(first) == len(second):
         raise UsageError(

@@ -1,14 +1,14 @@
-"""The review contract: a threshold above which labels are accepted without a look, with bounds on what goes wrong.
+"""The review contract: a threshold above which labels are accepted without review, with bounds on the errors.
 
-Labels of images with a score of at least the threshold are accepted, the other images are left for a person. An image
+Labels of images with a score of at least the threshold are accepted; the other images are left for review. An image
 of a class is *missed* if it is accepted under another label; one that is left for review is not missed, whatever its
 label. An accepted label is *wrong* if the image is of another class. The rates are those of images like the validation
 images; the rate of wrong labels also depends on how frequent the classes are.
 
 Thresholds are tested by fixed-sequence testing with binomial (Clopper-Pearson) p-values: A. N. Angelopoulos, S. Bates,
 E. J. Candès, M. I. Jordan and L. Lei, "Learn then Test: Calibrating Predictive Algorithms to Achieve Risk Control",
-2021. From the strictest threshold on, each is tested for all promises (the p-value is the largest one) until one fails;
-the last one that passed is chosen. With the confidence level, all promises of a contract hold together.
+2021. Starting from the strictest, each threshold is tested for all promises (by their largest p-value) until one fails;
+the last one that passed is chosen. All promises of a contract hold simultaneously with the confidence level.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ THRESHOLDS = np.append(expit(np.linspace(14, -4, 181)), 0.0)
 LEAST_ACCEPTED = 0.25
 """Thresholds that accept a smaller share of the labels are not tested for wrong labels. Among few accepted labels a
 single wrong one would end the sequence. Skipping does not raise the error rate as long as labels with a lower score are
-not more often right, since it depends on the number of accepted labels only."""
+not right more often, since it depends on the number of accepted labels only."""
 
 
 @dataclass(frozen=True)
 class Promise:
-    """An upper bound of a rate of errors.
+    """An upper bound on an error rate.
 
     Attributes:
         kind: ``missed``: share of the images of a class that are accepted under another label. ``wrong``: share of the
@@ -61,7 +61,7 @@ class Refusal:
 
     Attributes:
         promise: The promise.
-        images: Independent validation images that it could be concluded from.
+        images: Number of independent validation images that count for the promise.
         needed: Images needed if none of them is an error.
         reached: Lowest upper bound of the rate over the tested thresholds; None if there are fewer images than needed.
     """
@@ -74,11 +74,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Contract:
-    """A threshold with what it promises.
+    """A threshold and its promises.
 
     Attributes:
         threshold: Labels with a score of at least this are accepted; None if no threshold keeps the promises.
-        promises: All hold together, with the confidence level. Empty without a threshold.
+        promises: They hold simultaneously with the confidence level. Empty without a threshold.
         refused: Promises that were left out for lack of images, and, without a threshold, those that fail.
         confidence: Confidence level, in (0, 1).
         review: Share of validation images left for review; 1 without a threshold.
@@ -123,7 +123,7 @@ def choose_contract(
         groups: Group of each image (N,), such as duplicates; only the first image of each class in a group counts, as
             the others are not independent. None: all images.
         confidence: Confidence level, in (0, 1).
-        thresholds: Thresholds to test (T,); chosen without a look at the labels.
+        thresholds: Thresholds to test (T,); chosen independently of the labels.
     """
     scores, predictions, labels = np.asarray(scores), np.asarray(predictions), np.asarray(labels)
     all_scores = scores
@@ -184,7 +184,7 @@ def _count(
 
 
 def _failed(promises: list[Promise], counts: list[_Counts], confidence: float) -> list[Refusal]:
-    """Refusals of promises that no threshold keeps; of all of them if each alone can be kept."""
+    """Refusals of the promises that no threshold keeps, or of all promises if each could be kept on its own."""
     refused = []
     for promise, count in zip(promises, counts, strict=True):
         upper = clopper_pearson_upper(count.errors, count.trials, confidence)[count.tested]
@@ -196,7 +196,7 @@ def _failed(promises: list[Promise], counts: list[_Counts], confidence: float) -
 
 @dataclass(frozen=True)
 class PromiseResult:
-    """A promise on other images.
+    """Result of a promise on other images.
 
     Attributes:
         promise: The promise.
@@ -220,7 +220,7 @@ class PromiseResult:
 
 @dataclass(frozen=True)
 class ContractResult:
-    """What a contract does on other images.
+    """Result of a contract on other images.
 
     Attributes:
         images: Number of images N.
@@ -236,7 +236,7 @@ class ContractResult:
 def apply_contract(
     contract: Contract, scores: np.ndarray, predictions: np.ndarray, labels: np.ndarray
 ) -> ContractResult:
-    """State a contract on other images, such as the test images.
+    """Evaluate a contract on other images, such as the test images.
 
     Args:
         contract: The contract. Without a threshold all images are left for review.

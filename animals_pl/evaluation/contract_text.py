@@ -15,20 +15,20 @@ def percent(rate: float) -> str:
 
 
 def one_in(rate: float) -> str:
-    """``"1 in 200"``; a percentage if that is no whole number."""
+    """``"1 in 200"``; a percentage if that is not a whole number."""
     count = 1 / rate
     return f"1 in {count:,.0f}" if abs(count - round(count)) < 1e-6 * count else percent(rate)
 
 
 def contract_sentence(contract: Contract, class_names: Sequence[str]) -> str:
-    """One sentence that says what a contract promises; of a contract without a threshold, that there is none.
+    """One sentence with what a contract promises, or that no threshold can be recommended.
 
     Args:
         contract: The contract.
         class_names: Name of each class (C,).
     """
     if contract.threshold is None:
-        return "No threshold can be recommended: every image needs a review."
+        return "No threshold can be recommended: every image needs review."
     parts = [f"{percent(contract.review)} of the images are left for review", *_promises(contract, class_names)]
     return (
         f"Accept labels with a score of {contract.threshold:.3g} or more: {', '.join(parts)} "
@@ -82,7 +82,7 @@ def refusal_sentence(refusal: Refusal, class_names: Sequence[str], confidence: f
         )
     if refusal.reached > promise.bound:
         shown = f"{100 * refusal.reached:.3g} %"  # may be just above the bound
-        return start + f"The lowest rate that {counted(refusal.images, 'image')} can show is {shown}."
+        return start + f"The lowest bound reached with {counted(refusal.images, 'image')} is {shown}."
     return start + "It can be kept alone, but no threshold keeps all promises."
 
 
@@ -90,7 +90,7 @@ def result_sentence(result: ContractResult, class_names: Sequence[str]) -> str:
     """One sentence with the counts of a contract on other images.
 
     Args:
-        result: What the contract does on them.
+        result: Result of the contract on these images.
         class_names: Name of each class (C,).
     """
     parts = [f"{percent(result.review.value)} are left for review", *(_result(r, class_names) for r in result.results)]
@@ -100,9 +100,8 @@ def result_sentence(result: ContractResult, class_names: Sequence[str]) -> str:
 def _result(result: PromiseResult, class_names: Sequence[str]) -> str:
     promise = result.promise
     if promise.kind == "missed":
-        return (
-            f"{result.errors:,} of {result.images:,} of {_name(promise, class_names)} are accepted under another label"
-        )
+        name = _name(promise, class_names)
+        return f"{result.errors:,} of {result.images:,} images of {name} are accepted under another label"
     return f"{result.errors:,} of {result.images:,} {_accepted(promise, class_names)} are wrong"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 FEWEST_IMAGES = 30
-"""Classes with fewer independent images are flagged: the coverage of intervals is checked from here on."""
+"""Classes with fewer independent images are flagged: the coverage has been checked for this number or more."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def wilson(
     """Two-sided score interval of proportions.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", 1927. ``n`` may be an
-    effective number of images, and not whole.
+    effective number of images, which need not be an integer.
 
     Args:
         successes: Numbers of successes, from 0 to ``n``; any shape.
@@ -58,12 +58,12 @@ def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> Int
 def wilson_from_standard_error(
     value: np.ndarray | float, standard_error: np.ndarray | float, n: np.ndarray | float, confidence: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson interval of values in 0…1 that are no simple proportions, such as macro recall.
+    """Wilson interval of values in 0…1 that are not simple proportions, such as macro recall.
 
     The number of trials is the effective one, value·(1 - value) / standard_error², as for proportions of surveys with
     clusters and strata (P. S. Kott and D. A. Carr, "Developing an estimation strategy for a pesticide data program",
     1997; E. L. Korn and B. I. Graubard, "Confidence intervals for proportions with small expected number of positive
-    counts", 1998). Without any observed variation it is ``n``.
+    counts", 1998). If the standard error is 0, it is ``n``.
 
     Args:
         value: Estimates in 0…1; any shape.
@@ -119,7 +119,7 @@ def independent_images(labels: np.ndarray, groups: np.ndarray | None, num_classe
 
 
 def macro_trials(independent: np.ndarray) -> float:
-    """Images that give an accuracy the variance of the macro recall, if all classes have the same recall.
+    """Number of images for which an accuracy has the variance of the macro recall, if all classes have the same recall.
 
     Args:
         independent: Number of independent images of each class (C,); classes without images do not count.

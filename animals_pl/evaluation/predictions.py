@@ -23,7 +23,7 @@ class Predictions:
     Attributes:
         logits: Logits (N, C), N > 0.
         labels: True classes (N,).
-        groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own.
+        groups: Group of each image (N,), such as duplicates or a camera; None: every image is its own group.
         seen: Whether an image has a duplicate among the training images (N,); None: not known.
         calibration: How logits become probabilities.
     """
@@ -46,7 +46,7 @@ class Predictions:
 
 
 def evaluation_metrics(found: Predictions, class_names: list[str]) -> dict[str, Any]:
-    """Contents of metrics.json, as plain values: a mapping for each metric, and one for each class.
+    """Metrics in metrics.json, as plain values: a mapping for each metric, and one for each class.
 
     Args:
         found: The predictions.

@@ -36,12 +36,14 @@ def reliability(before: ReliabilityBins, after: ReliabilityBins) -> Figure:
 
 
 def risk_coverage_curve(curve: RiskCoverage) -> Figure:
-    """Share of errors among the accepted images over the share that is accepted."""
+    """Risk-coverage curve: error rate of the accepted images over the share that is accepted."""
     figure = Figure(figsize=(6.5, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot(curve.coverage, curve.risk, color=TRAIN_COLOUR)
     axes.set(
-        xlabel="accepted images, the most probable first", ylabel="errors among them", title=f"AURC {curve.aurc:.4f}"
+        xlabel="coverage (share accepted, most confident first)",
+        ylabel="risk (error rate)",
+        title=f"AURC {curve.aurc:.4f}",
     )
     axes.set(xlim=(0, 1), ylim=(0, max(0.01, float(curve.risk.max()) * 1.1)))
     _plain_axes(axes)

@@ -13,7 +13,7 @@ class RiskCoverage:
 
     Attributes:
         coverage: Share of accepted images (N,): 1/N, 2/N, …, 1.
-        risk: Share of errors among them (N,). Images with the same score are in random order: it is the expected value.
+        risk: Share of errors among them (N,); with ties, the expected value over their random order.
         aurc: Area under the curve: mean of ``risk``.
         excess_aurc: ``aurc`` less that of scores that rank all errors last (E-AURC), ≥ 0.
     """

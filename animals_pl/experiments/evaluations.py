@@ -75,7 +75,7 @@ def read_evaluation(run: Path, split: str) -> SavedEvaluation:
 
 
 def contract_lines(run: Path, recall: str | None = None, precision: float | None = None) -> Iterator[str]:
-    """Sentences of the review contract of a run: chosen on its validation images, stated on its test images.
+    """Sentences of the review contract of a run: chosen on its validation images, evaluated on its test images.
 
     Args:
         run: Folder of the run.
@@ -149,7 +149,7 @@ def comparison_lines(first: Path, second: Path) -> Iterator[str]:
     a, b = (read_evaluation(run, split) for run in (first, second))
     if a.class_names != b.class_names or a.paths != b.paths or (a.labels != b.labels).any():
         raise UsageError(
-            f"{str(a.folder)!r} and {str(b.folder)!r} are not of the same images and classes. Evaluate both runs on "
+            f"{str(a.folder)!r} and {str(b.folder)!r} do not have the same images and classes. Evaluate both runs on "
             "one dataset and split, with --data.root and --data.split, or with --data.test_root."
         )
     compared = compare_predictions(a.labels, a.predictions, b.predictions, len(a.class_names), groups=a.groups)

@@ -1,6 +1,6 @@
 """The command ``report``: rank all runs below a folder in one table, beside the reference's published results.
 
-With ``--contract`` or ``--compare``, it prints what follows from the evaluations of one or two runs.
+With ``--contract`` or ``--compare``, it prints the review contract of one run or the comparison of two.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ def report(
         output: Markdown file to write the table to. Default: none.
         rank_by: Validation metric to rank by. Ties: fewer trainable parameters first.
         contract: Instead, print the review contract of this run: the threshold above which labels are accepted.
-        recall: For the contract: recall to promise, for every class (0.97) or for some (elephant=0.95,dog=0.9).
-        precision: For the contract: precision to promise of all accepted labels, such as 0.99.
+        recall: For the contract: recall to promise, for every class (0.97) or for some (elephant=0.95,dog=0.9). Only
+            images accepted under another label count as missed.
+        precision: For the contract: precision to promise for all accepted labels, such as 0.99.
         compare: Instead, compare this run with the run FOLDER on the same images.
 
     Raises:

@@ -102,8 +102,8 @@ def duplicate_table(manifest: pd.DataFrame, split_of: dict[str, str] | None = No
 
     Columns: ``group`` (from 1); ``kind``: ``exact`` if all files of the group are identical, else ``near``;
     ``images``, ``labels`` and ``splits``: number of distinct ones in the group; ``split`` (from ``split_of``, path →
-    split; others than train, val and test count as none); ``path``; ``label``. More than one label is a label error,
-    more than one split a leak.
+    split; others than train, val and test count as none); ``path``; ``label``. More than one label indicates a label
+    error, more than one split a leak.
     """
     shared = manifest[manifest["duplicate_group"] >= 0].copy()
     shared["split"] = [(split_of or {}).get(path, "") for path in shared["path"]]

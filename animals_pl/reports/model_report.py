@@ -118,11 +118,11 @@ class ModelReport:
         hits = by_confidence[self.correct[by_confidence]]
         galleries = [
             ("The most confident mistakes", mistakes),
-            ("The least confident hits", hits[::-1][:HITS]),
+            ("The least confident correct predictions", hits[::-1][:HITS]),
         ]
         if len(self.names) <= MOST_CURVES:
             best = [hits[self.labels[hits] == label][:PER_CLASS] for label in range(len(self.names))]
-            galleries.append(("The most confident of each class", np.concatenate(best)))
+            galleries.append(("The most confident correct predictions of each class", np.concatenate(best)))
         return [{"name": name, "images": [self._tile(int(index)) for index in which]} for name, which in galleries]
 
     def _tile(self, index: int) -> dict[str, Any]:

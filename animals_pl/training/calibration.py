@@ -23,12 +23,13 @@ POWERS = {"shuffle": 0.0, "weighted_sqrt": 0.5, "weighted": 1.0}
 
 
 def model_prior(counts: np.ndarray, hparams: Mapping[str, Any], sampling: Sampling) -> np.ndarray:
-    """Class frequencies (C,) that a model's logits belong to: π_c ∝ w_c · n_c^(1 - p - τ).
+    """Class prior (C,) implicit in a model's logits: π_c ∝ w_c · n_c^(1 - p - τ).
 
     Classes are drawn in proportion to n_c^(1 - p) and weighted by w_c in the loss, whose minimum therefore has
     softmax(z + τ log n)_c ∝ w_c · n_c^(1 - p) · P(x | c), so that exp(z_c) ∝ w_c · n_c^(1 - p - τ) · P(x | c). With
     full logit adjustment (τ = 1), weighted sampling (p = 1) or balanced class weights (w ∝ 1 / n) the prior is uniform;
-    without a correction it is that of the training images. Focal loss, label smoothing and mixing are not considered.
+    without a correction it is that of the training images. Focal loss, label smoothing, MixUp and
+    CutMix are not considered.
 
     Args:
         counts: n, training images per class (C,). Classes without images count as if they had one.
@@ -77,7 +78,7 @@ def calibration_of(checkpoint: Mapping[str, Any], prior: str | None = None) -> C
 
 
 def read_prior(prior: str, class_names: Sequence[str], train_counts: np.ndarray | None) -> np.ndarray:
-    """Class frequencies (C,) of an option ``prior``.
+    """Class frequencies (C,) for the option ``prior``.
 
     Args:
         prior: ``train`` (the frequencies of the training images), ``uniform``, or a CSV file with the columns ``class``

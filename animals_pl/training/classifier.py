@@ -45,7 +45,7 @@ class AnimalClassifier(L.LightningModule):
         net: ``shallownet``, ``lenet``, ``minivggnet`` or any timm model, with or without a weights tag.
         head: ``linear`` (dropout → linear) or ``dense`` (linear 128 → ReLU → dropout → linear). timm models only.
         features: Input of the head. ``pre_logits``: input of timm's own classifier. ``pooled``: mean of the last
-            feature map if timm then widens it (MobileNetV3), otherwise the same as ``pre_logits``. timm models only.
+            feature map if the classifier has a wider input (MobileNetV3), else as ``pre_logits``. timm models only.
         freeze: Freeze the backbone, including its BatchNorm statistics. timm models only.
         dropout: Dropout probability before the last layer, in [0, 1). timm models only.
         weights: ``imagenet`` (downloaded once), a .safetensors or .pth file, or null for random weights. Loaded when a

@@ -182,7 +182,7 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None, prior: st
         resize: How images were resized. Only for a model that was trained with plain dataloaders; other checkpoints
             store the rule.
         prior: Class frequencies expected in use: ``train``, ``uniform``, or a CSV file with the columns ``class`` and
-            ``frequency``. Default: those that the training corresponds to; predicted classes do not change.
+            ``frequency``. Default: the model's own prior, without adjustment; predicted classes do not change.
 
     Raises:
         UsageError: The file is missing, is not a checkpoint of this project, was written by an older version, or

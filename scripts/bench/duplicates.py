@@ -42,7 +42,7 @@ Edit = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 def _crop(picture: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
-    """Crop these fractions of width and height at each side."""
+    """Crop these fractions of width and height on each side."""
     box = np.array([left, top, 1 - right, 1 - bottom]) * [*picture.size, *picture.size]
     return picture.crop(box.round().astype(int).tolist())
 
@@ -53,9 +53,9 @@ COPIES: dict[str, tuple[Edit, int]] = {
     "JPEG quality 30": (lambda picture, rng: picture, 30),
     "brighter by 30 %": (lambda picture, rng: ImageEnhance.Brightness(picture).enhance(1.3), 90),
     "flipped": (lambda picture, rng: ImageOps.mirror(picture), 90),
-    "cropped by 5 % at each side": (lambda picture, rng: _crop(picture, 0.05, 0.05, 0.05, 0.05), 90),
+    "cropped by 5 % on each side": (lambda picture, rng: _crop(picture, 0.05, 0.05, 0.05, 0.05), 90),
     "cropped by up to 3 % a side": (lambda picture, rng: _crop(picture, *rng.uniform(0, 0.03, 4)), 90),
-    "cropped by 8 % at one side": (lambda picture, rng: _crop(picture, *rng.permutation([0.08, 0, 0, 0])), 90),
+    "cropped by 8 % on one side": (lambda picture, rng: _crop(picture, *rng.permutation([0.08, 0, 0, 0])), 90),
 }
 """Kind of copy → the edit and the JPEG quality."""
 

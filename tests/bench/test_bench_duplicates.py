@@ -72,9 +72,9 @@ def test_tables_count_what_is_found(drawn: Path, tmp_path: Path, capsys: pytest.
     for kind in script.COPIES:
         assert found[kind] == sorted(found[kind])
         assert {share * 8 % 100 for share in found[kind]} == {0}
-    for kind in ("half size", "JPEG quality 30", "flipped", "cropped by 5 % at each side"):
+    for kind in ("half size", "JPEG quality 30", "flipped", "cropped by 5 % on each side"):
         assert found[kind] == [100] * 7
-    assert found["cropped by 8 % at one side"][0] < 100
+    assert found["cropped by 8 % on one side"][0] < 100
 
     near = [pairs_of(drawn, limit, None) for limit in script.LIMITS]
     copies = [pairs_of(drawn, limit, same_picture) for limit in script.LIMITS]

@@ -128,7 +128,7 @@ def test_the_sentence_says_what_is_reviewed_missed_and_wrong() -> None:
     )
     result = apply_contract(contract, *together(certain(90, 10), certain(40, 60, score=0.5)))
     assert result_sentence(result, NAMES) == (
-        "Of 200 test images, 50 % are left for review, 10 of 200 of elephant are accepted under another label, "
+        "Of 200 test images, 50 % are left for review, 10 of 200 images of elephant are accepted under another label, "
         "10 of 100 accepted labels are wrong."
     )
 
@@ -146,7 +146,7 @@ def test_the_sentence_names_classes_with_the_same_bound_together() -> None:
 
 def test_a_refusal_says_how_many_images_are_needed() -> None:
     contract = choose_contract(*certain(45), [MISSED, WRONG])
-    assert contract_sentence(contract, NAMES) == "No threshold can be recommended: every image needs a review."
+    assert contract_sentence(contract, NAMES) == "No threshold can be recommended: every image needs review."
     assert [refusal_sentence(refusal, NAMES) for refusal in contract.refused] == [
         "Not promised: at most 3 % of the images of elephant missed. 95 % confidence takes 99 independent images "
         "without a miss; there are 45.",
@@ -154,7 +154,7 @@ def test_a_refusal_says_how_many_images_are_needed() -> None:
         "a wrong label; there are 45.",
     ]
     (refusal,) = choose_contract(*certain(151, 1), [MISSED]).refused
-    assert refusal_sentence(refusal, NAMES).endswith("The lowest rate that 152 images can show is 3.08 %.")
+    assert refusal_sentence(refusal, NAMES).endswith("The lowest bound reached with 152 images is 3.08 %.")
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_a_contract_is_chosen_on_validation_and_stated_on_test(run, capsys):
     assert contract.threshold is not None
     assert lines[0].startswith(f"Accept labels with a score of {contract.threshold:.3g} or more")
     assert "2 classes (cane (dog), gatto (cat))" in lines[0]
-    assert f"{result.results[0].errors} of 200 of cane (dog)" in lines[1]
+    assert f"{result.results[0].errors} of 200 images of cane (dog)" in lines[1]
     assert len(lines) == 2
 
 
@@ -129,4 +129,4 @@ def test_two_runs_are_compared_on_their_test_images(run, tmp_path, capsys):
 def test_runs_on_other_images_are_not_compared(run, tmp_path, capsys):
     other = evaluate(tmp_path / "b", "test", 5, counts=(200, 119, 21))
     assert report("--compare", run, other) == 2
-    assert "are not of the same images and classes" in capsys.readouterr().err
+    assert "do not have the same images and classes" in capsys.readouterr().err

@@ -148,6 +148,6 @@ def test_a_folder_that_cannot_be_written_is_a_warning(run, tmp_path):
     for name in ("best.ckpt", "split.csv"):
         shutil.copyfile(run.folder / name, copy / name)
     (copy / "evaluation").write_text("a file where the folder would be")
-    with pytest.warns(UserWarning, match="no evaluation is written to"):
+    with pytest.warns(UserWarning, match="the evaluation cannot be written to"):
         found = evaluate(load_classifier(copy / "best.ckpt"), run.data, "test", accelerator="cpu")
     assert found["acc/test"] > 0

@@ -28,7 +28,7 @@ DIGITS = 7
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is known of an evaluation.
+    """An evaluation: its images, predictions and metrics.
 
     Attributes:
         folder: Folder of its files: ``evaluation/val``, ``evaluation/test`` or ``evaluation/test-NAME`` of the run.
@@ -51,7 +51,7 @@ class EvaluationFiles(L.Callback):
     """Writes ``predictions.csv`` and ``metrics.json`` of ``validate`` and ``test`` into the checkpoint's folder.
 
     Args:
-        data: The datamodule; images of other datamodules than AnimalsDataModule have no paths, and nothing is written.
+        data: The datamodule. Nothing is written unless it is an AnimalsDataModule, because other images have no paths.
     """
 
     def __init__(self, data: L.LightningDataModule) -> None:
@@ -92,8 +92,8 @@ class EvaluationFiles(L.Callback):
             _write(evaluation)
         except OSError as error:
             warnings.warn(
-                f"no evaluation is written to {str(evaluation.folder)!r} ({error.strerror}). "
-                "Copy the run to a folder that can be written",
+                f"the evaluation cannot be written to {str(evaluation.folder)!r} ({error.strerror}). "
+                "Copy the run to a writable folder",
                 stacklevel=2,
             )
             return
@@ -136,11 +136,11 @@ def evaluate_split(
 
 
 def seen_in_training(catalog: Catalog, everything: Catalog, split_file: Path) -> np.ndarray | None:
-    """Which images (N,) the model was trained on, or on a duplicate of them; ``None`` if it is not known.
+    """Whether the model was trained on each image (N,) or on a duplicate of it; ``None`` if unknown.
 
     Args:
         catalog: The images that are evaluated.
-        everything: All images of the dataset, with the same numbers of groups.
+        everything: All images of the dataset, with the same group numbers.
         split_file: The split.csv of the run, with the sha256 of the training images.
     """
     if not split_file.is_file():

@@ -62,7 +62,7 @@ class RunSummary(L.Callback):
             print("\nno epoch was validated, so there is no best.ckpt; last.ckpt is the latest epoch")
             return
         metrics = {key.removesuffix("/val"): value for key, value in best.items() if key.endswith("/val")}
-        metrics.pop("ece", None)  # uncalibrated, no measure of the best epoch
+        metrics.pop("ece", None)  # uncalibrated, so it does not describe the saved model
         print(
             f"\nbest epoch {int(best['epoch']) + 1} by {checkpoint.monitor}: "
             + "  ".join(f"{key.replace('_', ' ')} {value:.4f}" for key, value in metrics.items())

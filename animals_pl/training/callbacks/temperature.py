@@ -1,4 +1,4 @@
-"""Calibrate the model at every validation of a training."""
+"""Calibrate the model at every validation during training."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from animals_pl.training.classifier import AnimalClassifier
 class Temperature(L.Callback):
     """Fits the temperature to the validation logits, before a checkpoint is saved, and logs ``ece/val``.
 
-    Every checkpoint has the temperature of its own latest validation. The target prior of the fit are the frequencies
-    of the validation images. ``ece/val`` is that of softmax(logits), without calibration.
+    Every checkpoint has the temperature of its own latest validation. The target prior of the fit is that of the
+    validation images. ``ece/val`` is that of softmax(logits), without calibration.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Temperature(L.Callback):
             return
         found = self._collected.gather(trainer)
         if found is None or not isinstance(pl_module, AnimalClassifier) or not np.isfinite(found.logits).all():
-            return  # the model reports a diverged training
+            return  # the model reports the divergence
         pl_module.log("ece/val", expected_calibration_error(calibrated_probabilities(found.logits), found.labels))
         calibration = pl_module.calibration
         counts = np.bincount(found.labels, minlength=found.logits.shape[1])

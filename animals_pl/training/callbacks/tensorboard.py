@@ -22,17 +22,17 @@ THUMBNAIL = 128
 """Side of the images in the grid, in pixels. Keeps event files small."""
 
 MAX_SHARE = 0.02
-"""Maximum share of the time of training spent on pictures. One takes as long as two epochs on cached features."""
+"""Maximum share of the training time spent on figures. One figure takes as long as two epochs on cached features."""
 
 
 class TensorBoardImages(L.Callback):
     """Logs augmented training images, confusion matrices, and hyperparameters with the best metrics.
 
     Args:
-        data: The run's datamodule; images of other datamodules than AnimalsDataModule are not shown.
+        data: The run's datamodule. Images are shown only for an AnimalsDataModule.
         num_images: Images in the grid.
 
-    Epochs with pictures are chosen such that drawing takes at most :data:`MAX_SHARE` of the time. The grid of the first
+    Epochs with figures are chosen such that drawing takes at most :data:`MAX_SHARE` of the time. The grid of the first
     epoch and the matrix of the last one are always logged.
     """
 
@@ -41,7 +41,7 @@ class TensorBoardImages(L.Callback):
         self.num_images = num_images
         self._epoch = -1  # latest epoch with a training batch
         self._due = False
-        self._next = 0.0  # time of the next pictures
+        self._next = 0.0  # time of the next figures
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -83,7 +83,7 @@ class TensorBoardImages(L.Callback):
         self._wait(began)
 
     def _wait(self, began: float) -> None:
-        """Postpone the next pictures after some that were begun at this time."""
+        """Set the earliest time of the next figures, from the time that the current ones took since ``began``."""
         now = time.monotonic()
         self._next = max(self._next, now) + (now - began) / MAX_SHARE
 
