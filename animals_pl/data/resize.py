@@ -1,11 +1,12 @@
 """Resize rule shared by training, validation, test, prediction and export.
 
-Needs numpy and Pillow only. The settings are those of ``data.*``; timm's own crop and interpolation are not applied.
+Needs numpy and Pillow only. The settings are those of ``data.*``, not the crop and interpolation of a timm model.
 Mean and standard deviation belong to the net: ``models/transfer.py``.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -27,10 +28,10 @@ class Resize:
     """Resize images of any shape to squares.
 
     Attributes:
-        rule: ``stretch`` resizes the whole image, ``crop`` a center crop.
+        rule: ``stretch`` resizes the whole image to a square; ``crop`` resizes the shorter side to
+            ``floor(size / crop_pct)`` and keeps the center, as timm does.
         interpolation: Pillow's filter (antialiased when shrinking).
-        crop_pct: Fraction of the shorter side kept by the center crop, in (0, 1]. 0.875 is the same as resizing the
-            shorter side to ``size / 0.875`` before cropping.
+        crop_pct: Fraction of the shorter side kept by the center crop, in (0, 1].
 
     Raises:
         UsageError: A value is unknown or out of range.
@@ -64,10 +65,20 @@ class Resize:
     def __call__(self, image: np.ndarray, size: int) -> np.ndarray:
         """Resize an (H, W, 3) uint8 image to (size, size, 3) uint8."""
         picture = Image.fromarray(image)
-        box = None
-        if self.rule == "crop":
-            # Resampling only the center square equals resizing the shorter side and then cropping, in one pass.
-            side = min(picture.size) * self.crop_pct
-            left, top = (picture.width - side) / 2, (picture.height - side) / 2
-            box = (left, top, left + side, top + side)
+        box = self._crop_box(picture.size, size) if self.rule == "crop" else None
         return np.asarray(picture.resize((size, size), Image.Resampling[self.interpolation.upper()], box))
+
+    def _crop_box(self, image_size: tuple[int, int], size: int) -> tuple[float, ...]:
+        """Left, top, right and bottom of the center crop, in pixels of the image before resizing.
+
+        Resampling from this box gives the pixels of resizing the whole image and then cropping it, since Pillow's
+        filters also read the pixels outside of the box.
+        """
+        short_side, shortest = math.floor(size / self.crop_pct), min(image_size)
+        corner, opposite = [], []
+        for side in image_size:
+            resized = short_side * side // shortest
+            offset = round((resized - size) / 2)  # torchvision's CenterCrop
+            corner.append(offset * side / resized)
+            opposite.append((offset + size) * side / resized)
+        return (*corner, *opposite)

@@ -27,7 +27,7 @@ from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.extraction import Extractor
 
-_FORMAT = 3
+_FORMAT = 4
 """Cache format version. Bump when the features of an unchanged image change."""
 
 
