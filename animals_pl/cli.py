@@ -8,6 +8,7 @@ import io
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -66,6 +67,13 @@ VERBS = {
 }
 
 
+def command() -> int:
+    """Run the command of this process, with warnings and errors of threads in one line each."""
+    warnings.showwarning = show_warning
+    threading.excepthook = show_thread_error
+    return main()
+
+
 def usage() -> str:
     """Help text: one line per command."""
     width = max(map(len, VERBS)) + 2
@@ -77,7 +85,7 @@ Identify animals in images.
 {verbs}
 
 first steps:
-  python -m animals_pl fit --config configs/quickstart.yaml
+  python -m animals_pl fit --config quickstart
   python -m animals_pl COMMAND --help"""
 
 
@@ -105,6 +113,10 @@ def main(args: Sequence[str] | None = None) -> int:
         message, code = str(error) or "interrupted", INTERRUPTED
     except UsageError as error:
         message, code = f"error: {one_line(error)}", WRONG_USE
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("animals_pl"):
+            raise
+        message, code = f"error: the package {error.name} is missing. Run: pip install 'animals_pl[train]'", WRONG_USE
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise

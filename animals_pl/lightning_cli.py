@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from animals_pl import __version__
 from animals_pl.arguments import boolean_options, normalise, parser_mode, require_null_is_written
+from animals_pl.configurations import find_config
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error, one_line
@@ -223,12 +224,12 @@ def run(args: Sequence[str], callbacks: Sequence[L.Callback] = (), positional: s
 
 
 def _with_config_text(option: str) -> str:
-    """Replace the path of a configuration file by its text: the parser would read it in the locale's encoding."""
+    """Replace the name of a configuration by its text: the parser would read the file in the locale's encoding."""
     name, _, value = option.partition("=")
-    if name not in CONFIG or not Path(value).is_file():
+    if name not in CONFIG or value.lstrip().startswith("{"):  # the text of a configuration
         return option
     try:
-        settings = yaml.safe_load(Path(value).read_text(encoding="utf-8-sig"))
+        settings = yaml.safe_load(find_config(value).read_text(encoding="utf-8-sig"))
         if not isinstance(settings, dict):
             raise UsageError(f"config={value!r} has no keys such as 'data:'. Pass a configuration file.")
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -1,8 +1,8 @@
 # Create .venv in the project folder and install the project into it, unless it is up to date.
-# Sourced by quickstart.sh and test.sh; the first argument names an extra, such as test.
+# Sourced by quickstart.sh and test.sh; the first argument names an extra besides train, such as test.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-EXTRA="${1:+[$1]}"
+EXTRA="[train${1:+,$1}]"
 PYTHON="${PYTHON:-python3}"
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {

@@ -68,7 +68,7 @@ class Resize:
         box = self._crop_box(picture.size, size) if self.rule == "crop" else None
         return np.asarray(picture.resize((size, size), Image.Resampling[self.interpolation.upper()], box))
 
-    def _crop_box(self, image_size: tuple[int, int], size: int) -> tuple[float, ...]:
+    def _crop_box(self, image_size: tuple[int, int], size: int) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the center crop, in pixels of the image before resizing.
 
         Resampling from this box gives the pixels of resizing the whole image and then cropping it, since Pillow's
@@ -81,4 +81,4 @@ class Resize:
             offset = round((resized - size) / 2)  # torchvision's CenterCrop
             corner.append(offset * side / resized)
             opposite.append((offset + size) * side / resized)
-        return (*corner, *opposite)
+        return corner[0], corner[1], opposite[0], opposite[1]

@@ -80,7 +80,7 @@ def find_runs(folder: Path) -> FoundRuns:
     if not folders:
         raise UsageError(
             f"folder={str(folder)!r} {'has no runs' if folder.is_dir() else 'is not a folder'}. Pass the folder of "
-            "your runs, or train a first one with 'python -m animals_pl fit --config configs/quickstart.yaml'."
+            "your runs, or train a first one with 'python -m animals_pl fit --config quickstart'."
         )
     found = FoundRuns()
     for path in sorted(folders, key=lambda path: (path.parent, int(path.name.removeprefix("version_")))):

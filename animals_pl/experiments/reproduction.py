@@ -8,9 +8,10 @@ from pathlib import Path
 from rich import box
 from rich.table import Table
 
+from animals_pl.configurations import CONFIGS
 from animals_pl.errors import UsageError, did_you_mean, one_line
 from animals_pl.experiments.reference import REFERENCE
-from animals_pl.experiments.study import CONFIGS, read_yaml
+from animals_pl.experiments.study import read_yaml
 from animals_pl.files import require_writable, show
 from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics

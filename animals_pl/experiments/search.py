@@ -49,7 +49,7 @@ def search(
     try:
         import optuna
     except ImportError as error:
-        raise UsageError("optuna is not installed. Run: python -m pip install -e '.[search]'") from error
+        raise UsageError("optuna is not installed. Run: pip install 'animals_pl[train,search]'") from error
     from animals_pl.experiments.fold_fits import prepare_folds
     from animals_pl.experiments.search_space import read_search
     from animals_pl.experiments.trials import Trials, print_results, tuned_config

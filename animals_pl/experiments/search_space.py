@@ -10,8 +10,9 @@ from typing import Any
 from optuna import create_trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from animals_pl.configurations import find_config
 from animals_pl.errors import UsageError
-from animals_pl.experiments.study import Study, find_config, flatten, read_section, read_yaml
+from animals_pl.experiments.study import Study, flatten, read_section, read_yaml
 
 KEY = re.compile(r"\w+(\.\w+)?")
 

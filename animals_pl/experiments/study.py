@@ -9,10 +9,8 @@ from typing import Any
 
 import yaml
 
+from animals_pl.configurations import find_config
 from animals_pl.errors import UsageError, one_line
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-"""The configurations shipped with the project."""
 
 
 @dataclass(frozen=True)
@@ -47,20 +45,7 @@ class Study:
         """
         given = {"model.weights": weights and str(Path(weights).resolve()), "model.net": net}
         options = self.options | {key: value for key, value in given.items() if value}
-        return replace(self, config=find_config(config, Path()) if config else self.config, options=options)
-
-
-def find_config(name: str, folder: Path) -> Path:
-    """Absolute path of a file below ``folder`` or the working directory, or of a shipped configuration by its name.
-
-    Raises:
-        UsageError: There is no such file.
-    """
-    for file in (folder / name, Path(name), CONFIGS / f"{name}.yaml"):
-        if file.is_file():
-            return file.resolve()
-    shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-    raise UsageError(f"config={name!r} is not a file. Pass a YAML file or one of {shipped}.")
+        return replace(self, config=find_config(config) if config else self.config, options=options)
 
 
 def read_yaml(file: Path, argument: str = "study") -> dict[str, Any]:

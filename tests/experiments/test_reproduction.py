@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from animals_pl.configurations import CONFIGS
 from animals_pl.errors import UsageError
 from animals_pl.experiments import reproduction
 from animals_pl.experiments.reference import REFERENCE
 from animals_pl.experiments.reproduction import Outcome, describe, find_weights, reproduce, train
-from animals_pl.experiments.study import CONFIGS
 
 
 def rows(*losses: float) -> list[dict[str, float]]:

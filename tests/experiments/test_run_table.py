@@ -503,7 +503,7 @@ def test_no_folder_and_no_runs_are_refused(capsys, tmp_path, monkeypatch):
     (tmp_path / "checkpoints" / "lenet" / "version_0").mkdir(parents=True)
     for error in (refusal(capsys), refusal(capsys, "--folder", "checkpoints")):
         assert "error: folder='checkpoints' has no runs. " in error
-        assert "python -m animals_pl fit --config configs/quickstart.yaml" in error
+        assert "python -m animals_pl fit --config quickstart" in error
 
 
 def test_an_output_that_cannot_be_written_is_refused(write_run, capsys, tmp_path):

@@ -11,11 +11,12 @@ import yaml
 from sklearn.metrics import balanced_accuracy_score
 
 pytest.importorskip("optuna")
+from animals_pl.configurations import CONFIGS
 from animals_pl.errors import UsageError
 from animals_pl.experiments.fold_fits import load_outcome, prepare_folds
 from animals_pl.experiments.search import search
 from animals_pl.experiments.search_space import read_search
-from animals_pl.experiments.study import CONFIGS, flatten, read_study
+from animals_pl.experiments.study import flatten, read_study
 from animals_pl.experiments.trials import Trials
 from animals_pl.lightning_cli import run
 
@@ -160,5 +161,5 @@ def test_a_search_whose_first_trial_fails_ends(write_study, tiny_tree, tmp_path)
 
 def test_a_missing_optuna_is_explained(arguments, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UsageError, match=r"pip install -e '\.\[search\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'animals_pl\[train,search\]'"):
         search(**arguments)

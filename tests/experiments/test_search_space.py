@@ -7,9 +7,9 @@ import pytest
 pytest.importorskip("optuna")
 from optuna.distributions import IntDistribution
 
+from animals_pl.configurations import CONFIGS
 from animals_pl.errors import UsageError
 from animals_pl.experiments.search_space import contains, read_search, read_space, rounded
-from animals_pl.experiments.study import CONFIGS
 
 
 @pytest.mark.parametrize(

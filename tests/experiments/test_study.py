@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from animals_pl.configurations import CONFIGS, find_config
 from animals_pl.errors import UsageError
-from animals_pl.experiments.study import CONFIGS, as_yaml, find_config, flatten, read_study
+from animals_pl.experiments.study import as_yaml, flatten, read_study
 
 
 def test_a_configuration_is_found_beside_the_study(tmp_path):

@@ -132,7 +132,7 @@ def _download() -> Path:
     try:
         import kagglehub
     except ImportError as error:
-        install = "python -m pip install -e '.[kaggle]'"
+        install = "pip install 'animals_pl[train,kaggle]'"
         raise UsageError(f"source=kaggle needs kagglehub. Run {install}, {remedy}.") from error
     try:
         return Path(kagglehub.dataset_download(KAGGLE_HANDLE))
@@ -245,4 +245,4 @@ def _print_next(catalog: Catalog, configuration: str) -> None:
         option += " --data.val_fraction null --data.test_fraction null"
     print("\nnext:")
     print(printable(f"  python -m animals_pl analyze {place}"))
-    print(printable(f"  python -m animals_pl fit --config configs/{configuration}.yaml{option}"))
+    print(printable(f"  python -m animals_pl fit --config {configuration}{option}"))

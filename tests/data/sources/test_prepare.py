@@ -410,7 +410,7 @@ def test_practice_is_drawn_once_and_is_what_fit_draws(own_folder, prepared):
     assert out.startswith("the practice set of 20 images already exists\n")
     assert "0 images read (20 unchanged)" in out
     assert "Animals-10" not in out
-    assert out.endswith("fit --config configs/quickstart.yaml\n")
+    assert out.endswith("fit --config quickstart\n")
     assert pictures(own_folder) == before
     assert (own_folder / "datasets/practice/manifest.csv").read_text() == manifest
     assert len(catalog_of("datasets/practice/manifest.csv").paths) == 20
@@ -563,7 +563,7 @@ def test_no_network_is_said_with_a_remedy(own_folder, no_kaggle, refused):
 def test_a_missing_kagglehub_is_said_with_a_remedy(own_folder, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, "kagglehub", None)
     message = refused("--source", "kaggle")
-    assert "Run python -m pip install -e '.[kaggle]', or download " in message
+    assert "Run pip install 'animals_pl[train,kaggle]', or download " in message
     assert "--source ARCHIVE.zip" in message
 
 
