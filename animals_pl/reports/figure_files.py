@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from pathlib import Path
 
@@ -13,6 +14,15 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from animals_pl.files import atomic_write
 from animals_pl.reports.thumbnails import data_uri
 
+DPI = 110
+
+
+def figure_uri(figure: Figure) -> str:
+    """Return a figure as the data URI of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=DPI, format="png")
+    return data_uri("png", buffer.getvalue())
+
 
 def write_figures(figures: dict[str, Figure], folder: Path, tag: str) -> dict[str, str]:
     """Write figures as ``figures/NAME.png`` and as TensorBoard images ``TAG/NAME``; return them as data URIs.
@@ -22,7 +32,7 @@ def write_figures(figures: dict[str, Figure], folder: Path, tag: str) -> dict[st
     files = {name: folder / "figures" / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         with atomic_write(files[name]) as partial:
-            figure.savefig(partial, dpi=110, format="png")
+            figure.savefig(partial, dpi=DPI, format="png")
     # torch.utils.tensorboard would import torch; tensorboard's EventFileWriter encodes the folder's name as UTF-8
     images = [
         Summary.Value(tag=f"{tag}/{name}", image=Summary.Image(encoded_image_string=file.read_bytes()))

@@ -43,7 +43,7 @@ from animals_pl import (
 from animals_pl.cli import main
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
-from animals_pl.training.checkpoint import AtomicCheckpointIO
+from animals_pl.training.checkpoint_io import AtomicCheckpointIO
 from animals_pl.training.hparams import divergence_remedy
 from animals_pl.training.metrics_csv import read_metrics
 from animals_pl.training.trainer import quiet
