@@ -72,7 +72,7 @@ def run_curves(runs: Sequence[DrawnRun]) -> Figure:
         axes.set(title=title, xlabel="epoch")
         if key.startswith("loss/"):
             axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_formatter("")
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
@@ -135,7 +135,7 @@ def _label_points(axes: Axes, points: Mapping[int, tuple[float, float]], names: 
     taken = [Bbox.from_bounds(x - DOT / 2, y - DOT / 2, DOT, DOT) for x, y in centres.values()]
     for index, (x, y) in centres.items():
         label = axes.annotate(names[index], points[index], (0, 0), textcoords="offset points", ha="center", va="center")
-        label.set(fontsize=LABEL_SIZE, in_layout=False)
+        label.set(fontsize=LABEL_SIZE, color=colour(index), in_layout=False)
         width, height = label.get_window_extent().size * to_points
         for distance, angle in itertools.product(DISTANCES, ANGLES):
             shift = math.cos(angle) * (distance + width / 2), math.sin(angle) * (distance + height / 2)

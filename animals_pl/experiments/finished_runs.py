@@ -139,8 +139,9 @@ def _numbered_folders(root: Path, found: FoundRuns) -> Iterator[tuple[Path, set[
 
 
 def _label(path: Path, root: Path) -> str:
-    """Path below ``root``, with the run's name even if the run's own folder is ``root``."""
-    return "/".join(path.parts[-max(2, len(path.relative_to(root).parts)) :])
+    """Path below ``root``; of a run, with its name even if ``root`` is the run's own folder or the one above it."""
+    fewest = 2 if VERSION.fullmatch(path.name) else 1
+    return "/".join(path.parts[-max(fewest, len(path.relative_to(root).parts)) :])
 
 
 def _read_run(path: Path, files: set[str], label: str, found: FoundRuns) -> None:

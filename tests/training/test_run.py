@@ -49,7 +49,7 @@ from animals_pl.training.metrics_csv import read_metrics
 from animals_pl.training.trainer import quiet
 
 SCRIPT = Path(__file__).with_name("api_script.py")
-FILES = ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "split.csv"]
+FILES = ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "speed.json", "split.csv"]
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
 
 
