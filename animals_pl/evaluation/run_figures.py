@@ -107,6 +107,7 @@ def cost_scatter(runs: Sequence[DrawnRun]) -> Figure | None:
             if getattr(run, cost) and math.isfinite(run.best.get(metric, math.nan))
         }
         _scatter(axes, points)
+        axes.xaxis.set_major_formatter(EngFormatter(sep="") if cost == "trainable" else "{x:g}")
         axes.set(ylabel="" if column else METRICS[metric], xlabel=COSTS[cost] if row + 1 == len(METRICS) else "")
         panels.append((axes, points))
     figure.draw_without_rendering()  # the places of the points must be final
@@ -120,10 +121,10 @@ def _scatter(axes: Axes, points: Mapping[int, tuple[float, float]]) -> None:
     for index, point in points.items():
         axes.plot(*point, "o", color=colour(index), markersize=DOT)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter("")
     axes.margins(0.12)
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1, 3)))
+    axes.xaxis.set_minor_formatter("")
     _plain_axes(axes)
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 from animals_pl.errors import counted
 from animals_pl.evaluation.run_figures import MOST_RUNS, DrawnRun, colour, cost_scatter, run_curves
-from animals_pl.reports.figure_files import figure_uri
-from animals_pl.reports.page import write_page
+from animals_pl.reports.page import figure_uri, write_page
 
 
 @dataclass(frozen=True)
