@@ -130,14 +130,15 @@ def _scatter(axes: Axes, points: Mapping[int, tuple[float, float]]) -> None:
 
 def _label_points(axes: Axes, points: Mapping[int, tuple[float, float]], names: Sequence[str]) -> None:
     """Write names beside points where they cover neither points nor names; without such a place, a name is left out."""
-    to_points = 72 / axes.get_figure().dpi
+    to_points = 72 / axes.figure.dpi
     centres = {index: axes.transData.transform(point) * to_points for index, point in points.items()}
     left, right = axes.bbox.x0 * to_points, axes.bbox.x1 * to_points
     taken = [Bbox.from_bounds(x - DOT / 2, y - DOT / 2, DOT, DOT) for x, y in centres.values()]
     for index, (x, y) in centres.items():
         label = axes.annotate(names[index], points[index], (0, 0), textcoords="offset points", ha="center", va="center")
         label.set(fontsize=LABEL_SIZE, color=colour(index), in_layout=False)
-        width, height = label.get_window_extent().size * to_points
+        extent = label.get_window_extent()
+        width, height = extent.width * to_points, extent.height * to_points
         for distance, angle in itertools.product(DISTANCES, ANGLES):
             shift = math.cos(angle) * (distance + width / 2), math.sin(angle) * (distance + height / 2)
             box = Bbox.from_bounds(x + shift[0] - width / 2, y + shift[1] - height / 2, width, height)
