@@ -1,12 +1,12 @@
-"""Read finished runs from disk: best epoch, architecture, trainable parameters, validation images."""
+"""Read finished runs from disk: epochs, architecture, size and speed, test metrics, images."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import math
+import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,15 +14,35 @@ from typing import Any, TypeVar
 import yaml
 
 from animals_pl.errors import UsageError, one_line
+from animals_pl.experiments.run_evaluation import RunTest, SplitImages, read_split, read_test
 from animals_pl.models.registry import FROM_SCRATCH
 from animals_pl.training.metrics_csv import Row, best_epoch, read_metrics
+from animals_pl.training.speed_json import Size, Speed, model_size, read_speed
 
 Result = TypeVar("Result")
 
 CHECKPOINTS = ("best.ckpt", "last.ckpt")
-BATCH_NORM_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+MARKS = {"config.yaml", "metrics.csv", *CHECKPOINTS}
+"""A folder with one of these files is a run."""
+
+VERSION = re.compile(r"version_\d+")
 REASON_LENGTH = 120
 """Maximum number of characters of a reason."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The part of a run's config.yaml that is reported.
+
+    Attributes:
+        monitor: Metric that selects the best epoch.
+        architecture: Net and variant in words.
+        tta: Test-time augmentation.
+    """
+
+    monitor: str
+    architecture: str
+    tta: str
 
 
 @dataclass(frozen=True)
@@ -32,20 +52,30 @@ class FinishedRun:
     Attributes:
         label: NAME/version_N.
         name: NAME without the folders above it, as in the run's configuration.
-        architecture: Net and variant in words.
-        trainable: Number of trainable parameters; ``None`` without a readable checkpoint.
-        epochs: Number of complete epochs.
+        config: What config.yaml says.
+        rows: Metrics of each complete epoch.
         best: Metrics of the best epoch by the run's own monitor.
-        images: Digest of the validation images; ``None`` without a readable split.csv.
+        size: Size of the model; ``None`` without speed.json and without a readable checkpoint.
+        speed: Speed of the model; ``None`` without speed.json, as of an interrupted run.
+        split: Its validation and test images; ``None`` without a readable split.csv.
+        test: Test metrics of best.ckpt; ``None`` if it was not tested, or otherwise than it is used.
     """
 
     label: str
     name: str
-    architecture: str
-    trainable: int | None
-    epochs: int
+    config: RunConfig
+    rows: list[Row]
     best: Row
-    images: str | None
+    size: Size | None
+    speed: Speed | None
+    split: SplitImages | None
+    test: RunTest | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration of all epochs; ``None`` if it is not known."""
+        seconds = [row["seconds"] for row in self.rows if "seconds" in row]
+        return sum(seconds) if seconds else None
 
 
 @dataclass(frozen=True)
@@ -57,13 +87,17 @@ class FoundRuns:
         incomplete: Labels of runs without a complete epoch.
         unvalidated: Labels of runs with complete epochs, none of them validated.
         without_checkpoint: Labels of ``runs`` that have no checkpoint.
-        unreadable: Files that cannot be read, each with the reason.
+        other_tests: Labels of ``runs`` whose test metrics are not those of the model as it is used, with the reason.
+        foreign: Labels of numbered folders without any file of a run.
+        unreadable: Files and folders that cannot be read, each with the reason.
     """
 
     runs: list[FinishedRun] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
     unvalidated: list[str] = field(default_factory=list)
     without_checkpoint: list[str] = field(default_factory=list)
+    other_tests: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
 
 
@@ -73,40 +107,63 @@ def find_runs(folder: Path) -> FoundRuns:
     Raises:
         UsageError: The folder does not exist or has no runs.
     """
-    root = folder.resolve()
-    candidates = [path for path in (root, *root.rglob("version_*")) if re.fullmatch(r"version_\d+", path.name)]
-    marks = ("config.yaml", "metrics.csv", *CHECKPOINTS)  # the numbered reports of analyze have none of these
-    folders = [path for path in candidates if any((path / mark).exists() for mark in marks)]
-    if not folders:
+    root, found = folder.resolve(), FoundRuns()
+    candidates = dict(_numbered_folders(root, found))
+    unread = root.is_dir() and found.unreadable
+    if not unread and not any(MARKS & files for files in candidates.values()):
         raise UsageError(
             f"folder={str(folder)!r} {'has no runs' if folder.is_dir() else 'is not a folder'}. Pass the folder of "
             "your runs, or train a first one with 'python -m animals_pl fit --config quickstart'."
         )
-    found = FoundRuns()
-    for path in sorted(folders, key=lambda path: (path.parent, int(path.name.removeprefix("version_")))):
-        # The label includes the run's name even if its own folder was given.
-        label = "/".join(path.parts[-max(2, len(path.relative_to(root).parts)) :])
-        _read_run(path, label, found)
+    for path in sorted(candidates, key=lambda path: (path.parent, int(path.name.removeprefix("version_")))):
+        files, label = candidates[path], _label(path, root)
+        if MARKS & files:
+            _read_run(path, files, label, found)
+        elif "report.html" not in files:  # a report of analyze
+            found.foreign.append(label)
     return found
 
 
-def _read_run(path: Path, label: str, found: FoundRuns) -> None:
+def _numbered_folders(root: Path, found: FoundRuns) -> Iterator[tuple[Path, set[str]]]:
+    """Folders version_N with the names of their files; folders that cannot be read go to ``found.unreadable``."""
+
+    def refuse(error: OSError) -> None:
+        found.unreadable.append(f"{_label(Path(error.filename), root)} ({error.strerror})")
+
+    numbered = [root] if VERSION.fullmatch(root.name) else []
+    for place, folders, _ in os.walk(root, onerror=refuse):
+        numbered += [Path(place, name) for name in folders if VERSION.fullmatch(name)]
+    for path in numbered:
+        with suppress(OSError):  # listed by the walk
+            yield path, {file.name for file in path.iterdir()}
+
+
+def _label(path: Path, root: Path) -> str:
+    """Path below ``root``; of a run, with its name even if ``root`` is the run's own folder or the one above it."""
+    fewest = 2 if VERSION.fullmatch(path.name) else 1
+    return "/".join(path.parts[-max(fewest, len(path.relative_to(root).parts)) :])
+
+
+def _read_run(path: Path, files: set[str], label: str, found: FoundRuns) -> None:
     """Append the run to ``found.runs``, or its label to the list that says what is missing."""
     rows = _try(_read_epochs, path / "metrics.csv", label, found)
-    config = _try(read_config, path / "config.yaml", label, found) if rows else None
-    if rows is None or (rows and config is None):
+    config = _try(read_config, path / "config.yaml", label, found) if rows or "config.yaml" in files else None
+    if rows is None or (config is None and (rows or "config.yaml" in files)):
         return
-    best = best_epoch(rows, config[0]) if config else {}
+    best = best_epoch(rows, config.monitor) if config else {}
     if not config or not best:
         (found.unvalidated if rows else found.incomplete).append(label)
         return
-    files = [path / name for name in CHECKPOINTS if (path / name).exists()]
-    if not files:
+    if not files & set(CHECKPOINTS):
         found.without_checkpoint.append(label)
-    counts = (_try(_read_trainable, file, label, found) for file in files)
-    trainable = next((number for number in counts if number is not None), None)
-    images = _try(validation_digest, path / "split.csv", label, found)
-    found.runs.append(FinishedRun(label, path.parent.name, config[1], trainable, len(rows), best, images))
+    speed = _try(read_speed, path / "speed.json", label, found) if "speed.json" in files else None
+    size = speed or _size_of_checkpoint(path, files, label, found)
+    split = _try(read_split, path / "split.csv", label, found)
+    test = _test(path, label, found)
+    if test and (reason := test.other_model(int(best["epoch"]) + 1, config.tta, split)):
+        found.other_tests.append(f"{label} ({reason})")
+        test = None
+    found.runs.append(FinishedRun(label, path.parent.name, config, rows, best, size, speed, split, test))
 
 
 def _read_epochs(file: Path) -> list[Row]:
@@ -116,10 +173,21 @@ def _read_epochs(file: Path) -> list[Row]:
     return rows
 
 
-def _read_trainable(file: Path) -> int:
-    from animals_pl.training.checkpoint import load_checkpoint
+def _size_of_checkpoint(path: Path, files: set[str], label: str, found: FoundRuns) -> Size | None:
+    sizes = (_try(_read_size, path / name, label, found) for name in CHECKPOINTS if name in files)
+    return next((size for size in sizes if size is not None), None)
 
-    return count_trainable(load_checkpoint(file, mmap=True))
+
+def _read_size(file: Path) -> Size:
+    from animals_pl.training.checkpoint import load_checkpoint  # imports torch
+
+    checkpoint = load_checkpoint(file, mmap=True)
+    return model_size(checkpoint["state_dict"], frozen=bool(checkpoint["hyper_parameters"].get("freeze")))
+
+
+def _test(path: Path, label: str, found: FoundRuns) -> RunTest | None:
+    file = path / "evaluation" / "test" / "metrics.json"
+    return _try(read_test, file, f"{label}/evaluation/test", found) if os.path.lexists(file) else None
 
 
 def _try(read: Callable[[Path], Result], file: Path, label: str, found: FoundRuns) -> Result | None:
@@ -135,15 +203,15 @@ def _try(read: Callable[[Path], Result], file: Path, label: str, found: FoundRun
         return None
 
 
-def read_config(file: Path) -> tuple[str, str]:
-    """Monitor and architecture of a run, from its config.yaml; ValueError if it is another file."""
+def read_config(file: Path) -> RunConfig:
+    """Read config.yaml of a run; ValueError if it is another file."""
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     config = config if isinstance(config, dict) else {}
     model, data = config.get("model"), config.get("data")
     monitor = config.get("monitor", "loss/val")
     if not isinstance(model, dict) or not isinstance(data, dict) or not isinstance(monitor, str) or "net" not in model:
         raise ValueError("not the configuration of a run")
-    return monitor, describe(model, str(data.get("augment", "none")))
+    return RunConfig(monitor, describe(model, str(data.get("augment", "none"))), str(model.get("tta", "none")))
 
 
 def describe(model: Mapping[str, Any], augment: str) -> str:
@@ -157,27 +225,3 @@ def describe(model: Mapping[str, Any], augment: str) -> str:
         parts.append("fine-tuned" if model.get("weights") else "from scratch")
     parts.append("no augmentation" if augment == "none" else f"augmentation {Path(augment).name}")
     return ", ".join(parts)
-
-
-def count_trainable(checkpoint: Mapping[str, Any]) -> int:
-    """Number of trained parameters of a checkpoint's net.
-
-    Buffers (BatchNorm statistics, the pixels' mean and standard deviation) and a frozen backbone are not counted.
-    """
-    frozen = checkpoint["hyper_parameters"].get("freeze")
-    excluded = ("net.normalize.", "net.backbone.") if frozen else ("net.normalize.",)
-    return sum(
-        tensor.numel()
-        for key, tensor in checkpoint["state_dict"].items()
-        if key.startswith("net.") and not key.startswith(excluded) and not key.endswith(BATCH_NORM_BUFFERS)
-    )
-
-
-def validation_digest(file: Path) -> str:
-    """Digest of the content hashes, or else paths, of a split's validation images; ValueError if there are none."""
-    with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        rows = [row for row in csv.DictReader(stream) if row.get("split") == "val"]
-    names = sorted(row.get("sha256") or row.get("path") or "" for row in rows)
-    if not names:
-        raise ValueError("no validation images")
-    return hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()

@@ -1,4 +1,4 @@
-"""The command ``report``: rank all runs below a folder in one table, beside the reference's published results.
+"""The command ``report``: rank all runs below a folder, beside the reference's published results.
 
 With ``--contract`` or ``--compare``, it prints the review contract of one run or the comparison of two.
 """
@@ -6,11 +6,8 @@ With ``--contract`` or ``--compare``, it prints the review contract of one run o
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -18,30 +15,14 @@ from rich.text import Text
 
 from animals_pl.errors import UsageError
 from animals_pl.experiments.finished_runs import FinishedRun, find_runs
-from animals_pl.experiments.reference import REFERENCE
-from animals_pl.files import atomic_write, message_stream, printable, require_writable, screen_width, show
+from animals_pl.experiments.table_files import require_format, write_tables
+from animals_pl.experiments.table_lines import RankBy, RunTable, notes, results, test_and_cost
+from animals_pl.files import message_stream, printable, require_writable, screen_width, show
 
-RankBy = Literal["macro_recall", "acc", "loss", "macro_f1"]
-RANKED_BY = {"macro_recall": "macro recall", "acc": "accuracy", "loss": "loss", "macro_f1": "macro-F1"}
-COLUMNS = ("loss/train", "acc/train", "loss/val", "acc/val", "macro_recall/val", "macro_f1/val")
-HEADINGS = (
-    *("trainable parameters", "epochs", "best epoch"),
-    *("train loss", "train acc", "val loss", "val acc", "macro recall", "macro F1"),
-)
 RUNS = "checkpoints"
-OTHER_IMAGES = "†"
-WIDE = 120
-"""Terminal columns from which the table has wider gaps; also the width without a terminal."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A row of the report: a run, or the reference's results of the same experiment (without a rank)."""
-
-    rank: str
-    run: str
-    architecture: str
-    numbers: list[str]
+NARROW, WIDE = 100, 120
+"""Terminal columns below which architectures are left out, and from which the table has wider gaps; WIDE is also the
+width without a terminal."""
 
 
 def report(
@@ -57,7 +38,8 @@ def report(
 
     Args:
         folder: Folder of the runs: FOLDER/NAME/version_N.
-        output: Markdown file to write the table to. Default: none.
+        output: File to write the tables to: .md (Markdown), .csv (one row per run, all digits) or .html (a page with
+            curves). Default: none.
         rank_by: Validation metric to rank by. Ties: fewer trainable parameters first.
         contract: Instead, print the review contract of this run: the threshold above which labels are accepted.
         recall: For the contract: recall to promise, for every class (0.97) or for some (elephant=0.95,dog=0.9). Only
@@ -75,21 +57,18 @@ def report(
         return
     if output is not None:
         require_writable(Path(output))
+        require_format(Path(output))
     found = find_runs(Path(folder))
-    lines = table_lines(ranked(found.runs, rank_by))
-    notes = legend(lines, rank_by) if lines else []
-    notes += [f"incomplete: {label}" for label in found.incomplete]
-    notes += [f"no validation: {label}" for label in found.unvalidated]
-    notes += [f"no checkpoint: {label}" for label in found.without_checkpoint]
-    notes += [f"unreadable: {reason}" for reason in found.unreadable]
-    if lines:
+    runs = ranked(found.runs, rank_by)
+    tables = [results(runs), test_and_cost(runs)] if runs else []
+    lines = notes(found, runs, rank_by)
+    for table in tables:
         width = screen_width(WIDE)
-        show(terminal_table(lines, width), width)
-    for note in notes:
-        print(printable(note))
+        show(terminal_table(table, width), width)
+    for line in lines:
+        print(printable(line))
     if output is not None:
-        with atomic_write(Path(output)) as partial:
-            partial.write_text(markdown(lines, notes), encoding="utf-8", errors="backslashreplace")
+        write_tables(Path(output), runs, tables, lines)
         print(printable(f"{output} written"), file=message_stream(Path(output)))
 
 
@@ -118,65 +97,26 @@ def ranked(runs: list[FinishedRun], rank_by: RankBy) -> list[FinishedRun]:
     def order(run: FinishedRun) -> tuple[float, float]:
         value = run.best.get(f"{rank_by}/val", math.nan)
         rank = math.inf if math.isnan(value) else round(value, 4) * (1 if rank_by == "loss" else -1)
-        return rank, math.inf if run.trainable is None else run.trainable
+        return rank, math.inf if run.size is None else run.size.trainable
 
     return sorted(runs, key=order)
 
 
-def table_lines(runs: list[FinishedRun]) -> list[Line]:
-    """Rows of ranked runs; a run of one of the reference's experiments is followed by the published results."""
-    lines = []
-    for rank, run in enumerate(runs, 1):
-        comparable = run.images is not None and run.images == runs[0].images
-        mark = "" if comparable or len(runs) == 1 else f" {OTHER_IMAGES}"
-        trainable = "" if run.trainable is None else f"{run.trainable:,}"
-        numbers = [trainable, str(run.epochs), str(int(run.best["epoch"]) + 1)]
-        numbers += [f"{run.best[key]:.4f}" if key in run.best else "" for key in COLUMNS]
-        lines.append(Line(str(rank), printable(run.label) + mark, printable(run.architecture), numbers))
-        if published := REFERENCE.get(run.name):
-            lines.append(Line("", "reference", published.title, [*published.cells(), "", ""]))
-    return lines
-
-
-def legend(lines: list[Line], rank_by: RankBy) -> list[str]:
-    """Notes below the table."""
-    notes = [
-        f"Ranked by {RANKED_BY[rank_by]} on the validation images at each run's best epoch; "
-        "ties by fewer trainable parameters.",
-        "Runs are comparable only if they were evaluated on the same validation images.",
-    ]
-    if any(line.run.endswith(OTHER_IMAGES) for line in lines):
-        notes.append(f"{OTHER_IMAGES} evaluated on validation images that are unknown or differ from rank 1's.")
-    if any(not line.rank for line in lines):
-        notes.append("reference: as published, on its own validation images.")
-    return notes
-
-
-def terminal_table(lines: list[Line], width: int) -> Table:
-    """Table for a terminal of at least 100 columns, the architecture below the run."""
+def terminal_table(table: RunTable, width: int) -> Table:
+    """Table for a terminal, the architecture below the run."""
     gap = 1 if width >= WIDE else 0  # in addition to the box's own
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, padding=(0, gap))
-    table.add_column("#", justify="right", vertical="top")
-    table.add_column("run,\narchitecture", overflow="fold", ratio=1)
-    for heading in HEADINGS:
-        table.add_column("\n".join(heading.split()), justify="right", no_wrap=True)
-    for index, line in enumerate(lines):
-        if line.rank and index:
-            table.add_row()
+    shown = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True, padding=(0, gap))
+    with_architecture = width >= NARROW and any(line.architecture for line in table.lines)
+    shown.add_column("#", justify="right", vertical="top")
+    shown.add_column("run,\narchitecture" if with_architecture else "run", overflow="fold", ratio=1)
+    for heading in table.headings:
+        shown.add_column("\n".join(heading.split()), justify="right", no_wrap=True)
+    for index, line in enumerate(table.lines):
+        if line.rank and index and with_architecture:
+            shown.add_row()
         if line.rank:
-            table.add_row(line.rank, Text.assemble((line.run, "bold"), "\n", line.architecture), *line.numbers)
+            architecture = f"\n{line.architecture}" if with_architecture else ""
+            shown.add_row(line.rank, Text.assemble((line.run, "bold"), architecture), *line.numbers)
         else:
-            table.add_row("", Text(f"{line.run}: {line.architecture}"), *line.numbers, style="dim")
-    return table
-
-
-def markdown(lines: list[Line], notes: list[str]) -> str:
-    """Table and notes as GitHub Markdown. Without rows there is no table."""
-    rows = [["rank", "model architecture", "run", *HEADINGS], ["---:", "---", "---", *["---:"] * len(HEADINGS)]]
-    rows += [list(map(_escape, [line.rank, line.architecture, line.run, *line.numbers])) for line in lines]
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in rows) if lines else ""
-    return "\n".join(filter(None, [table, "".join(f"- {_escape(note)}\n" for note in notes)]))
-
-
-def _escape(text: str) -> str:
-    return re.sub(r"[\\`*<>\[\]|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
+            shown.add_row("", Text(f"{line.run}: {line.architecture}"), *line.numbers, style="dim")
+    return shown

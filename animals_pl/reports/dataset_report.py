@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-import animals_pl
 from animals_pl.data.catalog import display_name
-from animals_pl.files import atomic_write
 from animals_pl.reports.dataset_figures import size_plot, spread
 from animals_pl.reports.findings import Findings, readable, size_table, suggest_sizes
+from animals_pl.reports.page import write_page
 from animals_pl.reports.thumbnails import thumbnail_uri
 
 SAMPLE_CLASSES = 100
@@ -49,11 +47,9 @@ class DatasetReport:
             files: Files in the page's folder to link to.
         """
         file = self.folder / "report.html"
-        loader = jinja2.FileSystemLoader(Path(__file__).parent)
-        environment = jinja2.Environment(
-            loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        page = environment.get_template("dataset_report.html.jinja").render(
+        write_page(
+            file,
+            "dataset_report",
             **self._overview(),
             **self._sizes(),
             **self._images(),
@@ -64,10 +60,7 @@ class DatasetReport:
             logdir=self.folder,
             base=self.base,
             placeholder=thumbnail_uri(None),
-            version=animals_pl.__version__,
         )
-        with atomic_write(file) as partial:
-            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
         return file
 
     def _overview(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from animals_pl.files import atomic_write
+from animals_pl.reports.page import FIGURE_DPI
 from animals_pl.reports.thumbnails import data_uri
 
 
@@ -22,7 +23,7 @@ def write_figures(figures: dict[str, Figure], folder: Path, tag: str) -> dict[st
     files = {name: folder / "figures" / f"{name}.png" for name in figures}
     for name, figure in figures.items():
         with atomic_write(files[name]) as partial:
-            figure.savefig(partial, dpi=110, format="png")
+            figure.savefig(partial, dpi=FIGURE_DPI, format="png")
     # torch.utils.tensorboard would import torch; tensorboard's EventFileWriter encodes the folder's name as UTF-8
     images = [
         Summary.Value(tag=f"{tag}/{name}", image=Summary.Image(encoded_image_string=file.read_bytes()))

@@ -7,19 +7,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 
-import animals_pl
 from animals_pl.data.catalog import english_name
 from animals_pl.evaluation.calibration import reliability_bins
 from animals_pl.evaluation.figures import confusion_matrix as matrix_figure
 from animals_pl.evaluation.metrics import confusion_matrix
 from animals_pl.evaluation.report_figures import precision_recall, reliability, risk_coverage_curve
 from animals_pl.evaluation.selective import risk_coverage
-from animals_pl.files import atomic_write, printable
+from animals_pl.files import printable
 from animals_pl.reports.figure_files import write_figures
+from animals_pl.reports.page import write_page
 from animals_pl.reports.thumbnails import thumbnail_uri
 from animals_pl.training.callbacks.evaluation_files import Evaluation
 
@@ -56,11 +55,10 @@ class ModelReport:
     def write(self) -> Path:
         """Write ``report.html``, ``figures/`` and TensorBoard events, and return the page's path."""
         folder, metrics = self.evaluation.folder, self.evaluation.metrics
-        loader = jinja2.FileSystemLoader(Path(__file__).parent)
-        environment = jinja2.Environment(
-            loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        page = environment.get_template("model_report.html.jinja").render(
+        file = folder / "report.html"
+        write_page(
+            file,
+            "model_report",
             title=f"Model report: {self.evaluation.split}",
             subtitle=f"{metrics['checkpoint']} of {folder.parents[1]}, epoch {metrics['epoch']}, on {metrics['data']}",
             cards=self._cards(),
@@ -69,11 +67,7 @@ class ModelReport:
             figures=write_figures(self._figures(), folder, "evaluation"),
             galleries=self._galleries(),
             mistakes=int((~self.correct).sum()),
-            version=animals_pl.__version__,
         )
-        file = folder / "report.html"
-        with atomic_write(file) as partial:
-            partial.write_text(page, encoding="utf-8", errors="backslashreplace")
         return file
 
     def _cards(self) -> list[dict[str, Any]]:

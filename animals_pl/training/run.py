@@ -29,11 +29,13 @@ from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
 from animals_pl.training.callbacks.run_length import RunLength
+from animals_pl.training.callbacks.speed import MeasureSpeed
 from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
 from animals_pl.training.callbacks.temperature import Temperature
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
-from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume, with_atomic_io
+from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume
+from animals_pl.training.checkpoint_io import with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
 from animals_pl.training.resume import adopt_checkpoint, check_new_model
@@ -238,7 +240,7 @@ def prepare_run(
         dump_config = dump_config or partial(dump_hparams, model, data, asdict(options), trainer_kwargs)
         searches = [*finders, options.tune] if options.tune else finders
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
-        mine += [files, EpochTable(folder), TensorBoardImages(data)]
+        mine += [files, EpochTable(folder), TensorBoardImages(data), MeasureSpeed(folder)]
         mine += [Tuner(what, files.record) for what in searches]
         if saves:
             mode = monitor_mode(options.monitor)

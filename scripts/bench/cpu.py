@@ -13,7 +13,6 @@ import argparse
 import csv
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from rich.table import Table
 
 from animals_pl.data.catalog import scan_folder
 from animals_pl.errors import UsageError
+from animals_pl.training.cpu import cpu_facts, cpu_name
 from scripts.bench.benchmarks import BENCHMARKS, PARTS, TITLES
 from scripts.bench.ours import Options
 from scripts.bench.process_memory import PROJECT, link_images, run
@@ -110,16 +110,14 @@ def measure(part: str, name: str, repeat: int, options: Options) -> Result:
 
 def machine(keras: Path | None) -> str:
     """Cores, processor, its vector instructions, and versions in one line."""
-    facts = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
-    facts = {key.strip(): value.strip() for key, value in facts.items()}
-    model, flags = facts.get("model name", platform.machine()), facts.get("flags", "").split()
+    flags = cpu_facts().get("flags", "").split()
     packages = {name: version(name) for name in ("torch", "onnxruntime", "openvino")}
     if keras and keras.exists():
         code = "from importlib.metadata import *; print(version(packages_distributions()['tensorflow'][0]))"
         answer = subprocess.run([keras, "-c", code], capture_output=True, text=True, check=False)
         packages["tensorflow"] = answer.stdout.strip() or "absent"
     vectors = [name for name, flag in VECTORS.items() if flag in flags]
-    cores = f"{os.cpu_count()} cores, {model} ({', '.join(vectors) or 'no vector instructions known'})"
+    cores = f"{os.cpu_count()} cores, {cpu_name()} ({', '.join(vectors) or 'no vector instructions known'})"
     return "; ".join([cores, *(f"{name} {number}" for name, number in packages.items())])
 
 

@@ -1,14 +1,17 @@
-"""Study files on a tiny tree, and a training that takes no time."""
+"""Study files on a tiny tree, a training that takes no time, and runs written by hand."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import run_folders
 
+from animals_pl.cli import main
 from animals_pl.data.catalog import ANIMALS10
 from animals_pl.experiments import fold_fits
 
@@ -49,3 +52,23 @@ def fake_training(monkeypatch: pytest.MonkeyPatch) -> FakeTraining:
     fake = FakeTraining()
     monkeypatch.setattr(fold_fits, "run", fake)
     return fake
+
+
+@pytest.fixture
+def write_run(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a run below ``tmp_path / "runs"`` as fit would."""
+    return partial(run_folders.write_run, tmp_path / "runs")
+
+
+@pytest.fixture
+def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Return a function that reports on the runs written by hand and returns what was printed."""
+
+    def run(*args: object, width: int = 200) -> str:
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(["report", *map(str, (tmp_path / "runs", *args))]) == 0
+        output = capsys.readouterr()
+        assert output.err == ""
+        return output.out
+
+    return run

@@ -11,18 +11,18 @@ import torch
 import yaml
 from torch import nn
 
-from animals_pl.experiments.finished_runs import count_trainable, describe
+from animals_pl.experiments.finished_runs import describe
 from animals_pl.experiments.reference import REFERENCE
 from animals_pl.models import registry
+from animals_pl.training.speed_json import model_size
 
 PROJECT = Path(__file__).parents[2]
 RECIPE = {"net": "tf_mobilenetv3_small_100.in1k", "head": "linear", "features": "pooled", "freeze": True}
 
 
-def saved(net: nn.Module, freeze: bool) -> dict[str, Any]:
-    """The relevant part of a net's checkpoint."""
-    state = {f"net.{key}": tensor for key, tensor in net.state_dict().items()}
-    return {"state_dict": {**state, "elsewhere": torch.zeros(7)}, "hyper_parameters": {"net": "", "freeze": freeze}}
+def saved(net: nn.Module) -> dict[str, Any]:
+    """The net in the state of its checkpoint."""
+    return {**{f"net.{key}": tensor for key, tensor in net.state_dict().items()}, "elsewhere": torch.zeros(7)}
 
 
 @pytest.mark.parametrize("name", REFERENCE)
@@ -32,7 +32,7 @@ def test_trainable_parameters_are_those_of_the_reference(name):
     # Nets from scratch are large; timm nets cannot be built on the meta device.
     with torch.device("meta") if model["net"] in registry.FROM_SCRATCH else contextlib.nullcontext():
         net = registry.build_net(model["net"], 10, 224, **options)
-    assert count_trainable(saved(net, bool(model.get("freeze")))) == REFERENCE[name].trainable
+    assert model_size(saved(net), frozen=bool(model.get("freeze"))).trainable == REFERENCE[name].trainable
 
 
 @pytest.mark.parametrize("freeze", [False, True], ids=["fine-tuned", "frozen"])
@@ -40,7 +40,7 @@ def test_trainable_parameters_are_those_of_the_reference(name):
 def test_trainable_parameters_are_those_with_gradients(name, freeze):
     net = registry.build_net(name, 3, 160, freeze=freeze)
     expected = sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
-    assert count_trainable(saved(net, freeze)) == expected
+    assert model_size(saved(net), frozen=freeze).trainable == expected
 
 
 @pytest.mark.parametrize(

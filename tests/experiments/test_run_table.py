@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import re
 import subprocess
@@ -15,90 +14,40 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
+from run_folders import METRICS, epoch
 
 from animals_pl.cli import main
-from animals_pl.experiments.finished_runs import count_trainable
-from animals_pl.training.metrics_csv import best_epoch, monitor_mode, read_metrics, write_metrics
+from animals_pl.training.metrics_csv import best_epoch, monitor_mode, read_metrics
+from animals_pl.training.speed_json import model_size
 
 PROJECT = Path(__file__).parents[2]
-TRANSFER = {"net": "tf_mobilenetv3_small_100.in1k", "head": "linear", "features": "pooled", "freeze": True}
-METRICS = ("loss", "acc", "macro_recall", "macro_f1")
 
 
 def cli(*args: object) -> int:
     return main([str(arg) for arg in args])
 
 
-def epoch(number: int, value: float = 0.5, **others: float) -> dict[str, float]:
-    """Return the row of one epoch; ``others`` are validation metrics that differ from the rest."""
-    row = {f"{name}/{split}": value for name in METRICS for split in ("train", "val")}
-    return {"epoch": number, **row, **{f"{name}/val": other for name, other in others.items()}}
-
-
-@pytest.fixture
-def write_run(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a run below ``tmp_path / "runs"`` as fit would."""
-
-    def write(
-        name: str,
-        rows: list[dict[str, float]] | None = None,
-        version: int = 0,
-        model: dict[str, Any] | None = None,
-        monitor: str = "loss/val",
-        augment: str = "none",
-        parameters: int = 3,
-        images: str = "ab",
-    ) -> Path:
-        folder = tmp_path / "runs" / name / f"version_{version}"
-        folder.mkdir(parents=True)
-        model = {**TRANSFER, "weights": "imagenet", **(model or {})}
-        config = {"name": name, "monitor": monitor, "model": model, "data": {"augment": augment}}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        write_metrics(folder / "metrics.csv", [epoch(0)] if rows is None else rows)
-        state = {"net.head.1.weight": torch.zeros(parameters), "net.backbone.conv.weight": torch.zeros(9)}
-        hparams = {**model, "class_names": ["cane"]}
-        checkpoint = {"state_dict": state, "hyper_parameters": hparams, "animals_pl_version": "0.2.0"}
-        torch.save(checkpoint, folder / "best.ckpt")
-        with (folder / "split.csv").open("w", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["path", "label", "split", "sha256", "group"])
-            writer.writerows([f"cane/{letter}.jpg", "cane", "val", f"hash of {letter}", ""] for letter in images)
-            writer.writerow(["cane/train.jpg", "cane", "train", f"hash of train {name}", ""])
-        return folder
-
-    return write
-
-
-@pytest.fixture
-def reported(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return a function that reports on the runs written by hand and returns what was printed."""
-
-    def run(*args: object, width: int = 200) -> str:
-        monkeypatch.setenv("COLUMNS", str(width))
-        assert cli("report", tmp_path / "runs", *args) == 0
-        output = capsys.readouterr()
-        assert output.err == ""
-        return output.out
-
-    return run
+def printed_tables(text: str) -> list[str]:
+    """Return the printed tables: results, then test metrics and cost."""
+    return re.split(r"\n\s*\n(?=[ \n]*test )", text.partition("Ranked by")[0])
 
 
 def order(text: str) -> list[str]:
     """Return the runs of a printed table, best first."""
-    return re.findall(r"^ *\d+  ?(\S+/version_\d+)", text, re.M)
+    return re.findall(r"^ *\d+  ?(\S+/version_\d+)", printed_tables(text)[0], re.M)
 
 
-def cells(text: str, beginning: str) -> list[str]:
-    """Return the numbers of the line of the table that begins so."""
+def cells(text: str, beginning: str, table: int = 0) -> list[str]:
+    """Return the numbers of the line of a table that begins so."""
+    text = printed_tables(text)[table]
     (line,) = [line for line in text.splitlines() if re.match(rf"^ *(\d+ +)?{re.escape(beginning)} ", line)]
     return line.partition(beginning)[2].split()
 
 
-def markdown_rows(file: Path) -> list[list[str]]:
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+def markdown_rows(file: Path, table: int = 0) -> list[list[str]]:
+    lines = file.read_text(encoding="utf-8").split("\n\n")[table].splitlines()
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines if line.startswith("|")]
 
 
 # ---------------------------------------------------------------- runs of fit
@@ -137,7 +86,7 @@ def test_real_runs_are_reported_at_the_epoch_of_their_best_checkpoint(real_runs,
         keys = ("loss/train", "acc/train", "loss/val", "acc/val", "macro_recall/val", "macro_f1/val")
         trained, *numbers = cells(text, f"{name}/version_0")
         assert numbers == [str(epochs), str(checkpoint["epoch"] + 1), *(f"{best[key]:.4f}" for key in keys)]
-        assert int(trained.replace(",", "")) == count_trainable(checkpoint)
+        assert int(trained.replace(",", "")) == model_size(checkpoint["state_dict"], frozen=name == "frozen").trainable
     assert "shallownet, from scratch, no augmentation" in text
     assert "test_resnet, linear head, pooled features, frozen at random weights, no augmentation" in text
     assert cells(text, "reference: ShallowNet") == [
@@ -473,6 +422,10 @@ def test_markdown_equals_the_printed_table(write_run, reported, tmp_path):
     assert heading[6:] == ["train loss", "train acc", "val loss", "val acc", "macro recall", "macro F1"]
     assert [set(cell) - {":"} for cell in rule] == [{"-"}] * 12
     assert run[2:] == ["lenet/version_0", *cells(text, "lenet/version_0")]
+    heading, _, run = markdown_rows(file, 1)
+    assert heading == ["rank", "run", "test acc", "test macro recall", "MB", "ms/image", "training time"]
+    assert run == ["1", "lenet/version_0", "", "", "0.0", "", ""]
+    assert cells(text, "lenet/version_0", table=1) == ["0.0"]
     notes = [line[2:] for line in file.read_text().splitlines() if line.startswith("- ")]
     assert notes == text[text.index("Ranked by") :].splitlines()[:-1]
     assert text.splitlines()[-1] == f"{file} written"

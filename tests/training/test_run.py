@@ -43,13 +43,13 @@ from animals_pl import (
 from animals_pl.cli import main
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError
-from animals_pl.training.checkpoint import AtomicCheckpointIO
+from animals_pl.training.checkpoint_io import AtomicCheckpointIO
 from animals_pl.training.hparams import divergence_remedy
 from animals_pl.training.metrics_csv import read_metrics
 from animals_pl.training.trainer import quiet
 
 SCRIPT = Path(__file__).with_name("api_script.py")
-FILES = ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "split.csv"]
+FILES = ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "speed.json", "split.csv"]
 QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0, "accelerator": "cpu"}
 
 
