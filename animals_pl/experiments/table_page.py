@@ -21,8 +21,8 @@ def write_table_page(
             f"{rank} {printable(run.label)}",
             run.rows,
             run.best,
-            run.size and run.size.trainable,
-            run.speed and run.speed.ms_per_image,
+            run.size.trainable if run.size else None,
+            run.speed.ms_per_image if run.speed else None,
         )
         for rank, run in enumerate(runs, 1)
     ]
