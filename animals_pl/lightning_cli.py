@@ -27,6 +27,7 @@ from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error, one_line
 from animals_pl.files import message_stream, printable
+from animals_pl.training.calibration import calibration_of, require_unknown
 from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_predicted
@@ -42,6 +43,7 @@ PRIOR_HELP = (
     "Class frequencies expected in use: train, uniform, or a CSV file with the columns class and frequency. Default: "
     "the model's own prior, without adjustment."
 )
+UNKNOWN_HELP = "Name images of no known class unknown, by the threshold of the checkpoint, and write their score."
 
 
 class AnimalsCLI(LightningCLI):
@@ -85,6 +87,7 @@ class AnimalsCLI(LightningCLI):
         elif self._verb == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument("--top_k", type=PositiveInt, default=3, help="Number of classes per image.")
+            parser.add_argument("--unknown", type=bool, default=False, help=UNKNOWN_HELP)
         if self._verb != "fit":
             parser.add_argument("--prior", type=str | None, default=None, help=PRIOR_HELP)
 
@@ -101,6 +104,8 @@ class AnimalsCLI(LightningCLI):
                 raise UsageError(f"{verb} needs --ckpt_path FILE: the best.ckpt of a run below checkpoints/.")
             return
         checkpoint = load_checkpoint(ckpt_path, mmap=True)
+        if self.config[verb].get("unknown"):
+            require_unknown(calibration_of(checkpoint), checkpoint["hyper_parameters"]["class_names"])
         settings = {"model": model_settings(checkpoint), "data": data_settings(checkpoint) | {"test_root": None}}
         split = Path(ckpt_path).parent / "split.csv"
         if split.is_file():  # it contains the result of grouping and exclusion
@@ -157,7 +162,7 @@ class AnimalsCLI(LightningCLI):
         self.model.prior = config.prior
         options |= {"logger": False, "enable_checkpointing": False}
         if verb == "predict":
-            callbacks.append(PredictionWriter(Path(config.output), config.top_k))
+            callbacks.append(PredictionWriter(Path(config.output), config.top_k, config.unknown))
             options["devices"] = 1  # several processes would write the same file
         else:
             callbacks += [EvaluationSummary(self.datamodule), EvaluationFiles(self.datamodule)]
@@ -200,6 +205,7 @@ FLAGS = {
     "cache_features",
     "compile",
     "seed_everything",
+    "unknown",
     *boolean_options(AnimalClassifier, "model."),
     *boolean_options(AnimalsDataModule, "data."),
     *boolean_options(L.Trainer, "trainer."),

@@ -24,16 +24,18 @@ from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
 
 TOLERANCE = 1e-4
-"""Maximum accepted difference of a probability between torch and the exported file."""
+"""Maximum accepted difference between torch and the exported file: of a probability, and of an unknown score as a
+fraction of the largest."""
 
 NUM_IMAGES = 16
 """Number of images to verify on."""
 
 
 class ExportedNet(nn.Module):
-    """A net with test-time augmentation that returns calibrated probabilities and logits."""
+    """A net with test-time augmentation that returns calibrated probabilities, logits and unknown scores."""
 
     log_shift: Tensor
+    training_shift: Tensor
 
     def __init__(self, net: nn.Module, tta: TTA = "none", calibration: Calibration | None = None) -> None:
         super().__init__()
@@ -41,12 +43,14 @@ class ExportedNet(nn.Module):
         self.net = net
         self.tta = tta
         self.temperature = calibration.temperature
-        self.register_buffer("log_shift", torch.as_tensor(calibration.log_shift, dtype=torch.float32))
+        for name in ("log_shift", "training_shift"):
+            self.register_buffer(name, torch.as_tensor(getattr(calibration, name), dtype=torch.float32))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Probabilities (B, C) and logits (B, C) of uint8 RGB images (B, 3, S, S)."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities (B, C), logits (B, C) and unknown scores (B,) of uint8 RGB images (B, 3, S, S)."""
         logits = forward_tta(self.net, images, self.tta)
-        return (logits / self.temperature + self.log_shift).softmax(1), logits
+        probabilities = (logits / self.temperature + self.log_shift).softmax(1)
+        return probabilities, logits, -(logits + self.training_shift).logsumexp(1)
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,9 @@ def export(
 ) -> Export:
     """Export a checkpoint to a single, self-contained ONNX file.
 
-    Input ``images``: uint8 RGB (B, 3, S, S) for any B. Outputs ``probabilities`` (calibrated) and ``logits``: (B, C).
-    Normalisation is part of the graph. Class names, size, resize rule and test-time augmentation are in the metadata.
+    Input ``images``: uint8 RGB (B, 3, S, S) for any B. Outputs: ``probabilities`` (calibrated) and ``logits`` (B, C),
+    ``unknown_score`` (B,). Normalisation is part of the graph. Class names, size, resize rule, test-time augmentation
+    and the threshold of the score are in the metadata.
     The file is compared with torch on images before it replaces an existing one.
 
     Args:
@@ -113,8 +118,8 @@ def export(
     verified_on = f"{len(images)} {source}"
     print(
         f"{printable(target)} written ({size / 1e6:.1f} MB): images uint8 (B, 3, {model.size}, {model.size}) → "
-        f"probabilities, logits (B, {len(model.class_names)})\nverified on {printable(verified_on)}: "
-        f"probabilities differ from torch by at most {difference:.1e}",
+        f"probabilities, logits (B, {len(model.class_names)}), unknown_score (B,)\n"
+        f"verified on {printable(verified_on)}: probabilities differ from torch by at most {difference:.1e}",
         file=message_stream(target),
     )
     return Export(target, verified_on, difference)
@@ -150,6 +155,7 @@ def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path) -> dict[str, str]:
         "tta": tta,
         "temperature": model.calibration.temperature,
         "log_shift": np.broadcast_to(model.calibration.log_shift, len(model.class_names)).tolist(),
+        "unknown_threshold": model.calibration.unknown_threshold,
         "mean": [round(value / 255, 6) for value in normalize.mean.flatten().tolist()],
         "std": [round(value / 255, 6) for value in normalize.std.flatten().tolist()],
         "net": model.hparams["net"],
@@ -164,7 +170,7 @@ def _write(net: nn.Module, images: Tensor, file: Path, metadata: dict[str, str])
         net,
         (images[[0, -1]],),  # two, because torch.export would fix a batch size of 1
         input_names=["images"],
-        output_names=["probabilities", "logits"],
+        output_names=["probabilities", "logits", "unknown_score"],
         dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
         dynamo=True,
         verbose=False,
@@ -179,14 +185,21 @@ def _write(net: nn.Module, images: Tensor, file: Path, metadata: dict[str, str])
 def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
     """Maximum difference of a probability between torch and the file, in a batch and image by image."""
     session = onnxruntime.InferenceSession(file.read_bytes(), providers=["CPUExecutionProvider"])
+    checked = ["probabilities", "unknown_score"]
+
+    def run(batch: Tensor) -> list[np.ndarray]:
+        return session.run(checked, {"images": batch.numpy()})
+
     with torch.inference_mode():
-        expected = net(images)[0].numpy()
-    batched = session.run(["probabilities"], {"images": images.numpy()})[0]
-    single = np.concatenate([session.run(["probabilities"], {"images": image[None].numpy()})[0] for image in images])
-    difference = max(float(np.abs(found - expected).max()) for found in (batched, single))
-    if not difference <= TOLERANCE:  # also true for NaN
-        raise UsageError(
-            f"the exported file differs from torch by {difference:.1e} in a probability (allowed: {TOLERANCE:.0e}), "
-            "so nothing was written. Update torch, onnxscript and onnxruntime, or report an issue."
-        )
-    return difference
+        probabilities, _, unknown_scores = net(images)
+    one_by_one = [np.concatenate(found) for found in zip(*map(run, images.split(1)), strict=True)]
+    differences = {}
+    for name, expected, *found in zip(checked, (probabilities, unknown_scores), run(images), one_by_one, strict=True):
+        difference = np.abs(np.stack(found) - expected.numpy()).max() / max(1, float(expected.abs().max()))
+        if not difference <= TOLERANCE:  # also true for NaN
+            raise UsageError(
+                f"the exported file differs from torch by {difference:.1e} in {name} (allowed: {TOLERANCE:.0e}), "
+                "so nothing was written. Update torch, onnxscript and onnxruntime, or report an issue."
+            )
+        differences[name] = float(difference)
+    return differences["probabilities"]

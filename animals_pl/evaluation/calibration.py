@@ -70,12 +70,15 @@ class Calibration:
         model_prior: Class frequencies or counts (C,) of the prior implicit in the logits; None: not known.
         train_counts: Training images per class (C,); None: not known.
         log_shift: log π_target - log π_model (C,); 0 for the model's own prior.
+        unknown_threshold: Images with a higher :func:`~animals_pl.evaluation.unknown.unknown_scores` are of no known
+            class; None: not known.
     """
 
     temperature: float = 1.0
     model_prior: np.ndarray | None = None
     train_counts: np.ndarray | None = None
     log_shift: np.ndarray | float = 0.0
+    unknown_threshold: float | None = None
 
     def log_probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Log of :meth:`probabilities` (N, C)."""
@@ -84,6 +87,13 @@ class Calibration:
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Probabilities (N, C) of logits (N, C), in float64."""
         return np.exp(self.log_probabilities(logits))
+
+    @property
+    def training_shift(self) -> np.ndarray | float:
+        """Shift log π_train - log π_model (C,) to the class frequencies of the training images; 0: not known."""
+        if self.model_prior is None or self.train_counts is None:
+            return 0.0
+        return log_prior_shift(self.train_counts, self.model_prior)
 
     def without_temperature(self) -> Calibration:
         """The same priors with a temperature of 1."""

@@ -12,6 +12,7 @@ from animals_pl.evaluation.calibration import Calibration, expected_calibration_
 from animals_pl.evaluation.intervals import Interval, too_few, wilson_interval
 from animals_pl.evaluation.metrics import confusion_matrix
 from animals_pl.evaluation.selective import risk_coverage
+from animals_pl.evaluation.unknown import called_unknown
 
 SUMMARY = ("acc", "macro_recall", "macro_f1")
 
@@ -55,6 +56,7 @@ def evaluation_metrics(found: Predictions, class_names: list[str]) -> dict[str, 
     Returns:
         ``images``; ``acc``, ``macro_recall``, ``macro_f1``, ``log_loss``: ``{value, low, high}``, 95 % intervals;
         ``ece``: ``{before, after}`` calibration, each with ``value`` and ``standard_error``; ``aurc``;
+        ``called_unknown``: share of the images above the threshold for unknown images (null: the model has none);
         ``per_class``: name → ``precision``, ``recall``, ``f1`` (null where undefined), ``images`` and ``flagged`` (too
         few independent images for a reliable interval); ``unseen``, if it is known which images have duplicates in
         training: ``images`` and metrics of the others.
@@ -70,6 +72,7 @@ def evaluation_metrics(found: Predictions, class_names: list[str]) -> dict[str, 
         "after": _calibration_error(probabilities, found),
     }
     values["aurc"] = risk_coverage(probabilities.max(1), predicted == found.labels).aurc
+    values["called_unknown"] = _plain(called_unknown(found.logits, found.calibration))
     if found.seen is not None and found.seen.any():
         values["unseen"] = _unseen(found, predicted, len(class_names))
     elif found.seen is not None:

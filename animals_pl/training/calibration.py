@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from animals_pl.data.tables import read_rows
 from animals_pl.errors import UsageError, listed
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.training.losses import loss_weights
+
+UNKNOWN = "unknown"
+"""Label of images of no known class."""
 
 POWERS = {"shuffle": 0.0, "weighted_sqrt": 0.5, "weighted": 1.0}
 """Sampling → p: a class with n images is drawn in proportion to n^(1 - p)."""
@@ -44,7 +47,7 @@ def model_prior(counts: np.ndarray, hparams: Mapping[str, Any], sampling: Sampli
 
 
 def calibration_state(calibration: Calibration) -> dict[str, Any]:
-    """A calibration as plain values, for a checkpoint: ``temperature``, ``model_prior``, ``train_counts``."""
+    """A calibration as plain values, for a checkpoint; without the prior expected in use."""
 
     def plain(values: np.ndarray | None) -> list[float] | None:
         return None if values is None else values.tolist()
@@ -53,6 +56,7 @@ def calibration_state(calibration: Calibration) -> dict[str, Any]:
         "temperature": calibration.temperature,
         "model_prior": plain(calibration.model_prior),
         "train_counts": plain(calibration.train_counts),
+        "unknown_threshold": calibration.unknown_threshold,
     }
 
 
@@ -70,7 +74,9 @@ def calibration_of(checkpoint: Mapping[str, Any], prior: str | None = None) -> C
     model, counts = (
         None if state.get(key) is None else np.array(state[key]) for key in ("model_prior", "train_counts")
     )
-    calibration = Calibration(state.get("temperature", 1.0), model, counts)
+    calibration = Calibration(
+        state.get("temperature", 1.0), model, counts, unknown_threshold=state.get("unknown_threshold")
+    )
     if prior is None:
         return calibration
     class_names = checkpoint["hyper_parameters"]["class_names"]
@@ -115,12 +121,49 @@ def _number(text: str, prior: str) -> float:
     return value
 
 
+def require_unknown(calibration: Calibration, class_names: Sequence[str]) -> None:
+    """Check that a model can call images unknown.
+
+    Raises:
+        UsageError: It has no threshold, or a class of this name.
+    """
+    if calibration.unknown_threshold is None:
+        raise UsageError(
+            "unknown=true: the checkpoint has no threshold for unknown images; earlier versions did not store one. "
+            "Run fit again, or remove unknown."
+        )
+    if own := [name for name in class_names if name.casefold() == UNKNOWN]:
+        raise UsageError(
+            f"unknown=true: the model has a class {own[0]!r}, so that its predictions could not be told from unknown "
+            "images. Rename its folder and run fit again, or remove unknown."
+        )
+
+
 def with_prior(logits: Tensor, calibration: Calibration) -> Tensor:
     """Logits (B, C) plus T (log π_target - log π_model): they are changed only if a prior was chosen."""
     if np.ndim(calibration.log_shift) == 0:
         return logits
     shift = torch.as_tensor(calibration.log_shift, dtype=torch.float32, device=logits.device)
     return logits.float() + calibration.temperature * shift
+
+
+class Output(NamedTuple):
+    """Output of a model for a batch.
+
+    Attributes:
+        probabilities: Calibrated class probabilities (B, C) float32.
+        unknown_scores: Energy (B,) float32, see :func:`animals_pl.evaluation.unknown.unknown_scores`.
+    """
+
+    probabilities: Tensor
+    unknown_scores: Tensor
+
+
+def output(logits: Tensor, calibration: Calibration) -> Output:
+    """Probabilities and unknown scores of logits (B, C)."""
+    logits = logits.float()
+    shift = torch.as_tensor(calibration.training_shift, dtype=torch.float32, device=logits.device)
+    return Output(probabilities(logits, calibration), -(logits + shift).logsumexp(1))
 
 
 def probabilities(logits: Tensor, calibration: Calibration) -> Tensor:

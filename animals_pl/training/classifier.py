@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -25,8 +24,8 @@ from animals_pl.evaluation.calibration import Calibration
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
 from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
-from animals_pl.training.calibration import calibration_of, calibration_state, model_prior, probabilities, with_prior
-from animals_pl.training.hparams import check_data, check_hparams, divergence_remedy, warn_of_double_correction
+from animals_pl.training.calibration import Output, calibration_of, calibration_state, model_prior, output, with_prior
+from animals_pl.training.hparams import check_convergence, check_data, check_hparams, warn_of_double_correction
 from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
 from animals_pl.training.optimization import Schedule, build_optimizer
 from animals_pl.training.split_metrics import SplitMetrics
@@ -237,6 +236,10 @@ class AnimalClassifier(L.LightningModule):
         metrics.update(losses, scores, labels)
         return losses.mean(), logits
 
+    def _check_convergence(self, metrics: SplitMetrics) -> None:
+        loss = metrics.loss.compute().item()
+        check_convergence(loss, self.current_epoch, self.hparams, self.trainer.precision)
+
     def _log_epoch(self, metrics: SplitMetrics, split: str) -> None:
         self.log_dict({f"{name}/{split}": value for name, value in metrics.compute().items()}, sync_dist=True)
 
@@ -261,9 +264,9 @@ class AnimalClassifier(L.LightningModule):
         """Logits (B, C) of a batch, for callbacks; updates the test metrics."""
         return self._step(batch, self.test_metrics)[1]
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Calibrated class probabilities (B, C) of a batch."""
-        return probabilities(self(batch[0]), self.calibration)
+    def predict_step(self, batch: Batch, batch_idx: int) -> Output:
+        """Calibrated class probabilities (B, C) and unknown scores (B,) of a batch."""
+        return output(self(batch[0]), self.calibration)
 
     def on_train_epoch_start(self) -> None:
         """Reset the training metrics, and store the learning rate: the scheduler steps before on_train_epoch_end."""
@@ -293,14 +296,6 @@ class AnimalClassifier(L.LightningModule):
             self.trainer.callback_metrics  # noqa: B018  # caches the values for callbacks, before they are reset
             if not self.val_metrics.loss.update_called:
                 self._check_convergence(self.train_metrics)
-
-    def _check_convergence(self, metrics: SplitMetrics) -> None:
-        """Raise UsageError if the split's mean loss is not finite, before a diverged model is saved as best."""
-        if not math.isfinite(loss := metrics.loss.compute().item()):
-            raise UsageError(
-                f"training diverged in epoch {self.current_epoch + 1}: the mean loss is {loss}. "
-                f"{divergence_remedy(self.hparams, self.trainer.precision)} Checkpoints of earlier epochs are kept."
-            )
 
     def on_validation_epoch_end(self) -> None:
         """Log ``loss/val``, ``acc/val``, ``macro_recall/val``, ``macro_f1/val``.

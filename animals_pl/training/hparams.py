@@ -84,6 +84,19 @@ def check_data(hparams: Mapping[str, Any], info: DataInfo) -> None:
         )
 
 
+def check_convergence(loss: float, epoch: int, hparams: Mapping[str, Any], precision: str) -> None:
+    """Check that the mean loss of an epoch is finite, before a diverged model is saved as best.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if not math.isfinite(loss):
+        raise UsageError(
+            f"training diverged in epoch {epoch + 1}: the mean loss is {loss}. "
+            f"{divergence_remedy(hparams, precision)} Checkpoints of earlier epochs are kept."
+        )
+
+
 def divergence_remedy(hparams: Mapping[str, Any], precision: str) -> str:
     """Remedy for diverged training, for the error message."""
     if hparams["optimizer_eps"] == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError, require_range, require_types
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.models.layers import TTA, forward_tta
-from animals_pl.training.calibration import calibration_of, probabilities
+from animals_pl.training.calibration import UNKNOWN, Output, calibration_of, output, require_unknown
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.trainer import quiet
@@ -32,10 +32,13 @@ class Prediction:
 
     Attributes:
         path: The image file as it was given.
-        label: The most probable class, or ``None`` if the file cannot be decoded.
-        probability: Its probability, in 0…1.
+        label: The most probable class, ``"unknown"`` (see :meth:`TrainedModel.predict`), or ``None`` if the file cannot
+            be decoded.
+        probability: Probability of the label, in 0…1; 0 if it is no class.
         top: The most probable classes with their probabilities, best first.
         problem: What is wrong with the file; empty if nothing. A truncated image has a label and a problem.
+        unknown_score: Energy: the higher, the less the image resembles those of any class. ``None`` if the file cannot
+            be decoded.
 
     Example:
         >>> from animals_pl import load_model
@@ -52,6 +55,7 @@ class Prediction:
     probability: float
     top: list[tuple[str, float]]
     problem: str = ""
+    unknown_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,7 @@ class TrainedModel:
         top_k: int = 3,
         batch_size: int = 64,
         num_workers: int | None = None,
+        unknown: bool = False,
     ) -> list[Prediction]:
         """Predict image files and folders of images.
 
@@ -101,15 +106,20 @@ class TrainedModel:
             top_k: Classes per image in :attr:`Prediction.top`.
             batch_size: Images per forward pass.
             num_workers: DataLoader workers. Default: available cores, at most 16.
+            unknown: Label images ``"unknown"`` whose score is above the threshold of the checkpoint, which 5 % of the
+                known validation images exceed.
 
         Returns:
             One prediction per file, in the order given. Files that cannot be decoded have no label.
 
         Raises:
-            UsageError: A path does not exist, no image can be decoded, or a number is out of range.
+            UsageError: A path does not exist, no image can be decoded, a number is out of range, or ``unknown`` was
+                given and the checkpoint has no threshold or a class of this name.
         """
         numbers = {"top_k": top_k, "batch_size": batch_size, "num_workers": num_workers}
-        require_types(TrainedModel.predict, numbers)
+        require_types(TrainedModel.predict, numbers | {"unknown": unknown})
+        if unknown:
+            require_unknown(self.calibration, self.class_names)
         for key, value in numbers.items():
             if value is not None:
                 require_range(key, value, *LIMITS.get(key, (1, math.inf)))
@@ -120,26 +130,39 @@ class TrainedModel:
                 raise UsageError(f"paths must be str or Path, not {kind}. Pass image files, or call net with pixels.")
         found = find_prediction_images([Path(path) for path in given])
         catalog = found.catalog(self.class_names)
-        rows = iter(self.probabilities(catalog, batch_size, num_workers))
+        outputs = self._outputs(catalog, batch_size, num_workers)
+        rows = zip(outputs.probabilities.numpy(), outputs.unknown_scores.tolist(), strict=True)
         decodable = set(catalog.paths)
-        return [
+        predictions = [
             self._prediction(path, next(rows) if path in decodable else None, top_k, found.broken.get(path, ""))
             for path in found.paths
         ]
+        return [self._with_unknown(prediction) for prediction in predictions] if unknown else predictions
 
-    def _prediction(self, path: str, probabilities: np.ndarray | None, top_k: int, problem: str) -> Prediction:
-        if probabilities is None:
+    def _prediction(self, path: str, row: tuple[np.ndarray, float] | None, top_k: int, problem: str) -> Prediction:
+        if row is None:
             return Prediction(path, None, 0.0, [], problem)
+        probabilities, unknown_score = row
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         top = [(self.class_names[label], float(probabilities[label])) for label in best]
-        return Prediction(path, *top[0], top, problem)
+        return Prediction(path, *top[0], top, problem, unknown_score)
+
+    def _with_unknown(self, prediction: Prediction) -> Prediction:
+        """The prediction with the label ``"unknown"`` if its score is above the threshold."""
+        threshold, score = self.calibration.unknown_threshold, prediction.unknown_score
+        if threshold is None or score is None or score <= threshold:
+            return prediction
+        return replace(prediction, label=UNKNOWN, probability=0.0)
 
     def probabilities(self, catalog: Catalog, batch_size: int = 64, num_workers: int | None = None) -> np.ndarray:
         """Calibrated class probabilities (N, C) float32 of a catalog's images."""
+        return self._outputs(catalog, batch_size, num_workers).probabilities.numpy()
+
+    def _outputs(self, catalog: Catalog, batch_size: int, num_workers: int | None) -> Output:
         batches = self.batches(catalog, batch_size, num_workers)
         with torch.inference_mode():
-            logits = (forward_tta(self.net, images, self.tta) for images in batches)
-            return np.concatenate([probabilities(batch, self.calibration).numpy() for batch in logits])
+            outputs = [output(forward_tta(self.net, images, self.tta), self.calibration) for images in batches]
+        return Output(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
 
     def batches(self, catalog: Catalog, batch_size: int = 64, num_workers: int | None = None) -> Iterator[Tensor]:
         """Yield the images of a catalog, (B, 3, S, S) uint8, resized as the model needs them."""

@@ -11,12 +11,12 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import BasePredictionWriter
-from torch import Tensor
 
 from animals_pl.data.catalog import english_name
 from animals_pl.data.decode import is_image
 from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write, require_writable
+from animals_pl.training.calibration import UNKNOWN, Output
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -24,15 +24,21 @@ class PredictionWriter(BasePredictionWriter):
 
     A broken image has a problem instead of a class; a truncated one may have both. Bytes of a name that are not UTF-8
     are escaped. An interrupted prediction leaves no file.
+
+    Args:
+        file: The CSV file.
+        top_k: Number of classes per image.
+        unknown: Name images above the model's threshold ``unknown``, without a probability, and write their scores.
     """
 
-    def __init__(self, file: Path, top_k: int) -> None:
+    def __init__(self, file: Path, top_k: int, unknown: bool = False) -> None:
         super().__init__(write_interval="batch")
         if is_image(file) or (file.exists() and file.suffix.lower() == ".ckpt"):
             raise UsageError(f"output={str(file)!r} exists and is not a CSV file. Choose another --output.")
         require_writable(file)
         self.file = file
         self.top_k = top_k
+        self.unknown = unknown
         self._opened = ExitStack()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -43,6 +49,7 @@ class PredictionWriter(BasePredictionWriter):
         self._rows = csv.writer(self._opened.enter_context(stream))
         ranks = range(1, self.top_k + 1)
         header = [column for k in ranks for column in (f"class_{k}", f"probability_{k}")]
+        header += ["unknown_score"] * self.unknown
         self._rows.writerow(["path", "class", "english", "probability", *header, "problem"])
         data = trainer.datamodule  # type: ignore[attr-defined]
         predicted = set(data.catalogs["predict"].paths)
@@ -54,21 +61,27 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
-        prediction: Tensor,
+        prediction: Output,
         batch_indices: Sequence[int] | None,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Append the rows of a batch of probabilities (B, C)."""
+        """Append the rows of a batch."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         paths, problems = data.catalogs["predict"].paths, data.broken
         names = [_utf8(name) for name in pl_module.hparams["class_names"]]
-        top = prediction.topk(self.top_k, dim=1)
-        for index, values, labels in zip(batch_indices or [], top.values.tolist(), top.indices.tolist(), strict=True):
+        threshold: float = pl_module.calibration.unknown_threshold  # type: ignore[assignment, union-attr]
+        top, scores = prediction.probabilities.topk(self.top_k, dim=1), prediction.unknown_scores.tolist()
+        columns = (top.values.tolist(), top.indices.tolist(), scores)
+        for index, values, labels, score in zip(batch_indices or [], *columns, strict=True):
             best = [(names[label], f"{value:.6f}") for label, value in zip(labels, values, strict=True)]
-            name, probability = best[0]
             cells = [cell for pair in best for cell in pair]
+            name, probability = best[0]
+            if self.unknown:
+                cells.append(f"{score:.6f}")
+                if score > threshold:
+                    name, probability = UNKNOWN, ""
             path = paths[index]
             self._rows.writerow([_utf8(path), name, english_name(name), probability, *cells, problems.get(path, "")])
 

@@ -14,14 +14,15 @@ from animals_pl.evaluation.calibration import (
     fit_temperature,
     log_prior_shift,
 )
+from animals_pl.evaluation.unknown import fit_unknown_threshold, unknown_scores
 from animals_pl.training.callbacks.split_logits import LogitCollector
 from animals_pl.training.classifier import AnimalClassifier
 
 
 class Temperature(L.Callback):
-    """Fits the temperature to the validation logits, before a checkpoint is saved, and logs ``ece/val``.
+    """Fits temperature and unknown threshold to the validation logits before a checkpoint is saved; logs ``ece/val``.
 
-    Every checkpoint has the temperature of its own latest validation. The target prior of the fit is that of the
+    Every checkpoint has the values of its own latest validation. The target prior of the temperature is that of the
     validation images. ``ece/val`` is that of softmax(logits), without calibration.
     """
 
@@ -36,7 +37,7 @@ class Temperature(L.Callback):
             self._collected.add(outputs, batch)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Fit the temperature."""
+        """Fit the temperature and the threshold."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         found = self._collected.gather(trainer)
@@ -47,4 +48,5 @@ class Temperature(L.Callback):
         counts = np.bincount(found.labels, minlength=found.logits.shape[1])
         shift = 0.0 if calibration.model_prior is None else log_prior_shift(counts, calibration.model_prior)
         temperature = fit_temperature(found.logits, found.labels, shift)
-        pl_module.calibration = replace(calibration, temperature=temperature)
+        threshold = fit_unknown_threshold(unknown_scores(found.logits, calibration))
+        pl_module.calibration = replace(calibration, temperature=temperature, unknown_threshold=threshold)

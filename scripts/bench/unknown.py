@@ -1,0 +1,233 @@
+"""Compare scores that tell known classes from unknown images: AUROC and false positive rate at 95 % true positive rate.
+
+    python -m scripts.bench.unknown --root DIR --config mobilenetv3_small_best [--net NAME] [--weights FILE]
+
+Known are the test images. Unknown are the images of each class in turn, left out of training; the practice drawings;
+and corrupted test images. The backbone must be frozen and the head linear.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from scipy.special import logsumexp
+from sklearn.covariance import ledoit_wolf
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.metrics.pairwise import cosine_similarity
+from torch import Tensor
+
+from animals_pl.data.catalog import Catalog, scan_folder
+from animals_pl.data.sources.practice.practice_set import draw_practice_set
+from animals_pl.data.tables import read_rows
+from animals_pl.evaluation.calibration import Calibration
+from animals_pl.experiments.study import find_config
+from animals_pl.lightning_cli import run
+from animals_pl.training.extraction import Extractor
+from animals_pl.training.trained import TrainedModel
+
+Change = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def _noise(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    pixels = np.asarray(picture) + rng.normal(0, 80, (picture.height, picture.width, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _jpeg(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=1)
+    return Image.open(content)
+
+
+CORRUPTIONS: dict[str, Change] = {
+    "noise": _noise,
+    "blur": lambda picture, rng: picture.filter(ImageFilter.GaussianBlur(8)),
+    "JPEG": _jpeg,
+}
+"""Kind of corruption → the change of an image of the net's size: σ = 80 of 255; σ = 8 pixels; quality 1."""
+
+
+def corrupted(images: Tensor, change: Change, rng: np.random.Generator) -> Tensor:
+    """Changed copy of images (B, 3, S, S) uint8."""
+    pictures = [change(Image.fromarray(image), rng) for image in images.permute(0, 2, 3, 1).contiguous().numpy()]
+    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2)
+
+
+def features_of(
+    model: TrainedModel, extractor: Extractor, catalog: Catalog, change: Change | None = None
+) -> np.ndarray:
+    """Features (N, F) of a catalog's images; with ``tta=hflip`` the means with those of the horizontal flips."""
+    rng, total = np.random.default_rng(0), []
+    for images in model.batches(catalog):
+        batch = images if change is None else corrupted(images, change, rng)
+        views = [batch, batch.flip(3)] if model.tta == "hflip" else [batch]
+        total.append(torch.stack(list(extractor(views))).mean(0))
+    return torch.cat(total).numpy()
+
+
+@dataclass(frozen=True)
+class Images:
+    """Features (N, F) and logits (N, C) of images."""
+
+    features: np.ndarray
+    logits: np.ndarray
+
+
+Score = Callable[[Images], np.ndarray]
+
+
+def scores(train: Images, labels: np.ndarray, calibration: Calibration) -> dict[str, Score]:
+    """Name → score of images (N,), higher for known classes; fitted to training images with ``labels`` (N,)."""
+    means = np.stack([train.features[labels == label].mean(0) for label in np.unique(labels)])
+    precision = np.linalg.inv(ledoit_wolf(train.features - means[labels], assume_centered=True)[0])
+
+    def mahalanobis(images: Images) -> np.ndarray:
+        offsets = images.features[:, None] - means
+        return -np.einsum("nkf,fg,nkg->nk", offsets, precision, offsets, optimize=True).min(1)
+
+    assert calibration.train_counts is not None
+    trained = calibration.with_target(calibration.train_counts)
+    return {
+        "maximum probability": lambda images: calibration.probabilities(images.logits).max(1),
+        "maximum probability, training prior": lambda images: trained.probabilities(images.logits).max(1),
+        "maximum logit": lambda images: images.logits.max(1),
+        "maximum logit, training prior": lambda images: (images.logits + trained.log_shift).max(1),
+        "energy": lambda images: logsumexp(images.logits, axis=1),
+        "energy, training prior": lambda images: logsumexp(images.logits + trained.log_shift, axis=1),
+        "cosine to class means": lambda images: cosine_similarity(images.features, means).max(1),
+        "Mahalanobis distance": mahalanobis,
+    }
+
+
+Result = dict[str, dict[str, tuple[float, float]]]
+"""Score → kind of unknown images → AUROC and false positive rate."""
+
+
+def separation(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float]:
+    """AUROC, and the share of unknown images above the threshold that 95 % of the known ones reach."""
+    truth = np.repeat([1, 0], [len(known), len(unknown)])
+    both = np.concatenate([known, unknown])
+    false, true, _ = roc_curve(truth, both, drop_intermediate=False)
+    return float(roc_auc_score(truth, both)), float(false[np.argmax(true >= 0.95 - 1e-9)])
+
+
+def train_without(root: Path, left_out: str | None, arguments: Sequence[str], folder: Path) -> TrainedModel:
+    """Train on all classes but one; the run is in ``folder``."""
+    images = folder / "images"
+    images.mkdir(parents=True)
+    for source in sorted(root.iterdir()):
+        if source.is_dir() and source.name != left_out:
+            (images / source.name).symlink_to(source.resolve())
+    with (
+        (folder / "fit.txt").open("w", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        done = run(["fit", *arguments, "--data.root", str(images), "--trainer.default_root_dir", str(folder)]).run
+    assert done is not None
+    return done.best
+
+
+class Pool:
+    """Images of a folder, and the measurements on them.
+
+    Args:
+        root: Folder with one folder of images per class.
+        arguments: Options of fit.
+        scratch: A folder for runs and drawings.
+    """
+
+    def __init__(self, root: Path, arguments: Sequence[str], scratch: Path) -> None:
+        self.root, self.arguments, self.scratch = root, arguments, scratch
+        self.catalog = scan_folder(root, argument="root")
+        self.drawings = scan_folder(draw_practice_set(scratch / "drawings"), argument="root")
+        self._features: dict[str, np.ndarray] = {}
+
+    def measure(self, seed: int) -> Result:
+        """Train on the split ``seed``, and once without each class."""
+        found: Result = {}
+        for left_out in (None, *self.catalog.class_names):
+            folder = self.scratch / f"{seed}-{left_out}"
+            model = train_without(self.root, left_out, [*self.arguments, "--data.seed", str(seed)], folder)
+            extractor = Extractor(model.net)  # type: ignore[arg-type]
+            if not self._features:  # the frozen backbone is the same in every run
+                catalogs = {"images": self.catalog, "drawings": self.drawings}
+                self._features = {name: features_of(model, extractor, of) for name, of in catalogs.items()}
+            row_of = {path: row for row, path in enumerate(self.catalog.paths)}
+            rows = read_rows(next(folder.rglob("split.csv")), "split", "path", "split")
+            test, train = (
+                np.array([row_of[row["path"]] for row in rows if row["split"] == split]) for split in ("test", "train")
+            )
+            images = self._features["images"]
+            if left_out is None:
+                catalog = self.catalog.select([self.catalog.paths[row] for row in test])
+                unknown = {kind: features_of(model, extractor, catalog, change) for kind, change in CORRUPTIONS.items()}
+                unknown["drawings"] = self._features["drawings"]
+            else:
+                unknown = {left_out: images[self.catalog.labels == self.catalog.class_names.index(left_out)]}
+            labels = np.unique(self.catalog.labels[train], return_inverse=True)[1]
+            for name, score in scores(_images(model, images[train]), labels, model.calibration).items():
+                known = score(_images(model, images[test]))
+                for kind, features in unknown.items():
+                    found.setdefault(name, {})[kind] = separation(known, score(_images(model, features)))
+        return found
+
+
+def _images(model: TrainedModel, features: np.ndarray) -> Images:
+    with torch.inference_mode():
+        logits = model.net.forward_head(torch.from_numpy(features))  # type: ignore[operator]
+    return Images(features.astype(float), logits.double().numpy())
+
+
+def table(found: Sequence[Result], kinds: dict[str, Sequence[str]]) -> Table:
+    """Scores with AUROC / false positive rate in percent: mean over splits and over the ``kinds`` of a column."""
+    result = Table(title="AUROC / FPR at 95 % TPR, in %", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    result.add_column("score", no_wrap=True)
+    for column in (*kinds, "mean"):
+        result.add_column(column, justify="right")
+    for name in found[0]:
+        cells = [
+            np.mean([[split[name][kind] for kind in members] for split in found], (0, 1)) for members in kinds.values()
+        ]
+        cells.append(np.mean(cells, 0))
+        result.add_row(name, *(f"{100 * auroc:.1f} / {100 * rate:.1f}" for auroc, rate in cells))
+    return result
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Measure a configuration and print a table of the kinds of unknown images, and one of the classes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
+    parser.add_argument("--config", required=True, help="name of a file in configs, or a file")
+    parser.add_argument("--net", help="timm model in place of the configuration's")
+    parser.add_argument("--weights", help="its weights, as for fit")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the splits")
+    options = parser.parse_args(args)
+    arguments = ["--config", str(find_config(options.config, Path("configs"))), "--data.test_fraction", "0.15"]
+    for key in ("net", "weights"):
+        if value := getattr(options, key):
+            arguments += [f"--model.{key}", value]
+    with tempfile.TemporaryDirectory() as scratch:
+        pool = Pool(options.root, arguments, Path(scratch))
+        found = [pool.measure(seed) for seed in options.seeds]
+        classes = pool.catalog.class_names
+    console = Console(width=200)
+    columns: dict[str, Sequence[str]] = {"left-out classes": classes, "drawings": ["drawings"]}
+    console.print(table(found, columns | {kind: [kind] for kind in CORRUPTIONS}))
+    console.print(table(found, {name: [name] for name in classes}))
+
+
+if __name__ == "__main__":
+    main()
