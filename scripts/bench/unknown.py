@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,8 +126,10 @@ def separation(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float]:
 
 def train_without(root: Path, left_out: str | None, arguments: Sequence[str], folder: Path) -> TrainedModel:
     """Train on all classes but one; the run is in ``folder``."""
-    images = folder / "images"
-    images.mkdir(parents=True)
+    images = folder.parent / "images"  # the same in all runs, so that the scan of its images is cached
+    shutil.rmtree(images, ignore_errors=True)
+    images.mkdir()
+    folder.mkdir()
     for source in sorted(root.iterdir()):
         if source.is_dir() and source.name != left_out:
             (images / source.name).symlink_to(source.resolve())
@@ -135,7 +138,8 @@ def train_without(root: Path, left_out: str | None, arguments: Sequence[str], fo
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        done = run(["fit", *arguments, "--data.root", str(images), "--trainer.default_root_dir", str(folder)]).run
+        options = ["--data.root", str(images), "--trainer.default_root_dir", str(folder), "--trainer.logger", "false"]
+        done = run(["fit", *arguments, *options]).run
     assert done is not None
     return done.best
 

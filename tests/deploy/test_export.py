@@ -121,7 +121,11 @@ def test_inputs_and_outputs(exported):
         [3, exported.case.size, exported.case.size],
     )
     outputs = [(output.name, output.type, output.shape[1:]) for output in exported.session.get_outputs()]
-    assert outputs == [("probabilities", "tensor(float)", [10]), ("logits", "tensor(float)", [10])]
+    assert outputs == [
+        ("probabilities", "tensor(float)", [10]),
+        ("logits", "tensor(float)", [10]),
+        ("unknown_score", "tensor(float)", []),
+    ]
 
 
 @pytest.mark.parametrize("count", [1, 3, 17])
@@ -250,9 +254,20 @@ class OtherNet(torch.nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        probabilities, logits = self.net(images)
-        return probabilities.roll(1, dims=1), logits.roll(1, dims=1)
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        probabilities, logits, unknown_score = self.net(images)
+        return probabilities.roll(1, dims=1), logits.roll(1, dims=1), unknown_score
+
+
+def test_a_file_with_other_unknown_scores_is_refused(refused, monkeypatch):
+    class OtherScores(OtherNet):
+        def forward(self, images):
+            probabilities, logits, unknown_score = self.net(images)
+            return probabilities, logits, unknown_score + 0.01
+
+    write = export_file._write
+    monkeypatch.setattr(export_file, "_write", lambda net, *rest: write(OtherScores(net).eval(), *rest))
+    assert "in unknown_score (allowed" in refused()
 
 
 def test_a_file_that_differs_from_torch_is_refused(refused, monkeypatch):
@@ -266,8 +281,8 @@ def test_a_file_that_differs_from_torch_is_refused(refused, monkeypatch):
 def test_a_file_with_nan_outputs_is_refused(refused, monkeypatch):
     class NanNet(OtherNet):
         def forward(self, images):
-            probabilities, logits = self.net(images)
-            return probabilities * float("nan"), logits
+            probabilities, *others = self.net(images)
+            return probabilities * float("nan"), *others
 
     write = export_file._write
     monkeypatch.setattr(export_file, "_write", lambda net, *rest: write(NanNet(net).eval(), *rest))

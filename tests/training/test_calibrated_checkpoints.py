@@ -264,7 +264,7 @@ def test_the_exported_file_gives_calibrated_probabilities(run, tmp_path, prior):
     exported = export(run.best_path, tmp_path / "model.onnx", prior=prior)
     session = onnxruntime.InferenceSession(str(exported.path), providers=["CPUExecutionProvider"])
     images = torch.cat(list(run.best.batches(run.data.catalogs["test"], num_workers=0)))
-    probabilities, logits = session.run(None, {"images": images.numpy()})
+    probabilities, logits = session.run(["probabilities", "logits"], {"images": images.numpy()})
     counts = np.array(state(run.best_path)["train_counts"]) if prior else np.ones(3)
     np.testing.assert_allclose(probabilities, expected(run, counts), atol=1e-4)
     np.testing.assert_allclose(logits, outputs(run, "test")[0], atol=1e-3)
