@@ -16,7 +16,7 @@ import docstring_parser
 
 from animals_pl import AnimalClassifier, AnimalsDataModule
 from animals_pl.cli import LIGHTNING, VERBS
-from animals_pl.lightning_cli import PRIOR_HELP
+from animals_pl.lightning_cli import PRIOR_HELP, UNKNOWN_HELP
 from animals_pl.training.run import RunOptions
 
 REFERENCE = Path(__file__).with_name("reference.md")
@@ -62,6 +62,7 @@ def _predict_options() -> list[Option]:
     return [
         Option("output", "predict", "`predictions.csv`", "The CSV file to write."),
         Option("top_k", "predict", "`3`", "Number of classes per image."),
+        Option("unknown", "predict", "`false`", UNKNOWN_HELP),
     ]
 
 

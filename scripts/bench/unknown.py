@@ -14,7 +14,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -112,16 +112,34 @@ def scores(train: Images, labels: np.ndarray, calibration: Calibration) -> dict[
     }
 
 
-Result = dict[str, dict[str, tuple[float, float]]]
-"""Score → kind of unknown images → AUROC and false positive rate."""
+@dataclass(frozen=True)
+class Separation:
+    """How well a score tells known from unknown images: AUROC and shares above the threshold, in 0…1.
+
+    Attributes:
+        auroc: Area under the ROC curve.
+        fpr: Share of the unknown images above the threshold that 95 % of the known ones reach.
+        macro_tpr: Share of the known images above it, as the mean over their classes.
+    """
+
+    auroc: float
+    fpr: float
+    macro_tpr: float
 
 
-def separation(known: np.ndarray, unknown: np.ndarray) -> tuple[float, float]:
-    """AUROC, and the share of unknown images above the threshold that 95 % of the known ones reach."""
+Result = dict[str, dict[str, Separation]]
+"""Score → kind of unknown images → separation."""
+
+
+def separation(known: np.ndarray, labels: np.ndarray, unknown: np.ndarray) -> Separation:
+    """Separation of scores of known images (N,), with their classes (N,), from those of unknown ones (M,)."""
     truth = np.repeat([1, 0], [len(known), len(unknown)])
     both = np.concatenate([known, unknown])
-    false, true, _ = roc_curve(truth, both, drop_intermediate=False)
-    return float(roc_auc_score(truth, both)), float(false[np.argmax(true >= 0.95 - 1e-9)])
+    false, true, thresholds = roc_curve(truth, both, drop_intermediate=False)
+    point = np.argmax(true >= 0.95 - 1e-9)
+    accepted = known >= thresholds[point]
+    macro_tpr = np.mean([accepted[labels == label].mean() for label in np.unique(labels)])
+    return Separation(float(roc_auc_score(truth, both)), float(false[point]), float(macro_tpr))
 
 
 def train_without(root: Path, left_out: str | None, arguments: Sequence[str], folder: Path) -> TrainedModel:
@@ -185,7 +203,9 @@ class Pool:
             for name, score in scores(_images(model, images[train]), labels, model.calibration).items():
                 known = score(_images(model, images[test]))
                 for kind, features in unknown.items():
-                    found.setdefault(name, {})[kind] = separation(known, score(_images(model, features)))
+                    found.setdefault(name, {})[kind] = separation(
+                        known, self.catalog.labels[test], score(_images(model, features))
+                    )
         return found
 
 
@@ -196,17 +216,20 @@ def _images(model: TrainedModel, features: np.ndarray) -> Images:
 
 
 def table(found: Sequence[Result], kinds: dict[str, Sequence[str]]) -> Table:
-    """Scores with AUROC / false positive rate in percent: mean over splits and over the ``kinds`` of a column."""
-    result = Table(title="AUROC / FPR at 95 % TPR, in %", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    """Scores with their separation in percent: mean over splits and over the ``kinds`` of a column."""
+    title = "AUROC / FPR at 95 % TPR, in %; macro TPR: share of the known images accepted, mean over classes"
+    result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     result.add_column("score", no_wrap=True)
-    for column in (*kinds, "mean"):
+    for column in (*kinds, "mean", "macro TPR"):
         result.add_column(column, justify="right")
     for name in found[0]:
         cells = [
-            np.mean([[split[name][kind] for kind in members] for split in found], (0, 1)) for members in kinds.values()
+            np.mean([astuple(split[name][kind]) for split in found for kind in members], 0)
+            for members in kinds.values()
         ]
         cells.append(np.mean(cells, 0))
-        result.add_row(name, *(f"{100 * auroc:.1f} / {100 * rate:.1f}" for auroc, rate in cells))
+        numbers = [f"{100 * auroc:.1f} / {100 * fpr:.1f}" for auroc, fpr, _ in cells]
+        result.add_row(name, *numbers, f"{100 * cells[-1][2]:.1f}")
     return result
 
 
