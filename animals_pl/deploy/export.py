@@ -43,8 +43,8 @@ class ExportedNet(nn.Module):
         self.net = net
         self.tta = tta
         self.temperature = calibration.temperature
-        for name in ("log_shift", "training_shift"):
-            self.register_buffer(name, torch.as_tensor(getattr(calibration, name), dtype=torch.float32))
+        self.register_buffer("log_shift", torch.as_tensor(calibration.log_shift, dtype=torch.float32))
+        self.register_buffer("training_shift", torch.as_tensor(calibration.training_shift, dtype=torch.float32))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities (B, C), logits (B, C) and unknown scores (B,) of uint8 RGB images (B, 3, S, S)."""
@@ -75,8 +75,8 @@ def export(
 
     Input ``images``: uint8 RGB (B, 3, S, S) for any B. Outputs: ``probabilities`` (calibrated) and ``logits`` (B, C),
     ``unknown_score`` (B,). Normalisation is part of the graph. Class names, size, resize rule, test-time augmentation
-    and the threshold of the score are in the metadata.
-    The file is compared with torch on images before it replaces an existing one.
+    and the threshold of the score are in the metadata. The file is compared with torch on images before it replaces an
+    existing one.
 
     Args:
         ckpt_path: The best.ckpt or last.ckpt of a run.
@@ -193,7 +193,7 @@ def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
     with torch.inference_mode():
         probabilities, _, unknown_scores = net(images)
     one_by_one = [np.concatenate(found) for found in zip(*map(run, images.split(1)), strict=True)]
-    differences = {}
+    largest = {}
     for name, expected, *found in zip(checked, (probabilities, unknown_scores), run(images), one_by_one, strict=True):
         difference = np.abs(np.stack(found) - expected.numpy()).max() / max(1, float(expected.abs().max()))
         if not difference <= TOLERANCE:  # also true for NaN
@@ -201,5 +201,5 @@ def _verify(net: nn.Module, images: Tensor, file: Path) -> float:
                 f"the exported file differs from torch by {difference:.1e} in {name} (allowed: {TOLERANCE:.0e}), "
                 "so nothing was written. Update torch, onnxscript and onnxruntime, or report an issue."
             )
-        differences[name] = float(difference)
-    return differences["probabilities"]
+        largest[name] = float(difference)
+    return largest["probabilities"]

@@ -17,9 +17,9 @@ KNOWN_SHARE = 0.95
 def unknown_scores(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
     """Energy -log Σ_c exp(z_c + log π_train,c - log π_model,c) (N,) of logits z (N, C). Higher: more likely unknown.
 
-    W. Liu, X. Wang, J. Owens and Y. Li, "Energy-based Out-of-distribution Detection", 2020, of the logits for the class
-    frequencies of the training images: without the shift, logit adjustment and class weights raise the logits of rare
-    classes, so that everything unusual resembles them.
+    W. Liu, X. Wang, J. Owens and Y. Li, "Energy-based Out-of-distribution Detection", 2020, with the logits shifted to
+    the class frequencies of the training images: logit adjustment and class weights raise the logits of rare classes,
+    so that unknown images would have high ones, too.
     """
     return -logsumexp(np.asarray(logits, float) + calibration.training_shift, axis=1)
 
