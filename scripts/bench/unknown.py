@@ -33,7 +33,6 @@ from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.sources.practice.practice_set import draw_practice_set
 from animals_pl.data.tables import read_rows
 from animals_pl.evaluation.calibration import Calibration
-from animals_pl.experiments.study import find_config
 from animals_pl.lightning_cli import run
 from animals_pl.training.extraction import Extractor
 from animals_pl.training.trained import TrainedModel
@@ -237,12 +236,12 @@ def main(args: Sequence[str] | None = None) -> None:
     """Measure a configuration and print a table of the kinds of unknown images, and one of the classes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
-    parser.add_argument("--config", required=True, help="name of a file in configs, or a file")
+    parser.add_argument("--config", required=True, help="configuration, as for fit")
     parser.add_argument("--net", help="timm model in place of the configuration's")
     parser.add_argument("--weights", help="its weights, as for fit")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the splits")
     options = parser.parse_args(args)
-    arguments = ["--config", str(find_config(options.config, Path("configs"))), "--data.test_fraction", "0.15"]
+    arguments = ["--config", options.config, "--data.test_fraction", "0.15"]
     for key in ("net", "weights"):
         if value := getattr(options, key):
             arguments += [f"--model.{key}", value]
