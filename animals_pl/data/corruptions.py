@@ -1,7 +1,7 @@
 """Image corruptions at five severities, after Hendrycks and Dietterich (2019), https://arxiv.org/abs/1903.12261.
 
 Each is a pure function of the image, the severity and a seed. Sizes in pixels are those of an image whose shorter side
-is 224 px, as in ImageNet-C; they grow with the image, so that shrinking a large photograph does not undo the corruption.
+is 224 px, as in ImageNet-C; they grow with the image, so that shrinking a large photograph does not undo them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,10 @@ METRICS = ("acc", "macro_recall")
 
 ROBUSTNESS_FILE = "robustness.json"
 
-FACTS = ("data", "checkpoint", "epoch", "tta", "temperature", "prior", "images")
+MODEL_FACTS = ("checkpoint", "epoch", "tta", "temperature", "prior")
+"""Entries of metrics.json that are the same for evaluations of one model."""
+
+FACTS = ("data", *MODEL_FACTS, "images")
 """Entries of metrics.json that are also in robustness.json."""
 
 
