@@ -79,6 +79,7 @@ def write_model_card(run: Path, file: Path, contract: Sequence[str] = ()) -> Non
         main=test or evaluations.get("val"),
         contract=contract,
         robustness=saved_robustness(run / "evaluation" / "test", test) if test else None,
+        seen=_seen_images(test) if test else 0,
         few=listed(
             [display_name(key) for key, values in (test or {}).get("per_class", {}).items() if values["flagged"]]
         ),
@@ -111,12 +112,19 @@ def _read_evaluations(folder: Path) -> dict[str, dict[str, Any]]:
     files = {name: folder / name / "metrics.json" for name in ("val", "test", *others)}
     found = {name: _read_metrics(file) for name, file in files.items() if file.is_file()}
     main = found.get("test") or found.get("val") or {}
+    differing = {name for name, metrics in found.items() if any(metrics[key] != main.get(key) for key in MODEL_FACTS)}
+    if "val" in differing:
+        raise UsageError(
+            f"{str(folder / 'val')!r} and {str(folder / 'test')!r} are evaluations of different models. Run validate "
+            "and test with the same checkpoint and options."
+        )
+    seen = {name for name in others if name in found and _seen_images(found[name])}
+    return {name: metrics for name, metrics in found.items() if name not in differing | seen}
 
-    def belongs(metrics: Mapping[str, Any]) -> bool:
-        unseen = metrics.get("unseen", {}).get("images", metrics["images"]) == metrics["images"]
-        return unseen and all(metrics[key] == main.get(key) for key in MODEL_FACTS)
 
-    return {name: metrics for name, metrics in found.items() if name not in others or belongs(metrics)}
+def _seen_images(metrics: Mapping[str, Any]) -> int:
+    """Number of images with a duplicate among the training images, as far as it is known."""
+    return metrics["images"] - metrics.get("unseen", metrics)["images"]
 
 
 def _read_metrics(file: Path) -> dict[str, Any]:
