@@ -190,7 +190,9 @@ def _result(metrics: Mapping[str, Any]) -> dict[str, Any]:
     # imagefolder is the hub's type of a dataset with one folder of images per class.
     dataset = {"type": "imagefolder", "name": printable(Path(metrics["data"]).name), "split": split}
     values = [
-        {"type": kind, "value": metrics[key]["value"], "name": title} for key, (kind, title) in HUB_METRICS.items()
+        {"type": kind, "value": metrics[key]["value"], "name": title}
+        for key, (kind, title) in HUB_METRICS.items()
+        if metrics[key] is not None
     ]
     return {
         "task": {"type": "image-classification", "name": "Image classification"},

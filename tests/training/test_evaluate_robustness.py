@@ -28,7 +28,7 @@ def train(tree: Path, root: Path, seed: int) -> Run:
     return fit(AnimalClassifier("shallownet", lr=0.001 * seed), data, default_root_dir=str(root), **OPTIONS)
 
 
-def tested(ckpt_path: Path, *options: str) -> int:
+def evaluated(ckpt_path: Path, *options: str) -> int:
     return main(["test", "--robustness", "--ckpt_path", str(ckpt_path), "--trainer.accelerator", "cpu", *options])
 
 
@@ -42,8 +42,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, small_figures: None) -> Any:
     root = tmp_path_factory.mktemp("robustness")
     tree = write_tree(root / "raw-img", COUNTS)
     first, second = (train(tree, root / "runs", seed) for seed in (1, 2))
-    assert tested(first.best_path, "--data.num_workers", "0") == 0
-    assert tested(second.best_path, "--data.num_workers", "0", "--baseline", str(first.folder)) == 0
+    assert evaluated(first.best_path, "--data.num_workers", "0") == 0
+    assert evaluated(second.best_path, "--data.num_workers", "0", "--baseline", str(first.folder)) == 0
     return SimpleNamespace(first=first, second=second, tree=tree, root=root)
 
 
@@ -62,7 +62,7 @@ def test_values_are_those_of_the_model_on_corrupted_images(runs):
 
 def test_workers_do_not_change_the_values(runs):
     before = saved(runs.first.folder)
-    assert tested(runs.first.best_path, "--data.num_workers", "2") == 0
+    assert evaluated(runs.first.best_path, "--data.num_workers", "2") == 0
     assert saved(runs.first.folder) == before
 
 
@@ -72,7 +72,7 @@ def test_the_baseline_gives_the_mean_corruption_error(runs, capsys):
     assert {name: found["corruption_error"] for name, found in values["corruptions"].items()} == errors
     assert values["mean_corruption_error"] == pytest.approx(np.mean(list(errors.values())))
     assert values["baseline"] == str(runs.first.folder)
-    assert tested(runs.second.best_path, "--data.num_workers", "0", "--baseline", str(runs.first.folder)) == 0
+    assert evaluated(runs.second.best_path, "--data.num_workers", "0", "--baseline", str(runs.first.folder)) == 0
     said = capsys.readouterr().out
     assert f"{values['mean_corruption_error']:.1f} % of the errors of {runs.first.folder}" in said
     assert f"{errors['small_subject']:.1f} %" in next(line for line in said.splitlines() if "small subject" in line)
@@ -106,17 +106,17 @@ def test_a_later_test_keeps_the_section_of_the_same_model(runs):
 
 def test_another_dataset(runs):
     other = write_tree(runs.root / "other", {"cane": 3, "ragno": 2}, seed=5)
-    assert tested(runs.first.best_path, "--data.test_root", str(other), "--data.num_workers", "0") == 0
+    assert evaluated(runs.first.best_path, "--data.test_root", str(other), "--data.num_workers", "0") == 0
     assert saved(runs.first.folder, "test-other")["images"] == 5
 
 
 def test_a_baseline_on_other_images_is_refused(runs, capsys):
     other = write_tree(runs.root / "elsewhere" / "other", {"cane": 2, "ragno": 2}, seed=6)
-    assert tested(runs.second.best_path, "--data.test_root", str(other), "--data.num_workers", "0") == 0
+    assert evaluated(runs.second.best_path, "--data.test_root", str(other), "--data.num_workers", "0") == 0
     shutil.rmtree(other)
     write_tree(other, {"cane": 3, "ragno": 2}, seed=6)
     options = ["--data.test_root", str(other), "--data.num_workers", "0", "--baseline", str(runs.second.folder)]
-    assert tested(runs.first.best_path, *options) == 2
+    assert evaluated(runs.first.best_path, *options) == 2
     assert f"baseline={str(runs.second.folder)!r} was tested on other images" in capsys.readouterr().err
 
 
@@ -140,5 +140,5 @@ def test_a_run_that_cannot_be_written_is_named(runs, tmp_path, capsys):
     for name in ("best.ckpt", "split.csv"):
         shutil.copyfile(runs.first.folder / name, copy / name)
     (copy / "evaluation").write_text("a file where the folder would be")
-    assert tested(copy / "best.ckpt", "--data.num_workers", "0") == 2
+    assert evaluated(copy / "best.ckpt", "--data.num_workers", "0") == 2
     assert "robustness needs a folder for its files" in capsys.readouterr().err
