@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,8 +87,11 @@ def saved_robustness(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]
         UsageError: The file cannot be read.
     """
     file = folder / ROBUSTNESS_FILE
-    values = read_robustness(file) if file.is_file() else None
-    return values if values and all(values.get(key) == metrics.get(key) for key in FACTS) else None
+    if not file.is_file():
+        return None
+    values = read_robustness(file)
+    same = math.isclose(values["clean"]["acc"], metrics["acc"]["value"])
+    return values if same and all(values.get(key) == metrics.get(key) for key in FACTS) else None
 
 
 def read_robustness(file: Path) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def read_robustness(file: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        return {**values, "corruptions": dict(values["corruptions"])}
+        return {**values, "corruptions": dict(values["corruptions"]), "clean": dict(values["clean"])}
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise UsageError(

@@ -42,7 +42,7 @@ def corruption_sheet(versions: np.ndarray, names: Sequence[str]) -> Figure:
     axes = figure.subplots()
     axes.imshow(versions.transpose(0, 2, 1, 3, 4).reshape(count * height, severities * width, 3))
     axes.set_yticks([height * (row + 0.5) for row in range(count)], [name.replace("_", " ") for name in names])
-    axes.set_xticks([width * (column + 0.5) for column in range(severities)], range(1, severities + 1))
+    axes.set_xticks([width * (column + 0.5) for column in range(severities)], map(str, range(1, severities + 1)))
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("severity")

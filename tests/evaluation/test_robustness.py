@@ -71,10 +71,13 @@ def test_a_baseline_without_errors_gives_no_ratio():
 
 def test_files_of_another_model_are_not_used(tmp_path):
     facts = {"checkpoint": "best.ckpt", "epoch": 3, "images": 20}
-    (tmp_path / "robustness.json").write_text(json.dumps({**facts, "corruptions": {}}))
-    assert saved_robustness(tmp_path, facts) == {**facts, "corruptions": {}}
-    assert saved_robustness(tmp_path, {**facts, "epoch": 4}) is None
-    assert saved_robustness(tmp_path / "nowhere", facts) is None
+    metrics = {**facts, "acc": {"value": 0.75}}
+    values = {**facts, "clean": {"acc": 0.75}, "corruptions": {}}
+    (tmp_path / "robustness.json").write_text(json.dumps(values))
+    assert saved_robustness(tmp_path, metrics) == values
+    assert saved_robustness(tmp_path, {**metrics, "epoch": 4}) is None
+    assert saved_robustness(tmp_path, {**metrics, "acc": {"value": 0.8}}) is None
+    assert saved_robustness(tmp_path / "nowhere", metrics) is None
 
 
 @pytest.mark.parametrize(("text", "reason"), [(None, "is missing"), ("{", "cannot be read"), ("[]", "cannot be read")])
