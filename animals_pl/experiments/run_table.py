@@ -1,6 +1,7 @@
 """The command ``report``: rank all runs below a folder, beside the reference's published results.
 
-With ``--contract`` or ``--compare``, it prints the review contract of one run or the comparison of two.
+With ``--contract`` or ``--compare``, it prints the review contract of one run or the comparison of two; with
+``--card``, it writes a model card.
 """
 
 from __future__ import annotations
