@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from animals_pl.training.callbacks import GradualUnfreezing as GradualUnfreezing
     from animals_pl.training.callbacks import ProgressiveResizing as ProgressiveResizing
     from animals_pl.training.classifier import AnimalClassifier as AnimalClassifier
+    from animals_pl.training.robustness import evaluate_robustness as evaluate_robustness
     from animals_pl.training.run import Run as Run
     from animals_pl.training.run import evaluate as evaluate
     from animals_pl.training.run import fit as fit
@@ -33,6 +34,7 @@ _MODULES = {
     "Run": "training.run",
     "TrainedModel": "training.trained",
     "evaluate": "training.run",
+    "evaluate_robustness": "training.robustness",
     "export": "deploy.export",
     "fit": "training.run",
     "load_classifier": "training.trained",

@@ -28,11 +28,12 @@ from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error, one_line
 from animals_pl.files import message_stream, printable
 from animals_pl.training.calibration import calibration_of, require_unknown
-from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
+from animals_pl.training.callbacks.evaluation_files import Evaluation, EvaluationFiles
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_predicted
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.robustness import read_baseline, score_corruptions
 from animals_pl.training.run import Run, RunOptions, prepare_run
 from animals_pl.training.trainer import TRAINER_DEFAULTS, check_evaluation_arguments, make_trainer, quiet
 
@@ -44,6 +45,10 @@ PRIOR_HELP = (
     "the model's own prior, without adjustment."
 )
 UNKNOWN_HELP = "Name images of no known class unknown, by the threshold of the checkpoint, and write their score."
+
+ROBUSTNESS_HELP = "Also test on corrupted images: 7 corruptions at 5 severities, which takes about 35 times as long."
+
+BASELINE_HELP = "With robustness: folder of a run tested on the same images, to compare with."
 
 
 class AnimalsCLI(LightningCLI):
@@ -88,6 +93,9 @@ class AnimalsCLI(LightningCLI):
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument("--top_k", type=PositiveInt, default=3, help="Number of classes per image.")
             parser.add_argument("--unknown", type=bool, default=False, help=UNKNOWN_HELP)
+        elif self._verb == "test":
+            parser.add_argument("--robustness", type=bool, default=False, help=ROBUSTNESS_HELP)
+            parser.add_argument("--baseline", type=str | None, default=None, help=BASELINE_HELP)
         if self._verb != "fit":
             parser.add_argument("--prior", type=str | None, default=None, help=PRIOR_HELP)
 
@@ -166,6 +174,8 @@ class AnimalsCLI(LightningCLI):
             options["devices"] = 1  # several processes would write the same file
         else:
             callbacks += [EvaluationSummary(self.datamodule), EvaluationFiles(self.datamodule)]
+            if verb == "test" and config.robustness:
+                options["devices"] = 1  # each device would predict its share only
         return make_trainer(callbacks, **options)
 
     def fit(self, **kwargs: Any) -> None:
@@ -179,17 +189,28 @@ class AnimalsCLI(LightningCLI):
         self._write_report()
 
     def test(self, **kwargs: Any) -> None:
-        """Evaluate on the test split and print the result."""
+        """Evaluate on the test split and print the result; with ``--robustness``, also on corrupted images."""
+        config = self.config_init[self.subcommand]
+        if config.baseline is not None and not config.robustness:
+            raise UsageError(f"baseline={config.baseline!r} has no effect without --robustness. Add it.")
+        baseline = None if config.baseline is None else read_baseline(config.baseline, self.datamodule)
         self.trainer.test(**kwargs | {"verbose": False})
+        if config.robustness:
+            score_corruptions(self.trainer, self.model, self.datamodule, self._evaluation(), baseline)
         self._write_report()
+
+    def _evaluation(self) -> Evaluation | None:
+        """The evaluation; ``None`` if its files could not be written."""
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next(callback.evaluation for callback in callbacks if isinstance(callback, EvaluationFiles))
 
     def _write_report(self) -> None:
         """Write report.html, unless the evaluation's files could not be written."""
         from animals_pl.reports.model_report import ModelReport
 
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EvaluationFiles) and callback.evaluation is not None:
-                print(printable(f"report: {ModelReport(callback.evaluation).write()}"))
+        evaluation = self._evaluation()
+        if evaluation is not None:
+            print(printable(f"report: {ModelReport(evaluation).write()}"))
 
     def predict(self, **kwargs: Any) -> None:
         """Predict and print where the result is."""
@@ -204,6 +225,7 @@ CONFIG = ("--config", "-c")
 FLAGS = {
     "cache_features",
     "compile",
+    "robustness",
     "seed_everything",
     "unknown",
     *boolean_options(AnimalClassifier, "model."),

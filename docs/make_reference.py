@@ -16,7 +16,7 @@ import docstring_parser
 
 from animals_pl import AnimalClassifier, AnimalsDataModule
 from animals_pl.cli import LIGHTNING, VERBS
-from animals_pl.lightning_cli import PRIOR_HELP, UNKNOWN_HELP
+from animals_pl.lightning_cli import BASELINE_HELP, PRIOR_HELP, ROBUSTNESS_HELP, UNKNOWN_HELP
 from animals_pl.training.run import RunOptions
 
 REFERENCE = Path(__file__).with_name("reference.md")
@@ -46,6 +46,8 @@ def options() -> Iterator[Option]:
             yield Option("ckpt_path", verb, "required", "Checkpoint to evaluate.")
     yield from _options(RunOptions, "fit")
     yield from _predict_options()
+    yield Option("robustness", "test", "`false`", ROBUSTNESS_HELP)
+    yield Option("baseline", "test", "`null`", BASELINE_HELP)
     for verb in TRAINING[1:]:
         yield Option("prior", verb, "`null`", PRIOR_HELP)
     for verb in TRAINING:

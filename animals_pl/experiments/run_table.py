@@ -1,6 +1,7 @@
 """The command ``report``: rank all runs below a folder, beside the reference's published results.
 
-With ``--contract`` or ``--compare``, it prints the review contract of one run or the comparison of two.
+With ``--contract`` or ``--compare``, it prints the review contract of one run or the comparison of two; with
+``--card``, it writes a model card.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def report(
     recall: str | None = None,
     precision: float | None = None,
     compare: str | None = None,
+    card: str | None = None,
 ) -> None:
     """Rank all runs below a folder, each at its best epoch, beside the reference's published results.
 
@@ -46,10 +48,19 @@ def report(
             images accepted under another label count as missed.
         precision: For the contract: precision to promise for all accepted labels, such as 0.99.
         compare: Instead, compare this run with the run FOLDER on the same images.
+        card: Instead, write the model card of this run, as MODEL_CARD.md in its folder or as output.
 
     Raises:
         UsageError: There are no runs, an evaluation is missing, or the output cannot be written.
     """
+    if card is not None:
+        if contract is not None or compare is not None:
+            raise UsageError("card is a report of its own, and has the contract. Remove contract and compare.")
+        from animals_pl.experiments.model_card import card as write_card  # imports pandas and SciPy
+
+        file = write_card(Path(card), output, recall, precision)
+        print(printable(f"{file} written"), file=message_stream(file))
+        return
     decision = _decision(folder, contract, recall, precision, compare)
     if decision is not None:
         for line in decision:

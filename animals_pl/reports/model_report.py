@@ -15,10 +15,12 @@ from animals_pl.evaluation.calibration import reliability_bins
 from animals_pl.evaluation.figures import confusion_matrix as matrix_figure
 from animals_pl.evaluation.metrics import confusion_matrix
 from animals_pl.evaluation.report_figures import precision_recall, reliability, risk_coverage_curve
+from animals_pl.evaluation.robustness import saved_robustness
 from animals_pl.evaluation.selective import risk_coverage
 from animals_pl.files import printable
 from animals_pl.reports.figure_files import write_figures
 from animals_pl.reports.page import write_page
+from animals_pl.reports.robustness_section import robustness_figures
 from animals_pl.reports.thumbnails import thumbnail_uri
 from animals_pl.training.callbacks.evaluation_files import Evaluation
 
@@ -48,6 +50,7 @@ class ModelReport:
         self.predicted = self.probabilities.argmax(1)
         self.confidence = self.probabilities.max(1)
         self.correct = self.predicted == self.labels
+        self.robustness = saved_robustness(evaluation.folder, evaluation.metrics)
         root = evaluation.catalog.root.absolute()
         relative = Path(os.path.relpath(root, evaluation.folder.resolve())).as_posix()
         self.base = quote(os.fsencode(relative)) + "/"
@@ -66,6 +69,7 @@ class ModelReport:
             rows=self._rows(),
             figures=write_figures(self._figures(), folder, "evaluation"),
             galleries=self._galleries(),
+            robustness=self.robustness,
             mistakes=int((~self.correct).sum()),
         )
         return file
@@ -104,6 +108,9 @@ class ModelReport:
         }
         if count <= MOST_CURVES:
             figures["precision_recall"] = precision_recall(self.probabilities, self.labels, self.names)
+        if self.robustness is not None:
+            example = int((self.confidence * self.correct).argmax())
+            figures |= robustness_figures(self.robustness, self.evaluation.catalog, example)
         return figures
 
     def _galleries(self) -> list[dict[str, Any]]:
