@@ -84,10 +84,12 @@ def _decision(
         raise UsageError(f"compare={compare!r} needs a second run. Pass two: report --compare RUN_A RUN_B.")
     if contract is None and compare is None:
         return None
-    from animals_pl.experiments.evaluations import comparison_lines, contract_lines  # imports pandas and SciPy
-
     if contract is not None:
+        from animals_pl.reports.review_contract import contract_lines  # imports pandas and SciPy
+
         return contract_lines(Path(contract), recall, precision)
+    from animals_pl.experiments.evaluations import comparison_lines  # the same
+
     return comparison_lines(Path(str(compare)), Path(folder))
 
 
