@@ -65,6 +65,7 @@ class ModelReport:
             contract=self._contract(),
             figures=write_figures(self._figures(), folder, "evaluation"),
             galleries=galleries(self.evaluation, self.names),
+            cropped=self.evaluation.dataset.resize.rule == "crop",
             mistakes=int((~self.correct).sum()),
         )
         return file
@@ -102,7 +103,12 @@ class ModelReport:
         sentences = [contract_sentence(found.contract, self.names)]
         if found.result is not None:
             sentences.append(result_sentence(found.result, self.names))
-        return {"sentences": sentences, "rows": contract_rows(found, self.names), "command": printable(command)}
+        return {
+            "sentences": sentences,
+            "rows": contract_rows(found, self.names),
+            "stated": found.result is not None,
+            "command": printable(command),
+        }
 
     def _figures(self) -> dict[str, Figure]:
         found, count = self.evaluation.predictions, len(self.names)
