@@ -39,6 +39,18 @@ class ModelReport:
 
     Args:
         evaluation: The evaluation.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> from animals_pl import AnimalsDataModule, load_classifier
+        >>> from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
+        >>> files = EvaluationFiles(AnimalsDataModule("MY_IMAGES", size=32))
+        >>> trainer = Trainer(logger=False, enable_progress_bar=False, callbacks=[files])
+        >>> model = load_classifier("checkpoints/my_animals/version_0/best.ckpt")
+        >>> metrics = trainer.validate(model, files.data, verbose=False)
+        predictions and metrics with 95 % intervals: checkpoints/my_animals/version_0/evaluation/val
+        >>> ModelReport(files.evaluation).write().name
+        'report.html'
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
