@@ -153,9 +153,9 @@ def choose_contract(
     if not passed:
         return Contract(None, (), (*refused, *_failed(possible, counts, confidence)), confidence, 1.0)
     threshold = float(thresholds[tested[passed - 1]])
-    images = tuple(int(_concerned(promise, predictions, labels).sum()) for promise in possible)
+    concluded_from = tuple(int(_concerned(promise, predictions, labels).sum()) for promise in possible)
     review = float(np.mean(all_scores < threshold))
-    return Contract(threshold, tuple(possible), tuple(refused), confidence, review, images)
+    return Contract(threshold, tuple(possible), tuple(refused), confidence, review, concluded_from)
 
 
 def _concerned(promise: Promise, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
