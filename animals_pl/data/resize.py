@@ -65,15 +65,17 @@ class Resize:
     def __call__(self, image: np.ndarray, size: int) -> np.ndarray:
         """Resize an (H, W, 3) uint8 image to (size, size, 3) uint8."""
         picture = Image.fromarray(image)
-        box = self._crop_box(picture.size, size) if self.rule == "crop" else None
+        box = self.box(picture.size, size)
         return np.asarray(picture.resize((size, size), Image.Resampling[self.interpolation.upper()], box))
 
-    def _crop_box(self, image_size: tuple[int, int], size: int) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the center crop, in pixels of the image before resizing.
+    def box(self, image_size: tuple[int, int], size: int) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the part of an image that is resized, in pixels of the image.
 
         Resampling from this box gives the pixels of resizing the whole image and then cropping it, since Pillow's
         filters also read the pixels outside of the box.
         """
+        if self.rule == "stretch":
+            return 0, 0, *image_size
         short_side, shortest = math.floor(size / self.crop_pct), min(image_size)
         corner, opposite = [], []
         for side in image_size:

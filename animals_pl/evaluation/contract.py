@@ -79,6 +79,7 @@ class Contract:
     Attributes:
         threshold: Labels with a score of at least this are accepted; None if no threshold keeps the promises.
         promises: They hold simultaneously with the confidence level. Empty without a threshold.
+        images: Independent validation images that each promise is concluded from.
         refused: Promises that were left out for lack of images, and, without a threshold, those that fail.
         confidence: Confidence level, in (0, 1).
         review: Share of validation images left for review; 1 without a threshold.
@@ -89,6 +90,7 @@ class Contract:
     refused: tuple[Refusal, ...]
     confidence: float
     review: float
+    images: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,9 @@ def choose_contract(
     if not passed:
         return Contract(None, (), (*refused, *_failed(possible, counts, confidence)), confidence, 1.0)
     threshold = float(thresholds[tested[passed - 1]])
-    return Contract(threshold, tuple(possible), tuple(refused), confidence, float(np.mean(all_scores < threshold)))
+    concluded_from = tuple(int(_concerned(promise, predictions, labels).sum()) for promise in possible)
+    review = float(np.mean(all_scores < threshold))
+    return Contract(threshold, tuple(possible), tuple(refused), confidence, review, concluded_from)
 
 
 def _concerned(promise: Promise, predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:

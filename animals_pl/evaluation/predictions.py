@@ -16,6 +16,9 @@ from animals_pl.evaluation.unknown import called_unknown
 
 SUMMARY = ("acc", "macro_recall", "macro_f1")
 
+MODEL_FACTS = ("checkpoint", "epoch", "tta", "temperature", "prior")
+"""Entries of metrics.json that are the same for evaluations of one model."""
+
 
 @dataclass(frozen=True)
 class Predictions:

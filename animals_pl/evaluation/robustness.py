@@ -12,13 +12,11 @@ import numpy as np
 
 from animals_pl.errors import UsageError
 from animals_pl.evaluation.metrics import confusion_matrix, summarise
+from animals_pl.evaluation.predictions import MODEL_FACTS
 
 METRICS = ("acc", "macro_recall")
 
 ROBUSTNESS_FILE = "robustness.json"
-
-MODEL_FACTS = ("checkpoint", "epoch", "tta", "temperature", "prior")
-"""Entries of metrics.json that are the same for evaluations of one model."""
 
 FACTS = ("data", *MODEL_FACTS, "images")
 """Entries of metrics.json that are also in robustness.json."""

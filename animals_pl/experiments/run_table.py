@@ -56,9 +56,9 @@ def report(
     if card is not None:
         if contract is not None or compare is not None:
             raise UsageError("card is a report of its own, and has the contract. Remove contract and compare.")
-        from animals_pl.experiments.model_card import card as write_card  # imports pandas and SciPy
+        from animals_pl.reports.model_card import write_model_card  # imports pandas and SciPy
 
-        file = write_card(Path(card), output, recall, precision)
+        file = write_model_card(Path(card), output, recall, precision)
         print(printable(f"{file} written"), file=message_stream(file))
         return
     decision = _decision(folder, contract, recall, precision, compare)
@@ -95,10 +95,12 @@ def _decision(
         raise UsageError(f"compare={compare!r} needs a second run. Pass two: report --compare RUN_A RUN_B.")
     if contract is None and compare is None:
         return None
-    from animals_pl.experiments.evaluations import comparison_lines, contract_lines  # imports pandas and SciPy
-
     if contract is not None:
+        from animals_pl.reports.review_contract import contract_lines  # imports pandas and SciPy
+
         return contract_lines(Path(contract), recall, precision)
+    from animals_pl.experiments.evaluations import comparison_lines  # the same
+
     return comparison_lines(Path(str(compare)), Path(folder))
 
 

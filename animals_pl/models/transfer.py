@@ -64,6 +64,7 @@ class TransferNet(nn.Module):
         config = timm.get_pretrained_cfg(name) or PretrainedCfg()
         self.fixed_size = bool(config.fixed_input_size)
         self.normalize = Normalize(config.mean, config.std)
+        self.feature_map = nn.Identity()  # hook point of Grad-CAM
         try:
             self._build_backbone(pooled=features == "pooled")
             num_features = self._count_features()
@@ -190,7 +191,7 @@ class TransferNet(nn.Module):
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Return the features (B, F) of (B, 3, S, S) pixels in 0…255."""
-        feature_map = self.backbone.forward_features(self.normalize(images))
+        feature_map = self.feature_map(self.backbone.forward_features(self.normalize(images)))
         if self.pooled:
             return feature_map.mean((2, 3))
         return self.backbone.forward_head(feature_map, pre_logits=True)

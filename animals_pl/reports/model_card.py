@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ import animals_pl
 from animals_pl.data.catalog import bilingual_name, display_name
 from animals_pl.data.tables import read_rows
 from animals_pl.errors import UsageError, listed, one_line
-from animals_pl.evaluation.robustness import MODEL_FACTS, saved_robustness
-from animals_pl.files import atomic_write, printable
+from animals_pl.evaluation.predictions import MODEL_FACTS
+from animals_pl.evaluation.robustness import saved_robustness
+from animals_pl.files import atomic_write, printable, require_writable
+from animals_pl.reports.review_contract import contract_lines
 
 CARD_FILE = "MODEL_CARD.md"
 
@@ -41,20 +43,25 @@ SETTINGS = (
 """Settings in config.yaml that the card lists."""
 
 
-def write_model_card(run: Path, file: Path, contract: Sequence[str] = ()) -> None:
-    """Write the model card of a run from the files in its folder.
+def write_model_card(
+    run: Path, output: str | None = None, recall: str | None = None, precision: float | None = None
+) -> Path:
+    """Write the model card of a run from the files in its folder, and return the card's path.
 
     Sections without a file name the command that writes it. Evaluations on other datasets (``test-NAME``) are included
     if they are of the same model and none of their images was in training.
 
     Args:
         run: Folder of the run.
-        file: The Markdown file to write.
-        contract: Sentences of the review contract.
+        output: The Markdown file to write. Default: ``MODEL_CARD.md`` in the folder.
+        recall, precision: Goals of the review contract, see :func:`~animals_pl.reports.review_contract.review_contract`.
 
     Raises:
-        UsageError: The folder is not a run, or one of its files is damaged.
+        UsageError: The folder is not a run, one of its files is damaged, its evaluations are of different models, or
+            the card cannot be written.
     """
+    file = run / CARD_FILE if output is None else Path(output)
+    require_writable(file)
     config = _read_config(run)
     evaluations = _read_evaluations(run / "evaluation")
     name = printable(config.get("name") or run.resolve().parent.name)
@@ -77,7 +84,7 @@ def write_model_card(run: Path, file: Path, contract: Sequence[str] = ()) -> Non
         metric_names=METRICS,
         test=test,
         main=test or evaluations.get("val"),
-        contract=contract,
+        contract=list(contract_lines(run, recall, precision)) if "val" in evaluations else [],
         robustness=saved_robustness(run / "evaluation" / "test", test) if test else None,
         seen=_seen_images(test) if test else 0,
         few=listed(
@@ -88,6 +95,7 @@ def write_model_card(run: Path, file: Path, contract: Sequence[str] = ()) -> Non
     front = yaml.safe_dump(_front_matter(name, config, evaluations), sort_keys=False, allow_unicode=True)
     with atomic_write(file) as partial:
         partial.write_text(f"---\n{front}---\n\n{body}", encoding="utf-8")
+    return file
 
 
 def markdown_text(value: object) -> str:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from animals_pl.data.catalog import english_name
+from animals_pl.errors import UsageError
 from animals_pl.evaluation.calibration import reliability_bins
+from animals_pl.evaluation.contract_text import contract_sentence, result_sentence
 from animals_pl.evaluation.figures import confusion_matrix as matrix_figure
 from animals_pl.evaluation.metrics import confusion_matrix
 from animals_pl.evaluation.report_figures import precision_recall, reliability, risk_coverage_curve
@@ -19,13 +19,14 @@ from animals_pl.evaluation.robustness import saved_robustness
 from animals_pl.evaluation.selective import risk_coverage
 from animals_pl.files import printable
 from animals_pl.reports.figure_files import write_figures
+from animals_pl.reports.galleries import galleries
 from animals_pl.reports.page import write_page
+from animals_pl.reports.review_contract import contract_rows, review_contract
 from animals_pl.reports.robustness_section import robustness_figures
-from animals_pl.reports.thumbnails import thumbnail_uri
 from animals_pl.training.callbacks.evaluation_files import Evaluation
 
-MISTAKES, HITS, PER_CLASS, MOST_CURVES, MOST_LABELS = 48, 24, 4, 60, 60
-"""Maximum number of mistakes, of hits, of images of a class; of classes with curves and with names in the matrix."""
+MOST_CURVES, MOST_LABELS = 60, 60
+"""Maximum number of classes with curves, and with names in the confusion matrix."""
 
 TITLES = {
     "acc": "accuracy",
@@ -40,6 +41,18 @@ class ModelReport:
 
     Args:
         evaluation: The evaluation.
+
+    Example:
+        >>> from lightning import Trainer
+        >>> from animals_pl import AnimalsDataModule, load_classifier
+        >>> from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
+        >>> files = EvaluationFiles(AnimalsDataModule("MY_IMAGES", size=32))
+        >>> trainer = Trainer(logger=False, enable_progress_bar=False, callbacks=[files])
+        >>> model = load_classifier("checkpoints/my_animals/version_0/best.ckpt")
+        >>> metrics = trainer.validate(model, files.data, verbose=False)
+        predictions and metrics with 95 % intervals: checkpoints/my_animals/version_0/evaluation/val
+        >>> ModelReport(files.evaluation).write().name
+        'report.html'
     """
 
     def __init__(self, evaluation: Evaluation) -> None:
@@ -51,9 +64,6 @@ class ModelReport:
         self.confidence = self.probabilities.max(1)
         self.correct = self.predicted == self.labels
         self.robustness = saved_robustness(evaluation.folder, evaluation.metrics)
-        root = evaluation.catalog.root.absolute()
-        relative = Path(os.path.relpath(root, evaluation.folder.resolve())).as_posix()
-        self.base = quote(os.fsencode(relative)) + "/"
 
     def write(self) -> Path:
         """Write ``report.html``, ``figures/`` and TensorBoard events, and return the page's path."""
@@ -67,8 +77,10 @@ class ModelReport:
             cards=self._cards(),
             metrics=metrics,
             rows=self._rows(),
+            contract=self._contract(),
             figures=write_figures(self._figures(), folder, "evaluation"),
-            galleries=self._galleries(),
+            galleries=galleries(self.evaluation, self.names),
+            cropped=self.evaluation.dataset.resize.rule == "crop",
             robustness=self.robustness,
             mistakes=int((~self.correct).sum()),
         )
@@ -95,6 +107,25 @@ class ModelReport:
             for name, values in zip(self.names, per_class.values(), strict=True)
         ]
 
+    def _contract(self) -> dict[str, Any]:
+        """Sentences, table and command of the review contract; without one, the ``problem``."""
+        folder = self.evaluation.folder
+        run, validates = folder.parents[1], self.evaluation.split == "val"
+        command = f"python -m animals_pl report --contract {shlex.quote(str(run))}"
+        try:
+            found = review_contract(run, None if validates else folder.name)
+        except UsageError as error:
+            return {"problem": printable(error)}
+        sentences = [contract_sentence(found.contract, self.names)]
+        if found.result is not None:
+            sentences.append(result_sentence(found.result, self.names))
+        return {
+            "sentences": sentences,
+            "rows": contract_rows(found, self.names),
+            "stated": found.result is not None,
+            "command": printable(command),
+        }
+
     def _figures(self) -> dict[str, Figure]:
         found, count = self.evaluation.predictions, len(self.names)
         confusion = confusion_matrix(self.labels, self.predicted, count)
@@ -112,29 +143,6 @@ class ModelReport:
             example = int((self.confidence * self.correct).argmax())
             figures |= robustness_figures(self.robustness, self.evaluation.catalog, example)
         return figures
-
-    def _galleries(self) -> list[dict[str, Any]]:
-        by_confidence = np.argsort(-self.confidence, kind="stable")
-        mistakes = by_confidence[~self.correct[by_confidence]][:MISTAKES]
-        hits = by_confidence[self.correct[by_confidence]]
-        galleries = [
-            ("The most confident mistakes", mistakes),
-            ("The least confident correct predictions", hits[::-1][:HITS]),
-        ]
-        if len(self.names) <= MOST_CURVES:
-            best = [hits[self.labels[hits] == label][:PER_CLASS] for label in range(len(self.names))]
-            galleries.append(("The most confident correct predictions of each class", np.concatenate(best)))
-        return [{"name": name, "images": [self._tile(int(index)) for index in which]} for name, which in galleries]
-
-    def _tile(self, index: int) -> dict[str, Any]:
-        """Link, thumbnail and caption of an image."""
-        path = self.evaluation.catalog.paths[index]
-        truth, predicted = self.labels[index], self.predicted[index]
-        lines = [f"{self.names[predicted]} {self.probabilities[index, predicted]:.1%}"]
-        if truth != predicted:
-            lines = [f"true: {self.names[truth]} {self.probabilities[index, truth]:.1%}", f"predicted: {lines[0]}"]
-        href = self.base + quote(os.fsencode(path))
-        return {"path": path, "href": href, "src": thumbnail_uri(self.evaluation.catalog.root / path), "lines": lines}
 
 
 def interval_text(values: dict[str, float] | None) -> str:

@@ -34,8 +34,13 @@ def thumbnail(file: Path, side: int = SIDE) -> Image.Image:
 
 def thumbnail_uri(file: Path | None) -> str:
     """Return a thumbnail as a data URI; ``None`` gives the placeholder of a missing image."""
+    return jpeg_uri(thumbnail(file) if file else _placeholder(SIDE))
+
+
+def jpeg_uri(image: Image.Image) -> str:
+    """Return an image as the data URI of a JPEG."""
     buffer = io.BytesIO()
-    (thumbnail(file) if file else _placeholder(SIDE)).save(buffer, "JPEG", quality=70)
+    image.save(buffer, "JPEG", quality=70)
     return data_uri("jpeg", buffer.getvalue())
 
 

@@ -158,8 +158,8 @@ class _VersionClassifier(L.LightningModule):
         self.classifier = classifier
 
     def predict_step(self, versions: Tensor, batch_idx: int) -> Tensor:
-        probabilities = self.classifier.predict_step((versions.flatten(0, 1), torch.empty(0)), batch_idx)
-        return probabilities.argmax(1).unflatten(0, versions.shape[:2])
+        output = self.classifier.predict_step((versions.flatten(0, 1), torch.empty(0)), batch_idx)
+        return output.probabilities.argmax(1).unflatten(0, versions.shape[:2])
 
 
 class _VersionData(L.LightningDataModule):

@@ -19,9 +19,9 @@ from animals_pl.data.catalog import english_name
 from animals_pl.data.loading import load_dataset
 from animals_pl.data.tables import write_table
 from animals_pl.evaluation.contract import Promise, apply_contract, choose_contract
-from animals_pl.experiments.evaluations import SavedEvaluation, read_evaluation
 from animals_pl.experiments.folds import draw_folds
 from animals_pl.lightning_cli import run
+from animals_pl.reports.saved_evaluations import SavedEvaluation, read_evaluation
 from scripts.bench.process_memory import PROJECT
 
 RECALLS = (0.97, 0.9)

@@ -12,7 +12,7 @@ import pytest
 from animals_pl.cli import main
 from animals_pl.evaluation.comparison import compare_predictions
 from animals_pl.evaluation.contract import Promise, apply_contract, choose_contract
-from animals_pl.experiments.evaluations import read_evaluation
+from animals_pl.reports.saved_evaluations import read_evaluation
 
 NAMES = ["cane", "gatto", "ragno"]
 FACTS = {"checkpoint": "best.ckpt", "epoch": 3, "tta": "none", "temperature": 0.9, "prior": None}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import html
+import io
 import re
 import shutil
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
 from image_trees import write_tree
 from PIL import Image
 from sklearn.metrics import average_precision_score
@@ -18,11 +21,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, fit
 from animals_pl.cli import main
+from animals_pl.data.resize import Resize
 from animals_pl.evaluation.calibration import reliability_bins
+from animals_pl.evaluation.contract import Contract, Promise, Refusal
 from animals_pl.evaluation.figures import confusion_matrix
+from animals_pl.evaluation.intervals import images_needed
 from animals_pl.evaluation.report_figures import precision_recall, reliability, risk_coverage_curve
 from animals_pl.evaluation.selective import risk_coverage
+from animals_pl.models.grad_cam import grad_cam
+from animals_pl.reports.heat_maps import heat_maps, overlay
 from animals_pl.reports.model_report import interval_text
+from animals_pl.reports.review_contract import ReviewContract, contract_lines, contract_rows, review_contract
+from animals_pl.reports.saved_evaluations import read_evaluation
 
 COUNTS = {"cane": 30, "gatto": 20, "<script>alert(1)": 16}
 FIGURES_IN_ORDER = ["confusion_counts", "confusion_shares", "reliability", "risk_coverage", "precision_recall"]
@@ -42,6 +52,11 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert main(["test", "--ckpt_path", str(run.best_path), "--data.num_workers", "0"]) == 0
     folder = run.folder / "evaluation" / "test"
     return SimpleNamespace(folder=folder, run=run, text=(folder / "report.html").read_text(encoding="utf-8"))
+
+
+def image_of(uri: str) -> np.ndarray:
+    """Pixels (H, W, 3) of a data URI."""
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGB"), dtype=float)
 
 
 def test_links_lead_to_the_images(page):
@@ -90,6 +105,94 @@ def test_mistakes_are_shown_with_truth_and_prediction(page):
     truth = f"true: {html.escape(english.get(name, name))} {probabilities[first, catalog.labels[first]]:.1%}"
     assert caption.startswith(truth)
     assert f"{probabilities[first].max():.1%}" in caption
+
+
+def test_every_photograph_has_an_overlay_of_its_own(page):
+    tiles = re.findall(r'<img src="(data:image/jpeg[^"]*)"[^>]*><img class="overlay" src="([^"]*)"', page.text)
+    assert len(tiles) == page.text.count("<figcaption>")
+    for photo, explained in tiles:
+        assert photo != explained
+        assert image_of(photo).shape == image_of(explained).shape
+    assert len({explained for _, explained in tiles}) > 1
+    assert 'type="checkbox" id="overlays"' in page.text
+    assert "cropped away" not in page.text  # the whole image is stretched
+
+
+def test_overlays_explain_the_predicted_class(page):
+    module, data = page.run.best, page.run.data
+    dataset = data.dataset("test")
+    images = torch.stack([dataset[index][0] for index in range(20)])
+    predicted = module.net(images).argmax(1)
+    expected = grad_cam(module.net, images, predicted).numpy()
+    found = heat_maps(module.net, dataset, list(range(20)), predicted.numpy())
+    assert list(found) == list(range(20))
+    np.testing.assert_allclose(np.stack(list(found.values())), expected, atol=1e-5)
+
+
+def test_an_overlay_colours_the_hot_region_and_greys_what_is_cropped():
+    photo = Image.new("RGB", (100, 60), (0, 200, 0))
+    heat = np.zeros((4, 4), np.float32)
+    heat[:2, :2] = 1
+    drawn = np.asarray(overlay(photo, heat, Resize("crop").box(photo.size, 64)), dtype=int)
+    assert drawn.shape == (60, 100, 3)
+    red, green, blue = drawn[10, 30]
+    assert red > green > blue
+    np.testing.assert_allclose(drawn[55, 75], (0, 200, 0), atol=3)
+    assert len(set(drawn[30, 5])) == 1
+    assert len(set(drawn[30, 95])) == 1
+
+
+def test_the_contract_needs_the_validation_images(page):
+    assert "evaluation/val&#39; is missing. Run &#39;python -m animals_pl validate --ckpt_path" in page.text
+
+
+@pytest.fixture(scope="module")
+def contracts(page) -> Any:
+    """The pages of validate and test where some promises can be made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("animals_pl.reports.review_contract.RECALL", 0.1)
+        patch.setattr("animals_pl.reports.review_contract.PRECISION", 0.05)
+        texts = {}
+        for verb, split in (("validate", "val"), ("test", "test")):
+            assert main([verb, "--ckpt_path", str(page.run.best_path), "--data.num_workers", "0"]) == 0
+            text = (page.folder.parent / split / "report.html").read_text(encoding="utf-8")
+            texts[split] = text.partition('<h2 id="contract">')[2].partition("<h2")[0]
+        yield SimpleNamespace(run=page.run.folder, **texts)
+
+
+def test_the_contract_is_chosen_on_validation_and_stated_on_test(contracts):
+    lines = list(contract_lines(contracts.run, "0.1", 0.05))
+    assert lines[0].startswith("Accept labels with a score of")
+    for line in (lines[0], lines[1]):
+        english = html.escape(line.replace("cane (dog)", "dog").replace("gatto (cat)", "cat"))
+        assert f"<p>{english}</p>" in contracts.test
+    assert "<p>Accept labels" in contracts.val
+    assert "test images" not in contracts.val
+    assert f"python -m animals_pl report --contract {contracts.run}" in contracts.test
+
+
+def test_a_table_says_for_which_class_the_promise_is_made(contracts):
+    rows = [re.findall("<t[dh].*?>(.*?)</t[dh]>", row) for row in contracts.test.split("<tr>")[1:]]
+    assert [row[0] for row in rows] == ["class", "&lt;script&gt;alert(1)", "dog", "cat", "all accepted labels"]
+    val = read_evaluation(contracts.run, "val")
+    assert [row[2] for row in rows[1:]] == [*map(str, np.bincount(val.labels)), str(len(val.labels))]
+    found = review_contract(contracts.run, "test", "0.1", 0.05)
+    for row, result in zip(rows[1:], found.result.results, strict=True):
+        bound = result.promise.bound
+        assert row[1] == f"at most {100 * bound:.0f} % {result.promise.kind}"
+        assert row[3:] == [str(images_needed(bound)), "yes", f"{result.errors} of {result.images}"]
+
+
+def test_the_table_says_why_a_promise_is_not_made():
+    few, many, wrong = Promise("missed", 0.03, 1), Promise("missed", 0.03, 0), Promise("wrong", 0.01)
+    refused = (Refusal(few, 4, 99), Refusal(many, 120, 99, reached=0.051), Refusal(wrong, 400, 299, reached=0.009))
+    contract = Contract(None, (), refused, 0.95, 1.0)
+    rows = contract_rows(ReviewContract(contract, None, ["cane", "gatto"]), ["dog", "cat"])
+    assert [list(row.values()) for row in rows] == [
+        ["dog", "at most 3 % missed", "120", "99", "no: the images show 5.1 % at best", "–"],
+        ["cat", "at most 3 % missed", "4", "99", "no: too few images", "–"],
+        ["all accepted labels", "at most 1 % wrong", "400", "299", "no: not together with the other promises", "–"],
+    ]
 
 
 def test_classes_have_english_names(page):

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from animals_pl.training.trained import load_classifier
 
 COUNTS = {"cane": 40, "gatto": 24, "ragno": 12}
 NAMES = sorted(COUNTS)
+PROJECT = Path(__file__).parents[2]
 SIZE = {"size": 16, "batch_size": 16, "num_workers": 0}
 
 pytestmark = pytest.mark.usefixtures("small_figures")
@@ -151,3 +154,28 @@ def test_a_folder_that_cannot_be_written_is_a_warning(run, tmp_path):
     with pytest.warns(UserWarning, match="the evaluation cannot be written to"):
         found = evaluate(load_classifier(copy / "best.ckpt"), run.data, "test", accelerator="cpu")
     assert found["acc/test"] > 0
+
+
+@pytest.mark.timeout(900)  # two more programs that import everything
+def test_two_processes_write_what_one_writes(run, tmp_path):
+    """Process r evaluates every second image from r on; an odd number of images is not padded."""
+    other = write_tree(tmp_path / "odd", {"gatto": 5, "cane": 4, "ragno": 2}, seed=7)
+    command = ["test", "--ckpt_path", str(run.best_path), "--data.test_root", str(other), "--data.num_workers", "0"]
+    assert main(command) == 0
+    folder = run.folder / "evaluation" / "test-odd"
+    alone, metrics_alone = table(folder), metrics(folder)
+    (folder / "report.html").unlink()
+    options = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    program = [sys.executable, "-m", "animals_pl", *command, *options]
+    done = subprocess.run(program, check=False, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    together = table(folder)
+    columns = ["path", "group", "label", "prediction"]
+    assert len(alone) == 11
+    assert [[row[key] for key in columns] for row in together] == [[row[key] for key in columns] for row in alone]
+    probabilities = [
+        np.array([[float(row[f"probability_{name}"]) for name in NAMES] for row in rows]) for rows in (together, alone)
+    ]
+    np.testing.assert_allclose(*probabilities, atol=1e-6)
+    assert metrics(folder)["macro_recall"] == metrics_alone["macro_recall"]
+    assert (folder / "report.html").is_file()

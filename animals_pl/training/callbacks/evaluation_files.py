@@ -11,9 +11,11 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pandas as pd
+import torch
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.data.dataset import AnimalsDataset
 from animals_pl.data.grouping import single_groups
 from animals_pl.data.tables import read_rows, write_table
 from animals_pl.evaluation.predictions import Predictions, evaluation_metrics
@@ -37,6 +39,9 @@ class Evaluation:
         class_names: Name of each class (C,).
         predictions: Outputs of the model for the images.
         metrics: Contents of metrics.json.
+        net: The net, on the CPU after the evaluation.
+        dataset: The images (N) as the net sees them.
+        device: Device of the evaluation.
     """
 
     folder: Path
@@ -45,6 +50,9 @@ class Evaluation:
     class_names: list[str]
     predictions: Predictions
     metrics: dict[str, Any]
+    net: Any
+    dataset: AnimalsDataset
+    device: torch.device
 
 
 class EvaluationFiles(L.Callback):
@@ -132,7 +140,17 @@ def evaluate_split(
         "prior": module.prior,
     }
     metrics = {**facts, **evaluation_metrics(predictions, class_names)}
-    return Evaluation(evaluation_folder(run, split, test_root), split, catalog, class_names, predictions, metrics)
+    return Evaluation(
+        evaluation_folder(run, split, test_root),
+        split,
+        catalog,
+        class_names,
+        predictions,
+        metrics,
+        module.net,
+        AnimalsDataset(catalog, data.resize, data.size),
+        module.device,
+    )
 
 
 def seen_in_training(catalog: Catalog, everything: Catalog, split_file: Path) -> np.ndarray | None:

@@ -1,0 +1,146 @@
+"""The review contract of a run: chosen on its validation images, evaluated on its test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from animals_pl.data.catalog import display_name, english_name
+from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.evaluation.contract import (
+    Contract,
+    ContractResult,
+    Promise,
+    Refusal,
+    apply_contract,
+    choose_contract,
+)
+from animals_pl.evaluation.contract_text import contract_sentence, percent, refusal_sentence, result_sentence
+from animals_pl.evaluation.intervals import images_needed
+from animals_pl.reports.saved_evaluations import read_evaluation, require_same_model
+
+RECALL, PRECISION = 0.97, 0.99
+"""Default goals of a contract: of each class at most 3 % missed, at most 1 in 100 accepted labels wrong."""
+
+
+@dataclass(frozen=True)
+class ReviewContract:
+    """A contract with its result.
+
+    Attributes:
+        contract: The contract.
+        result: What it does on the test images; None if there are none, and without a threshold.
+        class_names: Name of each class (C,).
+    """
+
+    contract: Contract
+    result: ContractResult | None
+    class_names: list[str]
+
+
+def review_contract(
+    run: Path, test: str | None, recall: str | None = None, precision: float | None = None
+) -> ReviewContract:
+    """Choose a contract on a run's validation images, and evaluate it on its test images.
+
+    Args:
+        run: Folder of the run.
+        test: Test images to evaluate it on, such as ``test``. None: there is no result.
+        recall: Recall to promise: ``0.97`` for every class, or ``elephant=0.95,dog=0.9``. Default: :data:`RECALL` for
+            every class, or none if only ``precision`` is given.
+        precision: Precision of all accepted labels. Default: :data:`PRECISION`, or none if only ``recall`` is given.
+
+    Raises:
+        UsageError: An evaluation is missing or is of another model, or a goal is invalid.
+    """
+    val = read_evaluation(run, "val")
+    if recall is None and precision is None:
+        recall, precision = str(RECALL), PRECISION
+    promises = [*_recall_promises(recall or "", val.class_names)]
+    promises += [Promise("wrong", 1 - _rate("precision", precision))] if precision is not None else []
+    contract = choose_contract(val.scores, val.predictions, val.labels, promises, groups=val.groups)
+    result = None
+    if test is not None and contract.threshold is not None:
+        found = read_evaluation(run, test)
+        require_same_model(val, found)
+        result = apply_contract(contract, found.scores, found.predictions, found.labels)
+    return ReviewContract(contract, result, val.class_names)
+
+
+def contract_lines(run: Path, recall: str | None = None, precision: float | None = None) -> Iterator[str]:
+    """Sentences of the review contract of a run; the arguments are those of :func:`review_contract`."""
+    test = "test" if (run / "evaluation" / "test").is_dir() else None
+    found = review_contract(run, test, recall, precision)
+    names = [display_name(name) for name in found.class_names]
+    yield contract_sentence(found.contract, names)
+    if found.result is not None:
+        yield result_sentence(found.result, names)
+    for refusal in found.contract.refused:
+        yield refusal_sentence(refusal, names, found.contract.confidence)
+
+
+def contract_rows(found: ReviewContract, class_names: Sequence[str]) -> list[dict[str, str]]:
+    """Cells of a table of the promises of a contract, and of those that are not made.
+
+    Args:
+        found: The contract.
+        class_names: Name of each class (C,).
+
+    Returns:
+        ``name`` of the class, ``goal``, independent validation ``images``, images ``needed`` without an error, whether
+        the promise is ``made``, and the ``result`` on the test images.
+    """
+    contract = found.contract
+    made = list(zip(contract.promises, contract.images, strict=True))
+    results = found.result.results if found.result is not None else ()
+    counts = {result.promise: f"{result.errors:,} of {result.images:,}" for result in results}
+    rows = [(promise, images, images_needed(promise.bound, contract.confidence), "yes") for promise, images in made]
+    rows += [(refusal.promise, refusal.images, refusal.needed, _reason(refusal)) for refusal in contract.refused]
+    rows.sort(key=lambda row: len(class_names) if row[0].label is None else row[0].label)
+    return [
+        {
+            "name": "all accepted labels" if promise.label is None else class_names[promise.label],
+            "goal": f"at most {percent(promise.bound)} {promise.kind}",
+            "images": f"{images:,}",
+            "needed": f"{needed:,}",
+            "made": answer,
+            "result": counts.get(promise, "–"),
+        }
+        for promise, images, needed, answer in rows
+    ]
+
+
+def _reason(refusal: Refusal) -> str:
+    if refusal.reached is None:
+        return "no: too few images"
+    if refusal.reached > refusal.promise.bound:
+        return f"no: the images show {100 * refusal.reached:.3g} % at best"
+    return "no: not together with the other promises"
+
+
+def _recall_promises(recall: str, class_names: Sequence[str]) -> Iterator[Promise]:
+    known = {english_name(name).lower(): label for label, name in enumerate(class_names)}
+    known |= {name.lower(): label for label, name in enumerate(class_names)}
+    for part in filter(None, recall.split(",")):
+        name, _, value = part.rpartition("=")
+        bound = 1 - _rate("recall", value)
+        if not name:
+            yield from (Promise("missed", bound, label) for label in range(len(class_names)))
+        elif name.strip().lower() in known:
+            yield Promise("missed", bound, known[name.strip().lower()])
+        else:
+            raise UsageError(
+                f"recall={recall!r}: the class {name!r} is unknown. {did_you_mean(name, known)}"
+                f"Choose one of {', '.join(class_names)}."
+            )
+
+
+def _rate(option: str, value: str | float) -> float:
+    try:
+        rate = float(value)
+    except ValueError:
+        rate = 0
+    if not 0 < rate < 1:
+        raise UsageError(f"{option}={value!r} is not a rate. Choose a number above 0 and below 1, such as 0.95.")
+    return rate
