@@ -54,7 +54,7 @@ def write_model_card(
     Args:
         run: Folder of the run.
         output: The Markdown file to write. Default: ``MODEL_CARD.md`` in the folder.
-        recall, precision: Goals of the review contract, see :func:`~animals_pl.reports.review_contract.review_contract`.
+        recall, precision: Goals of the :func:`~animals_pl.reports.review_contract.review_contract`.
 
     Raises:
         UsageError: The folder is not a run, one of its files is damaged, its evaluations are of different models, or
