@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from animals_pl.models.from_scratch import SequentialNet
+from animals_pl.models.layers import evaluation_mode
 from animals_pl.models.transfer import TransferNet
 
 
@@ -31,15 +32,10 @@ def grad_cam(net: SequentialNet | TransferNet, images: Tensor, labels: Tensor) -
         maps.append(output.detach().requires_grad_())
         return maps[0].clone()  # in-place activations cannot change a leaf
 
-    training = net.training
-    net.eval()
     # With detached parameters, frozen and trainable nets keep a graph from the feature map on only.
     parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
-    try:
-        with _last_map(net).register_forward_hook(start_graph):
-            logits = functional_call(net, parameters, (images,))
-    finally:
-        net.train(training)
+    with evaluation_mode(net), _last_map(net).register_forward_hook(start_graph):
+        logits = functional_call(net, parameters, (images,))
     (gradient,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), maps[0])
     features, gradient = _channels_last(maps[0].detach()), _channels_last(gradient)
     heat = (features * gradient.mean((1, 2), keepdim=True)).sum(3).relu().float()

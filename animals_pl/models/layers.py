@@ -1,8 +1,9 @@
-"""Parts shared by the nets: normalisation, Keras initialisation, test-time augmentation."""
+"""Parts shared by the nets: normalisation, Keras initialisation, test-time augmentation, evaluation mode."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -43,3 +44,15 @@ def keras_init(module: nn.Module) -> None:
 def forward_tta(net: nn.Module, images: Tensor, tta: TTA) -> Tensor:
     """Return the logits (B, C) of images (B, 3, S, S) with test-time augmentation."""
     return (net(images) + net(images.flip(3))) / 2 if tta == "hflip" else net(images)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within the context, then each module's own mode again."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

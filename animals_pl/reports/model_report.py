@@ -14,6 +14,7 @@ from animals_pl.evaluation.calibration import reliability_bins
 from animals_pl.evaluation.contract_text import contract_sentence, result_sentence
 from animals_pl.evaluation.figures import confusion_matrix as matrix_figure
 from animals_pl.evaluation.metrics import confusion_matrix
+from animals_pl.evaluation.predictions import SUMMARY
 from animals_pl.evaluation.report_figures import precision_recall, reliability, risk_coverage_curve
 from animals_pl.evaluation.robustness import saved_robustness
 from animals_pl.evaluation.selective import risk_coverage
@@ -21,6 +22,7 @@ from animals_pl.files import printable
 from animals_pl.reports.figure_files import write_figures
 from animals_pl.reports.galleries import galleries
 from animals_pl.reports.page import write_page
+from animals_pl.reports.projector import write_projector
 from animals_pl.reports.review_contract import contract_rows, review_contract
 from animals_pl.reports.robustness_section import robustness_figures
 from animals_pl.training.callbacks.evaluation_files import Evaluation
@@ -66,7 +68,7 @@ class ModelReport:
         self.robustness = saved_robustness(evaluation.folder, evaluation.metrics)
 
     def write(self) -> Path:
-        """Write ``report.html``, ``figures/`` and TensorBoard events, and return the page's path."""
+        """Write ``report.html``, ``figures/`` and files for TensorBoard, and return the page's path."""
         folder, metrics = self.evaluation.folder, self.evaluation.metrics
         file = folder / "report.html"
         write_page(
@@ -78,13 +80,22 @@ class ModelReport:
             metrics=metrics,
             rows=self._rows(),
             contract=self._contract(),
-            figures=write_figures(self._figures(), folder, "evaluation"),
+            figures=write_figures(self._figures(), folder, "evaluation", self._scalars(), metrics["epoch"]),
             galleries=galleries(self.evaluation, self.names),
             cropped=self.evaluation.dataset.resize.rule == "crop",
             robustness=self.robustness,
             mistakes=int((~self.correct).sum()),
         )
+        if self.evaluation.split == "val":
+            write_projector(self.evaluation, self.names)
         return file
+
+    def _scalars(self) -> dict[str, float]:
+        """Metrics of ``test`` for TensorBoard, whose HPARAMS tab has columns for them."""
+        if self.evaluation.split != "test":
+            return {}
+        values = {key: self.evaluation.metrics[key] for key in SUMMARY}
+        return {f"{key}/test": value["value"] for key, value in values.items() if value is not None}
 
     def _cards(self) -> list[dict[str, Any]]:
         metrics = self.evaluation.metrics

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.plugins.hparams import summary_v2 as hp
 
+from animals_pl.evaluation.predictions import SUMMARY
+from animals_pl.files import printable
 from animals_pl.training.metrics_csv import Row
 
 _METRICS = {"loss": "loss", "accuracy": "acc", "macro recall": "macro_recall", "macro F1": "macro_f1"}
@@ -18,6 +22,9 @@ CHARTS = {
     }
 }
 """Layout of the Custom Scalars tab."""
+
+TEST_GROUP = "evaluation/test"
+"""Folder in a run's folder with the events of its test."""
 
 
 class RunTensorBoard(TensorBoardLogger):
@@ -42,6 +49,24 @@ class RunTensorBoard(TensorBoardLogger):
         """Log a row of metrics.csv."""
         step = int(row["epoch"]) + 1
         super().log_metrics({key: value for key, value in row.items() if key != "epoch"}, step)
+
+    def log_results(self, hparams: Mapping[str, bool | int | float | str], best: Row, epoch: int) -> None:
+        """Log settings and metrics for the HPARAMS tab, with columns for the metrics that ``test`` logs later.
+
+        Args:
+            hparams: The settings.
+            best: Metrics of the best epoch.
+            epoch: Latest epoch, from 1.
+        """
+        best = {f"best/{key.removesuffix('/val')}": value for key, value in best.items() if key.endswith("/val")}
+        tested = [hp.Metric(f"{metric}/test", TEST_GROUP) for metric in SUMMARY]
+        columns = [hp.HParam(name) for name in sorted(hparams)], [*map(hp.Metric, best), *tested]
+        # Without a trial of its own, a run with the same settings as another one would share its row.
+        trial = "/".join(Path(self.log_dir).absolute().parts[-2:])
+        for summary in (hp.hparams_config_pb(*columns), hp.hparams_pb(hparams, printable(trial))):
+            self.experiment.file_writer.add_summary(summary)
+        for tag, value in best.items():
+            self.experiment.add_scalar(tag, value, epoch)
 
     def save(self) -> None:
         """Flush the events."""

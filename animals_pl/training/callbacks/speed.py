@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 
 import lightning as L
 import torch
-from torch import nn
 
+from animals_pl.models.layers import evaluation_mode
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.cpu import cpu_name
 from animals_pl.training.speed_json import Speed, model_size, write_speed
@@ -61,7 +60,7 @@ def milliseconds_per_image(model: AnimalClassifier) -> float:
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(256, (1, 3, size, size), dtype=torch.uint8, generator=generator)
     # A compiled net would be compiled again, for this batch size.
-    with _evaluation_mode(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+    with evaluation_mode(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         return _median_ms(lambda: model(image.to(model.device)).cpu())
 
 
@@ -80,15 +79,3 @@ def _median_ms(run: Callable[[], object]) -> float:
         run()
         times.append(time.perf_counter() - start)
     return 1000 * median(times[min(WARM_UP, len(times) // 2) :])
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode within the context, then each module's own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

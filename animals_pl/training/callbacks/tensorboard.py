@@ -96,5 +96,4 @@ class TensorBoardImages(L.Callback):
         simple = (bool, int, float, str)
         plain = {k: v for k, v in hparams.items() if isinstance(v, simple) and not k.startswith("_")}
         plain = {k: printable(v) if isinstance(v, str) else v for k, v in plain.items()}  # must be UTF-8
-        metrics = {f"best/{k.removesuffix('/val')}": v for k, v in best.items() if k.endswith("/val")}
-        board.log_hyperparams(plain, metrics, step=trainer.current_epoch)
+        board.log_results(plain, best, trainer.current_epoch)
