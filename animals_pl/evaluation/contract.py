@@ -80,7 +80,7 @@ class Contract:
         threshold: Labels with a score of at least this are accepted; None if no threshold keeps the promises.
         promises: They hold simultaneously with the confidence level. Empty without a threshold.
         images: Independent validation images that each promise is concluded from.
-        refused: Promises that were left out for lack of images, and, without a threshold, those that fail.
+        refused: Promises that were left out for lack of images, and, without a threshold, all of them.
         confidence: Confidence level, in (0, 1).
         review: Share of validation images left for review; 1 without a threshold.
     """
@@ -188,14 +188,14 @@ def _count(
 
 
 def _failed(promises: list[Promise], counts: list[_Counts], confidence: float) -> list[Refusal]:
-    """Refusals of the promises that no threshold keeps, or of all promises if each could be kept on its own."""
+    """Refusals of promises that no threshold keeps together."""
     refused = []
     for promise, count in zip(promises, counts, strict=True):
         upper = clopper_pearson_upper(count.errors, count.trials, confidence)[count.tested]
         total = int(count.trials.max())
         reached = float(upper.min()) if len(upper) else 1.0
         refused.append(Refusal(promise, total, images_needed(promise.bound, confidence), reached))
-    return [refusal for refusal in refused if (refusal.reached or 0) > refusal.promise.bound] or refused
+    return refused
 
 
 @dataclass(frozen=True)

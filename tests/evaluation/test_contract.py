@@ -157,6 +157,14 @@ def test_a_refusal_says_how_many_images_are_needed() -> None:
     assert refusal_sentence(refusal, NAMES).endswith("The lowest bound reached with 152 images is 3.08 %.")
 
 
+def test_a_promise_that_fails_only_with_others_is_named_too() -> None:
+    labels_of_elephants, wrong_labels = certain(200), certain(0, 700, label=0)
+    possible, impossible = choose_contract(*together(labels_of_elephants, wrong_labels), [MISSED, WRONG]).refused
+    assert (possible.promise, impossible.promise) == (MISSED, WRONG)
+    assert refusal_sentence(possible, NAMES).endswith("It can be kept alone, but no threshold keeps all promises.")
+    assert impossible.reached > WRONG.bound
+
+
 @pytest.mark.parametrize(
     ("rate", "text"), [(0, "0 %"), (0.004, "0.4 %"), (0.0312, "3.1 %"), (0.0996, "10 %"), (0.125, "12 %"), (1, "100 %")]
 )
