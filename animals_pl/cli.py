@@ -53,7 +53,9 @@ VERBS = {
     ),
     "export": Verb("export a checkpoint as a verified ONNX file", "animals_pl.deploy.export:export", "ckpt_path"),
     "report": Verb(
-        "rank all runs, compare two, or choose a threshold", "animals_pl.experiments.run_table:report", "folder"
+        "rank all runs, compare two, choose a threshold, or write a model card",
+        "animals_pl.experiments.run_table:report",
+        "folder",
     ),
     "cross-validate": Verb(
         "compare settings by cross-validation", "animals_pl.experiments.cross_validation:cross_validate", "study"
@@ -68,7 +70,7 @@ VERBS = {
 
 
 def command() -> int:
-    """Run the command of this process, with warnings and errors of threads in one line each."""
+    """Run the command of this process, with one-line warnings and no tracebacks for machine errors of threads."""
     warnings.showwarning = show_warning
     threading.excepthook = show_thread_error
     return main()

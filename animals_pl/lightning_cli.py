@@ -44,7 +44,7 @@ PRIOR_HELP = (
     "Class frequencies expected in use: train, uniform, or a CSV file with the columns class and frequency. Default: "
     "the model's own prior, without adjustment."
 )
-UNKNOWN_HELP = "Name images of no known class unknown, by the threshold of the checkpoint, and write their score."
+UNKNOWN_HELP = 'Label images of no known class "unknown", by the threshold of the checkpoint, and write all scores.'
 
 ROBUSTNESS_HELP = "Also test on corrupted images: 7 corruptions at 5 severities, which takes about 35 times as long."
 

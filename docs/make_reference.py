@@ -35,7 +35,7 @@ class Option(NamedTuple):
 
 
 def options() -> Iterator[Option]:
-    """Options of all commands, as far as they are ours. Those of ``trainer.*`` are Lightning's."""
+    """Options of all commands. Lightning's own Trainer options are summarised as ``trainer.*``."""
     for verb in TRAINING:
         yield Option("config", verb, "`null`", "YAML file with settings. Options override it.")
         yield Option("seed_everything", verb, "`42`", "Seed of the initial weights. `false`: none.")

@@ -34,7 +34,7 @@ class CorruptedDataset(Dataset[Tensor]):
         return len(self.catalog.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Versions (K, 3, S, S) uint8 of an image: those of the first corruption by severity, then the second, …."""
+        """Corrupted versions (K, 3, S, S) uint8 of an image, ordered by corruption, then by severity."""
         path = self.catalog.paths[index]
         image = decode(self.catalog.root / path, self.size)
         versions = [

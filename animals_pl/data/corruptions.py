@@ -1,7 +1,7 @@
 """Image corruptions at five severities, after Hendrycks and Dietterich (2019), https://arxiv.org/abs/1903.12261.
 
-Each is a pure function of the image, the severity and a seed. Sizes in pixels are those of an image whose shorter side
-is 224 px, as in ImageNet-C; they grow with the image, so that shrinking a large photograph does not undo them.
+Each is a pure function of the image, the severity and a seed. Sizes in pixels are given for images whose shorter side
+is 224 px, as in ImageNet-C, and grow with the image, so that shrinking a large photograph does not undo the corruption.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NIGHT = ((1.2, 0.03), (1.5, 0.06), (1.9, 0.09), (2.4, 0.12), (3.0, 0.15))
 JPEG_QUALITY = (25, 16, 11, 7, 5)
 
 SUBJECT_SIZE = (0.75, 0.6, 0.47, 0.36, 0.27)
-"""Side of the picture, as a fraction of its former side."""
+"""Side of the shrunk picture, as a fraction of the original side."""
 
 ROTATION = (8, 16, 27, 45, 75)
 """Degrees, in a random direction."""
@@ -44,18 +44,18 @@ CELLS = 8
 
 
 def blur(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
-    """Gaussian blur, as of a subject out of focus."""
+    """Gaussian blur, like a subject out of focus."""
     radius = BLUR_RADIUS[severity - 1] * min(image.shape[:2]) / REFERENCE_SIDE
     return np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
 
 def noise(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
-    """Gaussian noise of each colour channel, as of a sensor in low light."""
+    """Gaussian noise in each colour channel, like that of a sensor in low light."""
     return _to_uint8(_unit(image) + NOISE[severity - 1] * _grain(image.shape, seed))
 
 
 def night(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
-    """Dark grey image with noise, as of an infra-red camera at night."""
+    """Dark grey image with noise, like that of an infra-red camera at night."""
     gamma, sigma = NIGHT[severity - 1]
     grey = _unit(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[:, :, None])
     dark = grey**gamma + sigma * _grain((*image.shape[:2], 1), seed)
@@ -73,7 +73,7 @@ def jpeg(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
 
 
 def small_subject(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
-    """The picture made smaller, in the middle of its own blurred colours, as of an animal far away."""
+    """The picture shrunk and centred on its own blurred colours, like an animal far away."""
     picture = Image.fromarray(image)
     background = picture.resize((4, 4), Image.Resampling.BOX).resize(picture.size, Image.Resampling.BICUBIC)
     small = picture.resize([max(1, round(side * SUBJECT_SIZE[severity - 1])) for side in picture.size])
@@ -90,7 +90,7 @@ def rotation(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
 
 
 def occlusion(image: np.ndarray, severity: int, seed: int) -> np.ndarray:
-    """Random cells of a grid covered in the mean colour, as by leaves; the cells of one severity are in the next."""
+    """Random grid cells covered with the mean colour, like leaves; each severity includes the cells of lower ones."""
     order = np.random.default_rng(seed).permutation(CELLS**2).reshape(CELLS, CELLS)
     covered = order < OCCLUSION[severity - 1] * CELLS**2
     rows, columns = (np.arange(side) * CELLS // side for side in image.shape[:2])
@@ -110,7 +110,7 @@ def image_seed(path: str) -> int:
 
 
 def _grain(shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Standard normal noise (H, W, channels) whose grain is a pixel of the image at the reference size."""
+    """Standard normal noise (H, W, channels), constant over each block that is one pixel at the reference size."""
     height, width, channels = shape
     scale = max(1.0, min(height, width) / REFERENCE_SIDE)
     small = (round(height / scale), round(width / scale), channels)

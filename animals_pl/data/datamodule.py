@@ -26,7 +26,7 @@ from animals_pl.errors import UsageError, require_range, require_types
 from animals_pl.files import printable
 
 CPU_BATCH = 16
-"""Images per batch of an inference on a CPU: as fast as 64, with 200 MB less memory."""
+"""Images per batch for inference on a CPU: as fast as 64, with 200 MB less memory."""
 
 FEATURE_BATCH = 4096
 """Cached features per validation batch: loading and evaluating a batch costs more than its arithmetic."""

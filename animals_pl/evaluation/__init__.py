@@ -1,1 +1,1 @@
-"""Evaluation: metrics and figures from arrays. Pure functions."""
+"""Evaluation: metrics and figures from arrays. Pure functions, except for reading robustness.json."""

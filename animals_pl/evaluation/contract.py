@@ -79,7 +79,7 @@ class Contract:
     Attributes:
         threshold: Labels with a score of at least this are accepted; None if no threshold keeps the promises.
         promises: They hold simultaneously with the confidence level. Empty without a threshold.
-        images: Independent validation images that each promise is concluded from.
+        images: Number of independent validation images behind each promise.
         refused: Promises that were left out for lack of images, and, without a threshold, all of them.
         confidence: Confidence level, in (0, 1).
         review: Share of validation images left for review; 1 without a threshold.

@@ -47,7 +47,7 @@ def _installed_fonts() -> list[font_manager.FontEntry]:
     """Matplotlib's fonts, and those that were installed since it made its list, which it keeps in the user's cache."""
     manager = font_manager.fontManager
     for file in set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}:
-        with suppress(OSError, RuntimeError):  # damaged, or a font of bitmaps
+        with suppress(OSError, RuntimeError):  # damaged, or a bitmap font
             manager.addfont(file)
     return manager.ttflist
 

@@ -59,7 +59,7 @@ def corruption_errors(values: Mapping[str, Any], baseline: Mapping[str, Any]) ->
 
     Args:
         values: Result of :func:`robustness_values`.
-        baseline: The same of the baseline, for the same images.
+        baseline: The same for the baseline, on the same images.
     """
     errors = {}
     for name, found in values["corruptions"].items():

@@ -1,4 +1,4 @@
-"""Figures of several runs: curves over one another, metrics against size and speed."""
+"""Figures of several runs: overlaid curves, metrics against size and speed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DISTANCES = (8, 16, 26, 38, 52)
 ANGLES = tuple(math.radians(degrees) for degrees in (0, 180, 90, 270, 45, 315, 135, 225))
 """Places of a name, tried in this order: distances to its dot in points, and directions."""
 
-COSTS = {"trainable": "trainable parameters", "ms_per_image": "milliseconds an image"}
+COSTS = {"trainable": "trainable parameters", "ms_per_image": "milliseconds per image"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class DrawnRun:
         rows: Metrics of each epoch, with ``epoch`` from 0.
         best: Metrics of the best epoch.
         trainable: Number of trainable parameters; ``None``: not known.
-        ms_per_image: Milliseconds an image; ``None``: not known.
+        ms_per_image: Milliseconds per image; ``None``: not known.
     """
 
     name: str

@@ -56,9 +56,9 @@ class FinishedRun:
         rows: Metrics of each complete epoch.
         best: Metrics of the best epoch by the run's own monitor.
         size: Size of the model; ``None`` without speed.json and without a readable checkpoint.
-        speed: Speed of the model; ``None`` without speed.json, as of an interrupted run.
+        speed: Speed of the model; ``None`` without speed.json, as for an interrupted run.
         split: Its validation and test images; ``None`` without a readable split.csv.
-        test: Test metrics of best.ckpt; ``None`` if it was not tested, or otherwise than it is used.
+        test: Test metrics of best.ckpt with the run's settings on all test images; ``None`` without such a test.
     """
 
     label: str
@@ -87,7 +87,8 @@ class FoundRuns:
         incomplete: Labels of runs without a complete epoch.
         unvalidated: Labels of runs with complete epochs, none of them validated.
         without_checkpoint: Labels of ``runs`` that have no checkpoint.
-        other_tests: Labels of ``runs`` whose test metrics are not those of the model as it is used, with the reason.
+        other_tests: Labels of ``runs`` whose test was of another checkpoint, with other settings or on part of the
+            images, with the reason.
         foreign: Labels of numbered folders without any file of a run.
         unreadable: Files and folders that cannot be read, each with the reason.
     """
@@ -204,7 +205,7 @@ def _try(read: Callable[[Path], Result], file: Path, label: str, found: FoundRun
 
 
 def read_config(file: Path) -> RunConfig:
-    """Read config.yaml of a run; ValueError if it is another file."""
+    """Read config.yaml of a run; ValueError if it is not the configuration of a run."""
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     config = config if isinstance(config, dict) else {}
     model, data = config.get("model"), config.get("data")

@@ -30,7 +30,7 @@ class SplitImages:
 
 @dataclass(frozen=True)
 class RunTest:
-    """What ``test`` has found.
+    """Metrics of a run's ``test``, and the settings that they were measured with.
 
     Attributes:
         acc: Accuracy.
@@ -51,7 +51,7 @@ class RunTest:
     images: int
 
     def other_model(self, epoch: int, tta: str, split: SplitImages | None) -> str:
-        """In what the test differs from one of best.ckpt, as trained, on all test images; empty: in nothing.
+        """How the test differs from one of best.ckpt with the run's settings on all test images; empty if it does not.
 
         Args:
             epoch: Epoch of best.ckpt, from 1.
@@ -74,7 +74,7 @@ def read_test(file: Path) -> RunTest:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError, KeyError, TypeError: It is another file.
+        ValueError, KeyError, TypeError: It is not the metrics.json of a test.
     """
     facts = json.loads(file.read_text(encoding="utf-8"))
     acc, macro_recall = (
@@ -86,7 +86,7 @@ def read_test(file: Path) -> RunTest:
 
 
 def read_split(file: Path) -> SplitImages:
-    """Read split.csv; ValueError if there are no validation images. Images are told apart by content, or else path."""
+    """Read split.csv; ValueError if there are no validation images. Images are identified by SHA-256, or by path."""
     names: dict[str, list[str]] = {"val": [], "test": []}
     with file.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
         for row in csv.DictReader(stream):

@@ -81,7 +81,7 @@ def notes(found: FoundRuns, runs: Sequence[FinishedRun], rank_by: RankBy) -> lis
         "incomplete": found.incomplete,
         "no validation": found.unvalidated,
         "no checkpoint": found.without_checkpoint,
-        "test metrics of another model": found.other_tests,
+        "test metrics left out": found.other_tests,
         "not a run (no config.yaml, metrics.csv or checkpoint)": found.foreign,
         "unreadable": found.unreadable,
     }

@@ -32,7 +32,7 @@ def grad_cam(net: SequentialNet | TransferNet, images: Tensor, labels: Tensor) -
         maps.append(output.detach().requires_grad_())
         return maps[0].clone()  # in-place activations cannot change a leaf
 
-    # With detached parameters, frozen and trainable nets keep a graph from the feature map on only.
+    # With detached parameters, the graph starts at the feature map, for frozen and trainable nets alike.
     parameters = {name: parameter.detach() for name, parameter in net.named_parameters()}
     with evaluation_mode(net), _last_map(net).register_forward_hook(start_graph):
         logits = functional_call(net, parameters, (images,))

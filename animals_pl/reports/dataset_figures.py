@@ -61,7 +61,7 @@ def class_counts(classes: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(9, 1.2 + 0.32 * len(rows)), layout="constrained")
     axes = figure.subplots()
     bars = axes.barh(range(len(rows)), rows["images"], color=BLUE)
-    axes.set_yticks(range(len(rows)), rows["class"])  # a categorical axis gets its names, and no font, when drawn
+    axes.set_yticks(range(len(rows)), rows["class"])  # a categorical axis sets names when drawn: too late for fonts
     axes.bar_label(bars, [f"{count:,}" for count in rows["images"]], padding=4)
     axes.set(title=title, xticks=[])
     axes.spines[["top", "right", "bottom"]].set_visible(False)

@@ -15,7 +15,7 @@ from animals_pl.reports.thumbnails import jpeg_uri, thumbnail
 from animals_pl.training.callbacks.evaluation_files import Evaluation
 
 MISTAKES, HITS, PER_CLASS, MOST_CLASSES = 48, 24, 4, 60
-"""Maximum number of mistakes, of hits and of images of a class; of classes with images of their own."""
+"""Maximum number of mistakes, least confident hits, hits per class, and classes for a gallery of hits per class."""
 
 
 def chosen_images(probabilities: np.ndarray, labels: np.ndarray) -> list[tuple[str, list[int]]]:
@@ -59,7 +59,7 @@ def galleries(evaluation: Evaluation, names: Sequence[str]) -> list[dict[str, An
 
 
 def caption(names: Sequence[str], truth: int, probabilities: np.ndarray) -> list[str]:
-    """Lines with the predicted class, and the true one if it is another, with their probabilities (C,)."""
+    """Caption lines: the predicted class and, if it differs, the true one, each with its probability."""
     predicted = int(probabilities.argmax())
     line = f"{names[predicted]} {probabilities[predicted]:.1%}"
     return [line] if truth == predicted else [f"true: {names[truth]} {probabilities[truth]:.1%}", f"predicted: {line}"]

@@ -147,7 +147,7 @@ def _read_metrics(file: Path) -> dict[str, Any]:
 
 
 def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of the settings that a reader needs. Of a file of weights, only the name is given."""
+    """Name and value of the settings in the card. A weights file is given by its name, without the folder."""
     values = []
     for key in SETTINGS:
         section, _, name = key.partition(".")
@@ -177,7 +177,7 @@ def _classes(split_file: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _front_matter(name: str, config: Mapping[str, Any], evaluations: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Metadata of the hub. The licence is that of neither this package nor the images, so it is not known."""
+    """Metadata for the hub. The licence is not known: it depends on the training images and the pretrained weights."""
     net = str(config["model"].get("net", ""))
     data: dict[str, Any] = {
         "license": "unknown",

@@ -1,4 +1,4 @@
-"""Parts of every report: the page from its template, figures in the page."""
+"""Render report pages from their templates, with figures as data URIs."""
 
 from __future__ import annotations
 

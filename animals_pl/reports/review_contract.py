@@ -30,7 +30,7 @@ class ReviewContract:
 
     Attributes:
         contract: The contract.
-        result: What it does on the test images; None if there are none, and without a threshold.
+        result: Its result on the test images; None without test images or without a threshold.
         class_names: Name of each class (C,).
     """
 
@@ -46,7 +46,7 @@ def review_contract(
 
     Args:
         run: Folder of the run.
-        test: Test images to evaluate it on, such as ``test``. None: there is no result.
+        test: Name of the evaluation on test images, such as ``test``. None: no result.
         recall: Recall to promise: ``0.97`` for every class, or ``elephant=0.95,dog=0.9``. Default: :data:`RECALL` for
             every class, or none if only ``precision`` is given.
         precision: Precision of all accepted labels. Default: :data:`PRECISION`, or none if only ``recall`` is given.

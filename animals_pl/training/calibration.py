@@ -134,8 +134,8 @@ def require_unknown(calibration: Calibration, class_names: Sequence[str]) -> Non
         )
     if own := [name for name in class_names if name.casefold() == UNKNOWN]:
         raise UsageError(
-            f"unknown=true: the model has a class {own[0]!r}, so that its predictions could not be told from unknown "
-            "images. Rename its folder and run fit again, or remove unknown."
+            f"unknown=true: the model has a class {own[0]!r}, so its predictions could not be distinguished from "
+            "unknown images. Rename its folder and run fit again, or remove unknown."
         )
 
 

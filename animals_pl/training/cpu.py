@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def cpu_facts() -> dict[str, str]:
-    """Entries of /proc/cpuinfo, such as ``model name`` and ``flags``; empty on other systems than Linux."""
+    """Entries of /proc/cpuinfo, such as ``model name`` and ``flags``; empty on systems other than Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -46,8 +46,8 @@ def evaluate_robustness(
     Predictions, metrics and ``robustness.json`` are written into the checkpoint's folder.
 
     Args:
-        model: A model of :func:`load_classifier`.
-        data: The data; with ``test_root``, all of its images.
+        model: A model from :func:`load_classifier`.
+        data: The data. Its test images are used; with ``test_root``, those of that dataset.
         baseline: Folder of a run that was evaluated in the same way on the same images, to compare with.
         **trainer_kwargs: Arguments of ``lightning.Trainer``.
 
@@ -108,12 +108,12 @@ def score_corruptions(
         Contents of the file.
 
     Raises:
-        UsageError: The baseline is of other images, or there is no folder to write to.
+        UsageError: The baseline was tested on other images, or there is no folder to write to.
     """
     if evaluation is None:
         raise UsageError(
-            "robustness needs a folder for its files. Test a model of load_classifier with an AnimalsDataModule, and "
-            "copy the run to a folder that can be written."
+            "robustness needs a folder for its files. Test a model from load_classifier with an AnimalsDataModule, and "
+            "copy the run to a writable folder."
         )
     digest = images_digest(evaluation.catalog)
     if baseline is not None and baseline.get("images_sha256") != digest:

@@ -21,7 +21,7 @@ class Size:
     """Size of a model.
 
     Attributes:
-        trainable: Number of trained parameters; see :func:`model_size`.
+        trainable: Number of trainable parameters; see :func:`model_size`.
         size_mb: Megabytes (10⁶ bytes) of the net's parameters and buffers in float32, as it is deployed.
     """
 
@@ -47,7 +47,7 @@ class Speed(Size):
 
     @property
     def conditions(self) -> str:
-        """What the speed was measured with, in words."""
+        """Device, threads and precision of the measurement, as text."""
         threads = "" if self.threads is None else f", {self.threads} thread{'s' if self.threads > 1 else ''}"
         return f"{self.device}{threads}, precision {self.precision}"
 
@@ -57,8 +57,8 @@ def model_size(state_dict: Mapping[str, Any], *, frozen: bool) -> Size:
 
     Args:
         state_dict: Name → tensor.
-        frozen: Whether the backbone is frozen. Its parameters, and buffers such as BatchNorm statistics and the pixels'
-            mean and standard deviation, do not count as trainable.
+        frozen: Whether the backbone is frozen; its parameters then do not count as trainable. Buffers, such as
+            BatchNorm statistics and the pixels' mean and standard deviation, never do.
     """
     net = {key: tensor for key, tensor in state_dict.items() if key.startswith("net.")}
     excluded = ("net.normalize.", "net.backbone.") if frozen else ("net.normalize.",)
@@ -82,7 +82,7 @@ def read_speed(file: Path) -> Speed:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is another file.
+        ValueError: It is not a speed.json.
     """
     content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or content.keys() != {field.name for field in fields(Speed)}:

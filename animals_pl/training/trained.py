@@ -34,11 +34,10 @@ class Prediction:
         path: The image file as it was given.
         label: The most probable class, ``"unknown"`` (see :meth:`TrainedModel.predict`), or ``None`` if the file cannot
             be decoded.
-        probability: Probability of the label, in 0…1; 0 if it is no class.
+        probability: Probability of the label, in 0…1; 0 if the label is ``None`` or ``"unknown"``.
         top: The most probable classes with their probabilities, best first.
         problem: What is wrong with the file; empty if nothing. A truncated image has a label and a problem.
-        unknown_score: Energy: the higher, the less the image resembles those of any class. ``None`` if the file cannot
-            be decoded.
+        unknown_score: Energy; higher for images that resemble no class. ``None`` if the file cannot be decoded.
 
     Example:
         >>> from animals_pl import load_model
@@ -106,8 +105,8 @@ class TrainedModel:
             top_k: Classes per image in :attr:`Prediction.top`.
             batch_size: Images per forward pass.
             num_workers: DataLoader workers. Default: available cores, at most 16.
-            unknown: Label images ``"unknown"`` whose score is above the threshold of the checkpoint, which 5 % of the
-                known validation images exceed.
+            unknown: Label images whose score is above the checkpoint's threshold ``"unknown"``. About 5 % of the
+                validation images exceed it.
 
         Returns:
             One prediction per file, in the order given. Files that cannot be decoded have no label.

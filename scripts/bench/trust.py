@@ -120,7 +120,7 @@ def main(args: Sequence[str] | None = None) -> None:
         markdown(["prior", "accuracy", "macro recall", "log-loss", "ECE before T", "ECE after T", "T"], iter(summary))
     )
     for recall in RECALLS:
-        columns = ("class", "folds with the promise", "missed of the test images", "share")
+        columns = ("class", "folds with the promise", "test images missed", "share")
         print(markdown(columns, contract_rows(recall, pairs)))
 
 

@@ -2,8 +2,8 @@
 
     python -m scripts.bench.unknown --root DIR --config mobilenetv3_small_best [--net NAME] [--weights FILE]
 
-Known are the test images. Unknown are the images of each class in turn, left out of training; the practice drawings;
-and corrupted test images. The backbone must be frozen and the head linear.
+The known images are the test images. The unknown images are those of each class in turn, left out of training; the
+practice drawings; and corrupted test images. The backbone must be frozen and the head linear.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def corrupted(images: Tensor, change: Change, rng: np.random.Generator) -> Tenso
 def features_of(
     model: TrainedModel, extractor: Extractor, catalog: Catalog, change: Change | None = None
 ) -> np.ndarray:
-    """Features (N, F) of a catalog's images; with ``tta=hflip`` the means with those of the horizontal flips."""
+    """Features (N, F) of a catalog's images; with ``tta=hflip``, averaged with those of the horizontal flips."""
     rng, total = np.random.default_rng(0), []
     for images in model.batches(catalog):
         batch = images if change is None else corrupted(images, change, rng)

@@ -98,7 +98,7 @@ def test_tests_of_another_model_are_left_out_with_the_reason(write_run, reported
     write_test(write_run("mine", test_images="cd"), **others)
     text = reported()
     assert cost_cells(text, "mine/version_0") == ["0.0"]
-    assert f"\ntest metrics of another model: mine/version_0 ({reason})\n" in text
+    assert f"\ntest metrics left out: mine/version_0 ({reason})\n" in text
 
 
 def test_runs_tested_on_other_images_are_marked(write_run, reported):

@@ -24,7 +24,7 @@ MOST_SECONDS = 0.8
 
 
 class MeasureSpeed(L.Callback):
-    """Writes speed.json at the end of a training that was not interrupted.
+    """Writes speed.json at the end of a training run that was not interrupted.
 
     Args:
         folder: The run's folder.
