@@ -27,8 +27,8 @@ from animals_pl.training.trained import TrainedModel, load_model
 
 TOLERANCES: dict[InputKind, float] = {"batch": 1e-4, "image": 0.05}
 """Maximum accepted difference between torch and the exported file: of a probability, and of an unknown score as a
-fraction of the largest. A graph that resizes differs from Pillow in a few pixels: of 3,292 Animals-10 images, the largest difference
-was 0.027, and 99.9 % were below 0.008."""
+fraction of the largest. A graph that resizes differs from Pillow in a few pixels: in 3,292 Animals-10 images, the
+largest difference was 0.027, and 99.9 % were below 0.008."""
 
 GOLDEN_TOLERANCES: dict[InputKind, float] = {"batch": 0.01, "image": 0.05}
 """Maximum accepted difference of a probability from those of the golden images, on any machine: JPEG decoders may
