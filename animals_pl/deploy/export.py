@@ -19,7 +19,7 @@ from animals_pl.deploy.image_input import with_image_input
 from animals_pl.deploy.metadata import GoldenImage, InputKind, as_text, digest
 from animals_pl.deploy.run_facts import package_versions, run_metrics
 from animals_pl.deploy.runtime import OUTPUTS, Identifier
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, require_types
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.files import atomic_write, is_stream, message_stream, printable, require_writable
 from animals_pl.models.layers import TTA, forward_tta
@@ -112,6 +112,7 @@ def export(
         >>> exported.path.name, exported.difference < 1e-4
         ('model.onnx', True)
     """
+    require_types(export, {"tta": tta, "input": input, "golden": golden})
     target = _require_output(output, ckpt_path)
     model = load_model(ckpt_path, prior=prior)
     net = ExportedNet(model.net, tta or model.tta, model.calibration).eval()

@@ -26,6 +26,7 @@ from animals_pl.data.resize import Resize
 from animals_pl.deploy import export as export_file
 from animals_pl.deploy.metadata import GoldenImage, read_texts
 from animals_pl.deploy.run_facts import run_metrics
+from animals_pl.errors import UsageError
 from animals_pl.models.layers import forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
 
@@ -217,6 +218,14 @@ def test_verified_on_drawn_images_if_the_training_images_are_gone(checkpoint, tm
     assert exported.difference <= export_file.TOLERANCES["batch"]
 
 
+@pytest.mark.parametrize("arguments", [{"input": "video"}, {"golden": "train"}, {"tta": "vflip"}])
+def test_unknown_values_are_refused(checkpoint, tmp_path, arguments):
+    (name, value), *_ = arguments.items()
+    with pytest.raises(UsageError, match=f"{name}='{value}' is invalid"):
+        export_file.export(checkpoint, tmp_path / "m.onnx", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
 # ---------------------------------------------------------------- golden images and metrics
 
 
@@ -359,8 +368,8 @@ def test_a_file_with_other_unknown_scores_is_refused(refused, monkeypatch):
             probabilities, logits, unknown_score = self.net(images)
             return probabilities, logits, unknown_score + 0.01
 
-    write = export_file._write
-    monkeypatch.setattr(export_file, "_write", lambda net, *rest: write(OtherScores(net).eval(), *rest))
+    convert = export_file._convert
+    monkeypatch.setattr(export_file, "_convert", lambda net, size: convert(OtherScores(net).eval(), size))
     assert "in unknown_score (allowed" in refused()
 
 

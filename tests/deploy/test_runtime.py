@@ -142,14 +142,23 @@ def test_other_types_of_images_are_refused(files, image, message):
     assert message in str(caught.value)
 
 
-def test_unknown_images_are_labelled_as_by_the_checkpoint(checkpoint, files, images):
+def test_unknown_scores_and_labels_equal_those_of_the_checkpoint(checkpoint, files, images):
     expected = load_model(checkpoint).predict(images, num_workers=0, unknown=True)
     found = Identifier(files["batch"]).predict(images, unknown=True)
     assert [one.label for one in found] == [one.label for one in expected]
-    assert {"unknown"} < {one.label for one in found}
-    for one, other in zip(found, expected, strict=True):
-        assert (one.unknown_score is None) == (other.unknown_score is None)
-        assert (one.unknown_score or 0) == pytest.approx(other.unknown_score or 0, abs=1e-3)
+    scores = [[one.unknown_score for one in each if one.label is not None] for each in (found, expected)]
+    np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-4)
+
+
+def test_images_with_a_score_above_the_threshold_are_unknown(files, images, tmp_path):
+    scores = [one.unknown_score for one in Identifier(files["batch"]).predict(images) if one.label is not None]
+    threshold = float(np.mean(sorted(scores)[3:5]))
+    (tmp_path / "strict.onnx").write_bytes(resealed(proto_of(files["batch"]), unknown_threshold=threshold))
+    identifier = Identifier(tmp_path / "strict.onnx")
+    found = [one for one in identifier.predict(images, unknown=True) if one.label is not None]
+    assert [one.label == "unknown" for one in found] == [score > threshold for score in scores]
+    assert {one.probability for one in found if one.label == "unknown"} == {0.0}
+    assert "unknown" not in {one.label for one in identifier.predict(images)}
 
 
 @pytest.mark.parametrize(
