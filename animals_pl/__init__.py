@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from animals_pl.data.datamodule import AnimalsDataModule as AnimalsDataModule
     from animals_pl.data.info import DataInfo as DataInfo
     from animals_pl.deploy.export import export as export
+    from animals_pl.deploy.runtime import Identifier as Identifier
+    from animals_pl.evaluation.top_k import Prediction as Prediction
     from animals_pl.training.callbacks import GradualUnfreezing as GradualUnfreezing
     from animals_pl.training.callbacks import ProgressiveResizing as ProgressiveResizing
     from animals_pl.training.classifier import AnimalClassifier as AnimalClassifier
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
     from animals_pl.training.run import Run as Run
     from animals_pl.training.run import evaluate as evaluate
     from animals_pl.training.run import fit as fit
-    from animals_pl.training.trained import Prediction as Prediction
     from animals_pl.training.trained import TrainedModel as TrainedModel
     from animals_pl.training.trained import load_classifier as load_classifier
     from animals_pl.training.trained import load_model as load_model
@@ -29,7 +30,8 @@ _MODULES = {
     "AnimalsDataModule": "data.datamodule",
     "DataInfo": "data.info",
     "GradualUnfreezing": "training.callbacks",
-    "Prediction": "training.trained",
+    "Identifier": "deploy.runtime",
+    "Prediction": "evaluation.top_k",
     "ProgressiveResizing": "training.callbacks",
     "Run": "training.run",
     "TrainedModel": "training.trained",

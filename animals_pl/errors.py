@@ -62,7 +62,8 @@ def require_types(function: Callable[..., object], values: Mapping[str, Any], pr
     Subclasses, such as numpy's floats, are refused: YAML files and checkpoints hold plain values.
 
     Args:
-        function: Its annotations are plain types, ``Literal``, ``list`` and unions of these.
+        function: A function or a class. Its annotations are plain types, ``Literal``, ``list``, ``dict`` and unions
+            of these.
         values: Argument names and values. Names that the function does not have are ignored.
         prefix: Prefix of the names, such as ``model.``.
 
@@ -90,6 +91,8 @@ def _is_a(value: Any, annotation: Any) -> bool:
         return type(value) is str and value in get_args(annotation)
     if origin is list:
         return type(value) is list and all(_is_a(item, *get_args(annotation)) for item in value)
+    if origin is dict:
+        return type(value) is dict
     return type(value) is annotation or (annotation is float and type(value) is int)
 
 

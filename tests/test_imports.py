@@ -135,6 +135,21 @@ def test_analyze_without_a_model_needs_no_torch():
     assert heavy == {}
 
 
+def modules_loaded_by(code: str) -> set[str]:
+    """Names of the packages that are imported in a new process."""
+    probe = f"import sys; {code}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=PROJECT, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_the_runtime_needs_numpy_pillow_and_onnxruntime_only():
+    """Of this project's dependencies; rich comes with ``animals_pl.files`` when a table is printed."""
+    imported = modules_loaded_by("from animals_pl import Identifier")
+    assert {"animals_pl", "numpy", "PIL", "onnxruntime"} <= imported
+    others = HEAVY - {"onnxruntime"} | {"pandas", "scipy", "sklearn", "jinja2", "plotly", "safetensors"}
+    assert imported & others == set()
+
+
 @pytest.mark.parametrize(
     "module",
     [
@@ -147,6 +162,8 @@ def test_analyze_without_a_model_needs_no_torch():
         "animals_pl.data.inspection.image_facts",
         "animals_pl.data.splits",
         "animals_pl.deploy",
+        "animals_pl.deploy.image_sources",
+        "animals_pl.deploy.metadata",
         "animals_pl.errors",
         "animals_pl.evaluation.metrics",
         "animals_pl.experiments.finished_runs",
@@ -157,9 +174,7 @@ def test_analyze_without_a_model_needs_no_torch():
     ],
 )
 def test_light_modules_import_nothing_heavy(module):
-    probe = f"import sys, {module}; print(*sorted({{name.partition('.')[0] for name in sys.modules}}))"
-    done = subprocess.run([sys.executable, "-c", probe], cwd=PROJECT, capture_output=True, text=True, check=True)
-    imported = set(done.stdout.split())
+    imported = modules_loaded_by(f"import {module}")
     assert "animals_pl" in imported
     assert imported & HEAVY == set()
 

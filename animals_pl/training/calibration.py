@@ -16,10 +16,8 @@ from animals_pl.data.sampling import Sampling
 from animals_pl.data.tables import read_rows
 from animals_pl.errors import UsageError, listed
 from animals_pl.evaluation.calibration import Calibration
+from animals_pl.evaluation.top_k import UNKNOWN
 from animals_pl.training.losses import loss_weights
-
-UNKNOWN = "unknown"
-"""Label of images of no known class."""
 
 POWERS = {"shuffle": 0.0, "weighted_sqrt": 0.5, "weighted": 1.0}
 """Sampling → p: a class with n images is drawn in proportion to n^(1 - p)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,42 +19,12 @@ from animals_pl.data.prediction import find_prediction_images
 from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError, require_range, require_types
 from animals_pl.evaluation.calibration import Calibration
+from animals_pl.evaluation.top_k import Prediction, top_k_prediction
 from animals_pl.models.layers import TTA, forward_tta
-from animals_pl.training.calibration import UNKNOWN, Output, calibration_of, output, require_unknown
+from animals_pl.training.calibration import Output, calibration_of, output, require_unknown
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.trainer import quiet
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Prediction for one image.
-
-    Attributes:
-        path: The image file as it was given.
-        label: The most probable class, ``"unknown"`` (see :meth:`TrainedModel.predict`), or ``None`` if the file cannot
-            be decoded.
-        probability: Probability of the label, in 0…1; 0 if the label is ``None`` or ``"unknown"``.
-        top: The most probable classes with their probabilities, best first.
-        problem: What is wrong with the file; empty if nothing. A truncated image has a label and a problem.
-        unknown_score: Energy; higher for images that resemble no class. ``None`` if the file cannot be decoded.
-
-    Example:
-        >>> from animals_pl import load_model
-        >>> model = load_model("checkpoints/my_animals/version_0/best.ckpt")
-        >>> prediction, broken = model.predict(["a.jpg", "broken.jpg"])
-        >>> prediction.path, prediction.problem, len(prediction.top)
-        ('a.jpg', '', 3)
-        >>> broken.label is None, broken.problem
-        (True, '...')
-    """
-
-    path: str
-    label: str | None
-    probability: float
-    top: list[tuple[str, float]]
-    problem: str = ""
-    unknown_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,25 +103,15 @@ class TrainedModel:
         rows = zip(outputs.probabilities.numpy(), outputs.unknown_scores.tolist(), strict=True)
         decodable = set(catalog.paths)
         predictions = [
-            self._prediction(path, next(rows) if path in decodable else None, top_k, found.broken.get(path, ""))
+            top_k_prediction(
+                path, next(rows) if path in decodable else None, self.class_names, top_k, found.broken.get(path, "")
+            )
             for path in found.paths
         ]
-        return [self._with_unknown(prediction) for prediction in predictions] if unknown else predictions
-
-    def _prediction(self, path: str, row: tuple[np.ndarray, float] | None, top_k: int, problem: str) -> Prediction:
-        if row is None:
-            return Prediction(path, None, 0.0, [], problem)
-        probabilities, unknown_score = row
-        best = np.argsort(-probabilities, kind="stable")[:top_k]
-        top = [(self.class_names[label], float(probabilities[label])) for label in best]
-        return Prediction(path, *top[0], top, problem, unknown_score)
-
-    def _with_unknown(self, prediction: Prediction) -> Prediction:
-        """The prediction with the label ``"unknown"`` if its score is above the threshold."""
-        threshold, score = self.calibration.unknown_threshold, prediction.unknown_score
-        if threshold is None or score is None or score <= threshold:
-            return prediction
-        return replace(prediction, label=UNKNOWN, probability=0.0)
+        threshold = self.calibration.unknown_threshold
+        if not unknown or threshold is None:
+            return predictions
+        return [prediction.with_unknown(threshold) for prediction in predictions]
 
     def probabilities(self, catalog: Catalog, batch_size: int = 64, num_workers: int | None = None) -> np.ndarray:
         """Calibrated class probabilities (N, C) float32 of a catalog's images."""

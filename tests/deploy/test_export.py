@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
+import shutil
 import sys
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,9 @@ from animals_pl.data.catalog import ANIMALS10, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.resize import Resize
 from animals_pl.deploy import export as export_file
+from animals_pl.deploy.metadata import GoldenImage, read_texts
+from animals_pl.deploy.run_facts import run_metrics
+from animals_pl.errors import UsageError
 from animals_pl.models.layers import forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
 
@@ -209,21 +215,118 @@ def test_verified_on_drawn_images_if_the_training_images_are_gone(checkpoint, tm
     exported = export_file.export(checkpoint, tmp_path / "m.onnx")
     assert exported.verified_on == "16 generated images"
     assert exported.path.is_file()
-    assert exported.difference <= export_file.TOLERANCE
+    assert exported.difference <= export_file.TOLERANCES["batch"]
 
 
-def test_verification_uses_the_size_of_the_net(checkpoint, tiny_tree, monkeypatch, tmp_path):
-    seen = []
-    verify = export_file._verify
-    monkeypatch.setattr(
-        export_file, "_verify", lambda net, images, *rest: seen.append(images) or verify(net, images, *rest)
+@pytest.mark.parametrize("arguments", [{"input": "video"}, {"golden": "train"}, {"tta": "vflip"}])
+def test_unknown_values_are_refused(checkpoint, tmp_path, arguments):
+    (name, value), *_ = arguments.items()
+    with pytest.raises(UsageError, match=f"{name}='{value}' is invalid"):
+        export_file.export(checkpoint, tmp_path / "m.onnx", **arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- golden images and metrics
+
+
+@pytest.fixture
+def run(checkpoint, tmp_path) -> Path:
+    """A copy of a run's folder."""
+    return Path(shutil.copytree(checkpoint.parent, tmp_path / "run" / "version_0"))
+
+
+def texts(file: Path) -> dict[str, str]:
+    return read_texts(file.read_bytes())
+
+
+def golden_images(file: Path) -> list[GoldenImage]:
+    return [GoldenImage.from_json(values) for values in json.loads(texts(file)["golden_images"])]
+
+
+@pytest.mark.parametrize("source", ["validation", "practice"])
+def test_golden_images_are_jpegs_with_the_probabilities_of_predict(run, tmp_path, capsys, source):
+    file = tmp_path / "m.onnx"
+    assert cli("export", run / "best.ckpt", "--output", file, "--golden", source) == 0
+    assert f"contains 8 {'validation images' if source == 'validation' else 'drawings'}" in capsys.readouterr().out
+    assert texts(file)["golden_source"] == source
+    golden = golden_images(file)
+    paths = [tmp_path / f"{number}.jpg" for number in range(8)]
+    for path, image in zip(paths, golden, strict=True):
+        path.write_bytes(image.jpeg)
+        with Image.open(path) as picture:
+            assert (picture.format, max(picture.size) >= 320, dict(picture.getexif())) == ("JPEG", True, {})
+    predictions = load_model(run / "best.ckpt").predict(paths, top_k=10, num_workers=0)
+    for image, prediction in zip(golden, predictions, strict=True):
+        expected = [dict(prediction.top)[name] for name in ANIMALS10]
+        np.testing.assert_allclose(image.probabilities, expected, atol=1e-6)
+
+
+def test_golden_images_are_validation_images(run, tmp_path, tiny_tree):
+    file = export_file.export(run / "best.ckpt", tmp_path / "m.onnx").path
+    rows = list(csv.DictReader((run / "split.csv").open(newline="")))
+
+    def colours(split: str) -> np.ndarray:
+        return np.array([decode(tiny_tree / row["path"]).mean((0, 1)) for row in rows if row["split"] == split])
+
+    for image in golden_images(file):
+        colour = decode(image.jpeg).mean((0, 1))
+        val, train = (np.abs(colours(split) - colour).max(1).min() for split in ("val", "train"))
+        assert val < 1 and val < train
+
+
+def test_without_the_split_golden_images_are_drawings(run, tmp_path, capsys):
+    (run / "split.csv").unlink()
+    file = tmp_path / "m.onnx"
+    assert cli("export", run / "best.ckpt", "--output", file) == 0
+    assert "the file contains 8 drawings" in capsys.readouterr().out
+    assert cli("export", run / "best.ckpt", "--output", file, "--golden", "validation") == 2
+    assert "golden=validation: no validation images are left" in capsys.readouterr().err
+    assert texts(file)["golden_source"] == "practice"
+
+
+def test_metrics_of_the_run_are_in_the_file(run, tmp_path, capsys):
+    file = tmp_path / "m.onnx"
+    assert cli("export", run / "best.ckpt", "--output", file) == 0
+    assert texts(file)["metrics"] == "null" and "metrics in the file: none" in capsys.readouterr().out
+
+    assert cli("validate", "--ckpt_path", run / "best.ckpt", "--data.num_workers", 0) == 0
+    assert cli("export", run / "best.ckpt", "--output", file) == 0
+    val = json.loads((run / "evaluation/val/metrics.json").read_text())
+    found = json.loads(texts(file)["metrics"])
+    assert found["split"] == "val" and found["images"] == val["images"]
+    assert (found["acc"], found["macro_recall"]) == (val["acc"], val["macro_recall"])
+    assert found["recall"] == {name: values["recall"] for name, values in val["per_class"].items()}
+    assert (
+        f"metrics in the file: {val['images']} val images: accuracy {val['acc']['value']:.3f}"
+        in capsys.readouterr().out
     )
-    assert cli("export", "--ckpt_path", checkpoint, "--output", tmp_path / "m.onnx") == 0
-    (images,) = seen
-    assert (images.dtype, tuple(images.shape)) == (torch.uint8, (16, 3, 16, 16))
-    picture = Image.fromarray(decode(sorted(tiny_tree.rglob("*.jpg"))[0], 16))
-    first = np.asarray(picture.resize((16, 16), Image.Resampling.BILINEAR))
-    assert np.array_equal(images[0].numpy(), first.transpose(2, 0, 1))
+
+    (run / "evaluation/test").mkdir()
+    (run / "evaluation/test/metrics.json").write_text(json.dumps(val | {"split": "test"}))
+    assert cli("export", run / "best.ckpt", "--output", file) == 0
+    assert json.loads(texts(file)["metrics"])["split"] == "test"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"tta": "hflip"}, {"checkpoint": "last.ckpt"}, {"prior": "uniform"}, {"temperature": 3.0}, {"per_class": 1}, None],
+)
+def test_metrics_of_another_model_are_left_out(run, changes):
+    facts = {"checkpoint": "best.ckpt", "tta": "none", "prior": None, "temperature": 1.25}
+    interval = {"value": 0.5, "low": 0.4, "high": 0.6}
+    found = {"split": "val", "images": 9, "acc": interval, "macro_recall": interval}
+    found |= facts | {"per_class": {"cat": {"recall": interval}}}
+    folder = run / "evaluation" / "val"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps(found))
+    assert run_metrics(run, facts)["recall"] == {"cat": interval}
+    (folder / "metrics.json").write_text("{" if changes is None else json.dumps(found | changes))
+    assert run_metrics(run, facts) is None
+
+
+def test_package_versions_are_in_the_file(exported):
+    versions = json.loads(exported.metadata["versions"])
+    assert (versions["torch"], versions["Pillow"]) == (version("torch"), version("Pillow"))
 
 
 # ---------------------------------------------------------------- refused
@@ -265,15 +368,16 @@ def test_a_file_with_other_unknown_scores_is_refused(refused, monkeypatch):
             probabilities, logits, unknown_score = self.net(images)
             return probabilities, logits, unknown_score + 0.01
 
-    write = export_file._write
-    monkeypatch.setattr(export_file, "_write", lambda net, *rest: write(OtherScores(net).eval(), *rest))
+    convert = export_file._convert
+    monkeypatch.setattr(export_file, "_convert", lambda net, size: convert(OtherScores(net).eval(), size))
     assert "in unknown_score (allowed" in refused()
 
 
-def test_a_file_that_differs_from_torch_is_refused(refused, monkeypatch):
-    write = export_file._write
-    monkeypatch.setattr(export_file, "_write", lambda net, *rest: write(OtherNet(net).eval(), *rest))
-    message = refused()
+@pytest.mark.parametrize("kind", ["batch", "image"])
+def test_a_file_that_differs_from_torch_is_refused(refused, monkeypatch, kind):
+    convert = export_file._convert
+    monkeypatch.setattr(export_file, "_convert", lambda net, size: convert(OtherNet(net).eval(), size))
+    message = refused("--input", kind)
     assert "the exported file differs from torch by" in message
     assert "nothing was written" in message
 
@@ -284,8 +388,8 @@ def test_a_file_with_nan_outputs_is_refused(refused, monkeypatch):
             probabilities, *others = self.net(images)
             return probabilities * float("nan"), *others
 
-    write = export_file._write
-    monkeypatch.setattr(export_file, "_write", lambda net, *rest: write(NanNet(net).eval(), *rest))
+    convert = export_file._convert
+    monkeypatch.setattr(export_file, "_convert", lambda net, size: convert(NanNet(net).eval(), size))
     assert "differs from torch by nan" in refused()
 
 

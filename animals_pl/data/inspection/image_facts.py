@@ -6,22 +6,15 @@ Worker processes import this module, so it needs numpy, Pillow and SciPy only.
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy.fft import dct
 
-from animals_pl.data.decode import (
-    PixelFormatError,
-    open_image,
-    orientation_of,
-    read_image,
-    upright_size,
-    upright_square,
-)
+from animals_pl.data.decode import open_image, orientation_of, read_image, upright_size, upright_square
+from animals_pl.data.problems import EMPTY, problem_of, zeros_problem
 
 THUMBNAIL = 32
 """Side in pixels of the thumbnail that hashes and statistics are computed from."""
@@ -40,11 +33,6 @@ MIN_CONTRAST = 1.0
 
 _DCT_ROWS = dct(np.eye(THUMBNAIL, dtype=np.float32), axis=0)[:HASH_SIDE]
 """Lowest rows of the cosine transform. Two small matrix products are 10x faster than a full transform."""
-
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
-"""A marker that ends entropy-coded data or starts a segment with a length. Excludes stuffed bytes and restarts."""
-
-_JPEG_END = 0xD9
 
 
 class ImageFacts(NamedTuple):
@@ -93,18 +81,17 @@ def inspect(file: str | Path) -> ImageFacts:
         return ImageFacts(problem=f"cannot be read: {error.strerror}")
     facts = ImageFacts(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content), modified=status.st_mtime_ns)
     if not content:
-        return facts._replace(problem="empty file (0 bytes)")
+        return facts._replace(problem=EMPTY)
     try:
         with open_image(content) as picture:
             width, height = upright_size(picture)
             orientation = orientation_of(picture)
             facts = facts._replace(width=width, height=height, mode=picture.mode, orientation=orientation)
-            if picture.format in ("JPEG", "MPO") and (zeros := jpeg_zeros(content)):
-                share = f"{zeros / len(content):.0%}".replace("%", " %")
-                return facts._replace(problem=f"truncated: the last {share} of the file are zeros")
+            if problem := zeros_problem(picture, content):
+                return facts._replace(problem=problem)
             thumbnail = upright_square(picture, THUMBNAIL)
     except Exception as error:  # decoders may raise any exception
-        return facts._replace(problem=_problem(error))
+        return facts._replace(problem=problem_of(error))
     grey = np.asarray(thumbnail.convert("L"), dtype=np.float32)
     contrast = float(grey.std())
     if contrast >= MIN_CONTRAST:
@@ -115,33 +102,6 @@ def inspect(file: str | Path) -> ImageFacts:
         contrast=round(contrast, 2),
         detail=round(float(np.abs(grey[1:] - grey[:-1]).mean()), 2),
     )
-
-
-def _problem(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError | PixelFormatError):
-        return str(error)
-    if isinstance(error, Image.DecompressionBombError):
-        return f"decompression bomb: {error}"
-    kind = "truncated" if "truncated" in str(error).lower() else "damaged"
-    return f"{kind}: {str(error) or type(error).__name__}"
-
-
-def jpeg_zeros(content: bytes) -> int:
-    """Number of zero bytes that replace the end of a JPEG, as interrupted downloads leave them.
-
-    libjpeg decodes such zeros as image data and Pillow hides its warning. Zeros after the end marker (of the first
-    image, for MPO) are harmless padding and count as 0.
-    """
-    zeros = len(content) - len(content.rstrip(b"\0"))
-    if not zeros:
-        return 0
-    position = 2
-    while marker := _JPEG_MARKER.search(content, position):
-        if content[marker.end() - 1] == _JPEG_END:
-            return 0
-        # Skip the segment, which may contain a thumbnail with an end marker of its own.
-        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
-    return zeros
 
 
 def perceptual_hash(thumbnail: Image.Image) -> str:

@@ -24,10 +24,10 @@ from animals_pl.data.inspection.image_facts import (
     THUMBNAIL,
     ImageFacts,
     inspect,
-    jpeg_zeros,
     perceptual_hash,
     structure,
 )
+from animals_pl.data.problems import jpeg_zeros
 
 
 def scene(height=120, width=160, seed=0):

@@ -1,0 +1,76 @@
+"""Decode image files that may be damaged, and say what is wrong with them. Needs numpy and Pillow only."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from animals_pl.data.decode import PixelFormatError, decode, open_image, upright
+from animals_pl.errors import UsageError
+
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
+"""A marker that ends entropy-coded data or starts a segment with a length. Excludes stuffed bytes and restarts."""
+
+_JPEG_END = 0xD9
+
+EMPTY = "empty file (0 bytes)"
+
+
+def decode_checked(content: bytes, size: int | None = None) -> tuple[np.ndarray | None, str]:
+    """Decode the bytes of an image file as :func:`~animals_pl.data.decode.decode` does.
+
+    Returns:
+        The image (H, W, 3) uint8, or None if it cannot be decoded; and what is wrong with the file, empty if nothing.
+        A truncated image has both.
+    """
+    if not content:
+        return None, EMPTY
+    try:
+        with open_image(content) as picture:
+            problem = zeros_problem(picture, content)
+            if not problem:
+                return np.array(upright(picture, size)), ""
+    except Exception as error:  # decoders may raise any exception
+        problem = problem_of(error)
+    try:
+        return decode(content, size), problem
+    except UsageError:
+        return None, problem
+
+
+def problem_of(error: Exception) -> str:
+    """What an error of a decoder says about the file."""
+    if isinstance(error, UnidentifiedImageError | PixelFormatError):
+        return str(error)
+    if isinstance(error, Image.DecompressionBombError):
+        return f"decompression bomb: {error}"
+    kind = "truncated" if "truncated" in str(error).lower() else "damaged"
+    return f"{kind}: {str(error) or type(error).__name__}"
+
+
+def zeros_problem(picture: Image.Image, content: bytes) -> str:
+    """Problem of an opened JPEG whose end consists of zeros; empty if it does not."""
+    if picture.format not in ("JPEG", "MPO") or not (zeros := jpeg_zeros(content)):
+        return ""
+    share = f"{zeros / len(content):.0%}".replace("%", " %")
+    return f"truncated: the last {share} of the file are zeros"
+
+
+def jpeg_zeros(content: bytes) -> int:
+    """Number of zero bytes that replace the end of a JPEG, as interrupted downloads leave them.
+
+    libjpeg decodes such zeros as image data and Pillow hides its warning. Zeros after the end marker (of the first
+    image, for MPO) are harmless padding and count as 0.
+    """
+    zeros = len(content) - len(content.rstrip(b"\0"))
+    if not zeros:
+        return 0
+    position = 2
+    while marker := _JPEG_MARKER.search(content, position):
+        if content[marker.end() - 1] == _JPEG_END:
+            return 0
+        # Skip the segment, which may contain a thumbnail with an end marker of its own.
+        position = marker.end() + int.from_bytes(content[marker.end() : marker.end() + 2], "big")
+    return zeros

@@ -1,0 +1,235 @@
+"""Identify animals with an exported file. Needs numpy, Pillow and onnxruntime only."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from animals_pl.data.decode import read_image
+from animals_pl.data.problems import decode_checked
+from animals_pl.deploy.image_sources import Source, as_list, expand_folders, load, require_pixels
+from animals_pl.deploy.metadata import GoldenImage, Metadata, digest, parse_metadata, read_texts
+from animals_pl.errors import UsageError, listed, one_line, require_range, require_types
+from animals_pl.evaluation.top_k import UNKNOWN, Prediction, top_k_prediction
+
+CPU = "CPUExecutionProvider"
+
+OUTPUTS = ["probabilities", "unknown_score"]
+
+MOST_ASPECT = 50
+"""Longer images are cut to this aspect ratio before a graph resizes and crops them; it would need gigabytes."""
+
+_EXTERNAL_DATA = b"\n\x08location\x12"
+"""The key of a path to a file with weights, in protobuf: field 1, 8 characters, and the tag of the value."""
+
+
+class Identifier:
+    """A model exported by ``animals_pl export``, ready to predict.
+
+    The file is checked first: it must be whole, and it must give the probabilities of its golden images.
+
+    Args:
+        file: The ONNX file.
+        providers: Names of onnxruntime's execution providers, the preferred one first.
+        threads: Threads of an operation. Default: one per core.
+        self_check: Compare with the golden images, which takes the time of 8 images.
+
+    Attributes:
+        metadata: What the file says about itself: class names, preprocessing, metrics, threshold for unknown images.
+
+    Raises:
+        UsageError: The file is not one of ``export``, is damaged or altered, or does not reproduce its golden images;
+            or a provider is not available.
+
+    Example:
+        >>> from animals_pl import Identifier, export
+        >>> exported = export("checkpoints/my_animals/version_0/best.ckpt", "animals.onnx")
+        animals.onnx written (...
+        >>> identifier = Identifier("animals.onnx")
+        >>> prediction, broken = identifier.predict(["a.jpg", "broken.jpg"])
+        >>> prediction.label in identifier.class_names, broken.problem
+        (True, 'not an image in a supported format')
+    """
+
+    def __init__(
+        self,
+        file: str | Path,
+        *,
+        providers: Sequence[str] = (CPU,),
+        threads: int | None = None,
+        self_check: bool = True,
+    ) -> None:
+        _require_available(providers)
+        if threads is not None:
+            require_range("threads", threads, 1, 1024)
+        try:
+            content, self.metadata = _read(file)
+            self._session = _session(content, providers, threads)
+            self._require_interface()
+            if self_check:
+                self.check_golden_images()
+        except UsageError as error:
+            reason = textwrap.shorten(one_line(error), 300, placeholder=" …").rstrip(".")
+            raise UsageError(
+                f"file={str(file)!r} cannot be used: {reason}. Write it again with 'python -m animals_pl export'."
+            ) from error
+
+    @property
+    def class_names(self) -> list[str]:
+        """C names in label order."""
+        return self.metadata.class_names
+
+    def predict(
+        self, images: Source | Sequence[Source], *, top_k: int = 3, batch_size: int = 16, unknown: bool = False
+    ) -> list[Prediction]:
+        """Predict images.
+
+        Args:
+            images: Files, folders (searched at any depth), contents of files, RGB arrays (H, W, 3) uint8, or Pillow
+                images; one or several.
+            top_k: Classes per image in :attr:`Prediction.top`.
+            batch_size: Images per call of a file exported with ``input=batch``.
+            unknown: Label images ``"unknown"`` whose score is above ``metadata.unknown_threshold``.
+
+        Returns:
+            One prediction per image, in the order given; its path is empty if the image is not a file. An image that
+            cannot be decoded has no label but a problem.
+
+        Raises:
+            UsageError: A value has the wrong type, shape or range, or the file has no threshold for ``unknown``.
+        """
+        require_types(Identifier.predict, {"top_k": top_k, "batch_size": batch_size, "unknown": unknown})
+        require_range("top_k", top_k, 1, math.inf)
+        require_range("batch_size", batch_size, 1, 2**16)
+        threshold = self._threshold() if unknown else math.inf
+        sources = expand_folders(as_list(images))
+        starts = range(0, len(sources), batch_size)
+        batches = (self._predict_batch(sources[start : start + batch_size], top_k) for start in starts)
+        predictions = [prediction for batch in batches for prediction in batch]
+        return [prediction.with_unknown(threshold) for prediction in predictions]
+
+    def probabilities(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
+        """Calibrated class probabilities (N, C) float32 of RGB images (H, W, 3) uint8, one or several.
+
+        Raises:
+            UsageError: An image has another type or shape.
+        """
+        return self.outputs(images)[0]
+
+    def outputs(self, images: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`probabilities` (N, C), and unknown scores (N,) float32."""
+        arrays = [require_pixels(image) for image in as_list(images)]
+        if not arrays:
+            return np.empty((0, len(self.class_names)), np.float32), np.empty(0, np.float32)
+        if self.metadata.input == "image":
+            runs = [self._session.run(OUTPUTS, {"image": self._cut(image)}) for image in arrays]
+            probabilities, scores = (np.concatenate(parts) for parts in zip(*runs, strict=True))
+        else:
+            rule, size = self.metadata.rule, self.metadata.input_size
+            batch = np.stack([rule(image, size).transpose(2, 0, 1) for image in arrays])
+            probabilities, scores = self._session.run(OUTPUTS, {"images": batch})
+        return probabilities, scores
+
+    def check_golden_images(self) -> None:
+        """Compare the probabilities of the golden images with those in the file.
+
+        Raises:
+            UsageError: They differ by more than ``golden_tolerance``, or a golden image is damaged.
+        """
+        for number, values in enumerate(self.metadata.golden_images, start=1):
+            try:
+                golden = GoldenImage.from_json(values)
+                image, problem = decode_checked(golden.jpeg, self.metadata.input_size)
+            except (KeyError, TypeError, ValueError) as error:
+                raise UsageError(f"golden image {number} is damaged ({one_line(error)})") from error
+            if image is None or problem or golden.probabilities.shape != (len(self.class_names),):
+                raise UsageError(f"golden image {number} is damaged ({problem or 'number of probabilities'})")
+            try:
+                found = self.probabilities(image)[0]
+            except Exception as error:  # onnxruntime may raise any exception
+                raise UsageError(f"its graph fails ({one_line(error)})") from error
+            difference = np.abs(found - golden.probabilities).max() if found.shape == golden.probabilities.shape else 1
+            if not difference <= self.metadata.golden_tolerance:  # also true for NaN
+                raise UsageError(
+                    f"it gives other probabilities for golden image {number}: they differ by {difference:.2g} "
+                    f"(allowed: {self.metadata.golden_tolerance:g})"
+                )
+
+    def _threshold(self) -> float:
+        if self.metadata.unknown_threshold is None:
+            raise UsageError("unknown=true: the file has no threshold for unknown images. Remove unknown.")
+        if own := [name for name in self.class_names if name.casefold() == UNKNOWN]:
+            raise UsageError(f"unknown=true: the model has a class {own[0]!r}. Remove unknown.")
+        return self.metadata.unknown_threshold
+
+    def _predict_batch(self, sources: Sequence[Source], top_k: int) -> list[Prediction]:
+        loaded = [load(source, self.metadata.input_size) for source in sources]
+        probabilities, scores = self.outputs([image for image, _ in loaded if image is not None])
+        rows = iter(zip(probabilities, scores.tolist(), strict=True))
+        predictions = []
+        for source, (image, problem) in zip(sources, loaded, strict=True):
+            path = str(source) if isinstance(source, str | Path) else ""
+            row = None if image is None else next(rows)
+            predictions.append(top_k_prediction(path, row, self.class_names, top_k, problem))
+        return predictions
+
+    def _cut(self, image: np.ndarray) -> np.ndarray:
+        """The middle of an extremely long image, of which the graph crops the center."""
+        if self.metadata.resize != "crop":
+            return image
+        limit = MOST_ASPECT * min(image.shape[:2])
+        top, left = (max(0, side - limit) // 2 for side in image.shape[:2])
+        return image[top : top + limit, left : left + limit]
+
+    def _require_interface(self) -> None:
+        expected = {"batch": ["images"], "image": ["image"]}[self.metadata.input]
+        inputs = [value.name for value in self._session.get_inputs()]
+        outputs = [value.name for value in self._session.get_outputs()]
+        if inputs != expected or not {*OUTPUTS} <= {*outputs}:
+            raise UsageError(f"it has the inputs {listed(inputs)} and the outputs {listed(outputs)}")
+
+
+def _require_available(providers: Sequence[str]) -> None:
+    available = onnxruntime.get_available_providers()
+    if isinstance(providers, str) or not providers:
+        raise UsageError(f"providers={providers!r} is not a list of names. Pass providers=[{available[-1]!r}].")
+    if missing := [name for name in providers if name not in available]:
+        raise UsageError(
+            f"providers={missing[0]} is not available; onnxruntime has {listed(available)}. Choose one of these, or "
+            "install a build of onnxruntime that has it."
+        )
+
+
+def _read(file: str | Path) -> tuple[bytes, Metadata]:
+    """Content of a file and its metadata. The content is checked before onnxruntime parses it."""
+    try:
+        content = read_image(Path(file))
+        texts, sha256 = read_texts(content), digest(content)
+    except OSError as error:
+        raise UsageError(f"it cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"it is not an ONNX file, or is incomplete ({one_line(error)})") from error
+    metadata = parse_metadata(texts)
+    if _EXTERNAL_DATA in content:
+        raise UsageError("its weights are in another file (external data)")
+    if metadata.sha256 != sha256:
+        raise UsageError("it was altered after the export")
+    return content, metadata
+
+
+def _session(content: bytes, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 4  # errors are raised
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=list(providers))
+    except Exception as error:  # onnxruntime may raise any exception
+        raise UsageError(f"onnxruntime cannot load it ({one_line(error)})") from error
+    if unused := [name for name in providers if name not in session.get_providers()]:
+        raise UsageError(f"onnxruntime cannot start {unused[0]}. Choose another provider")
+    return session
