@@ -50,7 +50,7 @@ _CENTER = """
     shape = Constant <value_ints = [1, 3, {size}, {size}]> ()
     resized = Reshape (center, shape)
 """
-"""The same as ``Resize._crop_box``: Div rounds down, Round rounds half to even."""
+"""The same as ``Resize.box``: Div rounds down, Round rounds half to even."""
 
 
 def with_image_input(model: onnx.ModelProto, resize: Resize, size: int) -> onnx.ModelProto:
