@@ -42,8 +42,8 @@ def classify(
 ) -> None:
     """Classify images with an exported model and write one row per image.
 
-    PyTorch is not needed. A file that cannot be decoded has a row with the reason. Rows are written while images are read, so that an
-    interrupted command can be continued.
+    PyTorch is not needed. A file that cannot be decoded has a row with the reason. Rows are written while images are
+    read, so that an interrupted command can be continued.
 
     Args:
         model: The ONNX file, written by ``export``.

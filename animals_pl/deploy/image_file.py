@@ -19,8 +19,8 @@ def read_file(path: str) -> tuple[bytes, dict[str, Any], str]:
     """Read a file.
 
     Returns:
-        Its content; its size in ``bytes``, the time when it was ``modified`` in nanoseconds, and its ``sha256``; and why
-        it cannot be read. If it cannot, the content and the hash are empty and the numbers are None.
+        Its content; its size in ``bytes``, the time when it was ``modified`` in nanoseconds, and its ``sha256``; and
+        why it cannot be read. If it cannot, the content and the hash are empty and the numbers are None.
     """
     try:
         modified = Path(path).stat().st_mtime_ns
