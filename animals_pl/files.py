@@ -187,6 +187,9 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
 
     It has the rate and, if the total is known, the time left.
     """
+    if not sys.stderr.isatty():
+        yield from items
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TimeRemainingColumn
@@ -196,10 +199,6 @@ def track(items: Iterable[Item], description: str, total: int | None = None) -> 
         def render(self, task: Task) -> Text:
             return TaskProgressColumn.render_speed(task.finished_speed or task.speed)
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from items
-        return
     columns = ("{task.description}", BarColumn(), TaskProgressColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield from progress.track(items, total, description=escape(description))
