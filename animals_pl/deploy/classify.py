@@ -68,7 +68,9 @@ def classify(
     identifier = Identifier(model, threads=1)
     if copies:
         require_copy_folder(copies, identifier.class_names, paths)
-    limit = _unknown_threshold(identifier, model) if unknown else math.inf
+    limit = identifier.metadata.unknown_threshold if unknown else math.inf
+    if limit is None:
+        raise UsageError(f"unknown=true: {model!r} has no threshold for unknown images. Remove unknown.")
     rules = RowRules(identifier.metadata, min(top_k, len(identifier.class_names)), threshold, limit)
     table = PredictionTable(target, rules.columns)
     if resume:
@@ -86,12 +88,6 @@ def _require_output(output: Path, resume: bool) -> None:
         raise UsageError(f"output={str(output)!r} is a stream, which cannot be continued. Remove resume.")
     if not is_stream(output) and not resume and output.exists() and output.stat().st_size:
         raise UsageError(f"output={str(output)!r} exists. Pass --resume to continue it, or choose another output.")
-
-
-def _unknown_threshold(identifier: Identifier, model: str) -> float:
-    if identifier.unknown_threshold is None:
-        raise UsageError(f"unknown=true: {model!r} has no threshold for unknown images. Remove unknown.")
-    return identifier.unknown_threshold
 
 
 def _write_rows(paths: Sequence[str], worker: ImageWorker, copies: Path | None) -> Counter[str]:

@@ -39,19 +39,20 @@ def model(tiny_tree, tmp_path_factory) -> Path:
     return export(run.best_path, folder / "model.onnx").path
 
 
+def with_threshold(model: Path, name: str, threshold: float | None) -> Path:
+    """Write the model with another threshold for unknown images."""
+    texts = {key: text for key, text in read_texts(model.read_bytes()).items() if key != "sha256"}
+    file = model.with_name(name)
+    proto = onnx.load_from_string(model.read_bytes())
+    file.write_bytes(seal(proto, texts | {"unknown_threshold": json.dumps(threshold)}))
+    return file
+
+
 @pytest.fixture(scope="module")
 def unknown_model(model, tiny_tree) -> tuple[Path, float]:
-    """The same with an unknown score, the norm of the logits, and the median score as the threshold."""
-    proto = onnx.load_from_string(model.read_bytes())
-    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([1]), "axis"))
-    proto.graph.node.append(onnx.helper.make_node("ReduceL2", ["logits", "axis"], ["unknown_score"], keepdims=0))
-    proto.graph.output.append(onnx.helper.make_tensor_value_info("unknown_score", onnx.TensorProto.FLOAT, ["batch"]))
-    texts = {key: text for key, text in read_texts(model.read_bytes()).items() if key != "sha256"}
-    file = model.with_name("unknown.onnx")
-    file.write_bytes(seal(proto, texts | {"unknown_threshold": "0.0"}))
-    threshold = float(np.median([one.unknown_score for one in Identifier(file).predict(tiny_tree)]))
-    file.write_bytes(seal(proto, texts | {"unknown_threshold": str(threshold)}))
-    return file, threshold
+    """The same with the median score of the training images as the threshold, and this threshold."""
+    threshold = float(np.median([one.unknown_score for one in Identifier(model).predict(tiny_tree)]))
+    return with_threshold(model, "unknown.onnx", threshold), threshold
 
 
 @pytest.fixture
@@ -478,7 +479,8 @@ def test_wrong_use_is_one_line(model, card, tmp_path, capsys, monkeypatch):
     assert "is a folder" in refused(capsys, model, card, "--output", card)
     assert "threshold=2.0 is out of range" in refused(capsys, model, card, *out, "--threshold", 2)
     assert "top_k=0 is out of range" in refused(capsys, model, card, *out, "--top_k", 0)
-    assert "no threshold for unknown images" in refused(capsys, model, card, *out, "--unknown")
+    without = with_threshold(model, "without.onnx", None)
+    assert "no threshold for unknown images" in refused(capsys, without, card, *out, "--unknown")
     assert "is inside of" in refused(capsys, model, card, *out, "--copy", card / "copies")
     assert "is a stream" in refused(capsys, model, card, "--output", "/dev/null", "--resume")
     assert "unknown key 'treshold'. Did you mean 'threshold'?" in refused(capsys, model, card, "--treshold", 1)
