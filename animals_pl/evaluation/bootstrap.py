@@ -160,7 +160,7 @@ def metric_intervals(
     metrics = {}
     for name, value in summarise(confusion).items():
         error = replicates[name].std(ddof=1)
-        if name != "acc" and error > 0:  # classes with recalls near 0 or 1 hardly vary in small samples
+        if name == "macro_f1" and error > 0:  # the F1 of a class without hits hardly varies in small samples
             error = max(error, math.sqrt(value * (1 - value) / independent.sum()))
         low, high = wilson_from_standard_error(value, error, trials[name], confidence)
         metrics[name] = Interval(value, float(low), float(high))

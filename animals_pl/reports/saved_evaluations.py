@@ -53,13 +53,13 @@ def read_evaluation(run: Path, split: str) -> SavedEvaluation:
         table = pd.read_csv(
             folder / "predictions.csv", dtype=_TEXT, keep_default_na=False, encoding_errors="surrogateescape"
         )
-        facts = dict(json.loads((folder / "metrics.json").read_text(encoding="utf-8")))
+        facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         names = [column.removeprefix("probability_") for column in table if column.startswith("probability_")]
         index = {name: label for label, name in enumerate(names)}
         labels, predictions = (np.array([index[name] for name in table[key]], int) for key in ("label", "prediction"))
         probabilities = table[[f"probability_{name}" for name in names]].to_numpy(float)
-        if not len(table) or not ((probabilities >= 0) & (probabilities <= 1)).all():
-            raise ValueError("no rows, or numbers that are not probabilities")
+        if not isinstance(facts, dict) or not len(table) or not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise ValueError("no metrics, no rows, or numbers that are not probabilities")
         scores = probabilities[np.arange(len(table)), predictions]
         groups, paths = table["group"].to_numpy(int), table["path"].tolist()
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
