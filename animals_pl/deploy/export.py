@@ -120,7 +120,7 @@ def export(
         >>> exported.path.name, exported.difference < 1e-4
         ('model.onnx', True)
     """
-    require_types(export, {"tta": tta, "input": input, "golden": golden})
+    require_types(export, {"tta": tta, "input": input, "golden": golden, "weights": weights})
     target = _require_output(output, ckpt_path)
     model = load_model(ckpt_path, prior=prior)
     net = ExportedNet(model.net, tta or model.tta, model.calibration).eval()

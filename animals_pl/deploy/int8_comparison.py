@@ -192,7 +192,7 @@ def _milliseconds(files: Sequence[LoadedFile], image: np.ndarray) -> list[list[f
         for row, file in zip(fastest, files, strict=True):
             for index, identifier in enumerate(file.identifiers):
                 row[index] = min(row[index], *(_seconds(identifier, image) for _ in range(CALLS)))
-    return (1000 * fastest).tolist()  # type: ignore[no-any-return]
+    return (1000 * fastest).tolist()
 
 
 def _seconds(identifier: Identifier, image: np.ndarray) -> float:
