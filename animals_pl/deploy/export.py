@@ -105,8 +105,7 @@ def export(
         input: "batch" for resized images. "image" for one decoded image (H, W, 3) of any size, which the graph resizes.
         golden: Golden images: 8 validation images of the run, or 8 drawings ("practice") where photographs must not be
             passed on. Default: validation, or practice if the validation images no longer exist.
-        weights: "int8" for a file of a third of the size that takes the same time. It is compared with float32 on the
-            validation images of the run, and not written if macro recall falls by more than 0.5 points.
+        weights: "int8" for a third of the size; refused if validation macro recall falls by more than 0.5 points.
 
     Returns:
         The file's path and the result of the comparison.
@@ -127,17 +126,12 @@ def export(
     run = Path(ckpt_path).resolve().parent
     validation = validation_images(model, run) if weights == "int8" else None
     images, source = _verification_images(image_folder, model)
-    metadata = _metadata(model, net.tta, Path(ckpt_path), prior)
-    metadata |= _golden_metadata(golden, net, model, run)
-    metadata |= {"input": input, "weights": "float32", "golden_tolerance": GOLDEN_TOLERANCES[input]}
-    proto = _convert(net, model.size)
-    if input == "image":
-        proto = with_image_input(proto, model.resize, model.size)
-    with atomic_write(target) as partial:
+    metadata = _metadata(model, net.tta, Path(ckpt_path), prior, input) | _golden_metadata(golden, net, model, run)
+    proto = _graph(net, model, input)
+    with atomic_write(target) as partial, redirect_stdout(message_stream(target)):
         partial.write_bytes(seal(proto, metadata))
         difference = _verify(partial, net, images, model)
-        with redirect_stdout(message_stream(target)):
-            comparison = _write_int8(partial, proto, metadata, validation) if validation else None
+        comparison = _write_int8(partial, proto, metadata, validation) if validation else None
         size = partial.stat().st_size
     exported = Export(target, f"{len(images)} {source}", difference, comparison)
     print(_summary(exported, size, metadata), file=message_stream(target))
@@ -186,12 +180,15 @@ def _verification_images(image_folder: str | Path | None, model: TrainedModel) -
     return (contents, f"images of {folder}") if contents else (drawings(NUM_IMAGES), "generated images")
 
 
-def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path, prior: str | None) -> dict[str, Any]:
-    """Metadata that does not depend on the kind of input."""
+def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path, prior: str | None, input: InputKind) -> dict[str, Any]:
+    """Metadata of a file with float32 weights, without golden images."""
     normalize: Any = model.net.normalize
     run, temperature = ckpt_path.resolve().parent, model.calibration.temperature
     evaluated = {"checkpoint": ckpt_path.name, "tta": tta, "prior": prior, "temperature": temperature}
     return {
+        "input": input,
+        "weights": "float32",
+        "golden_tolerance": GOLDEN_TOLERANCES[input],
         "class_names": model.class_names,
         "english_names": [english_name(name) for name in model.class_names],
         "input_size": model.size,
@@ -217,6 +214,11 @@ def _golden_metadata(source: GoldenSource | None, net: nn.Module, model: Trained
     expected, _ = _torch_outputs(net, [decode(jpeg, model.size) for jpeg in jpegs], model)
     images = [GoldenImage(jpeg, row).as_json() for jpeg, row in zip(jpegs, expected, strict=True)]
     return {"golden_source": source, "golden_images": images}
+
+
+def _graph(net: nn.Module, model: TrainedModel, input: InputKind) -> onnx.ModelProto:
+    proto = _convert(net, model.size)
+    return proto if input == "batch" else with_image_input(proto, model.resize, model.size)
 
 
 def _convert(net: nn.Module, size: int) -> onnx.ModelProto:

@@ -30,7 +30,7 @@ THREADS = (1, 2)
 
 BATCH_SIZE = 16
 
-ROUNDS, CALLS = 5, 5
+ROUNDS, CALLS = 20, 2
 """Rounds in which the files take turns, and consecutive calls of each: other work on the machine slows both."""
 
 
