@@ -37,11 +37,12 @@ def normalise(
 
     Args:
         args: The arguments after the name of the command.
-        positional: Option that receives positional arguments; a trailing ``*`` accepts several. Empty: none allowed.
+        positional: Options that receive positional arguments, in order; a trailing ``*`` of the last one accepts
+            several. Empty: none allowed.
         flags: Options that mean ``true`` without a value.
 
     Returns:
-        The options, and the value of the positional option by its name.
+        The options, and the values of the positional options by their names.
 
     Raises:
         UsageError: Too many positional arguments.
@@ -51,6 +52,8 @@ def normalise(
         (['--compile=true', '--name=a'], {})
         >>> normalise(["--seed", "1", "STUDY"], "study")
         (['--seed=1'], {'study': 'STUDY'})
+        >>> normalise(["MODEL", "a.jpg", "b.jpg"], "model paths*")
+        ([], {'model': 'MODEL', 'paths': ['a.jpg', 'b.jpg']})
     """
     options: list[str] = []
     values: list[str] = []
@@ -72,18 +75,21 @@ def normalise(
             options.append(f"{arg}={rest.pop(0)}")
         else:
             options.append(arg)  # the parser reports the missing value
-    return options, _positional_option(values, positional, options)
+    return options, _positional_options(values, positional, options)
 
 
-def _positional_option(values: list[str], positional: str, options: list[str]) -> dict[str, str | list[str]]:
-    name = positional.removesuffix("*")
-    if not values:
-        return {}
-    if not positional or (len(values) > 1 and name == positional):
+def _positional_options(values: list[str], positional: str, options: list[str]) -> dict[str, str | list[str]]:
+    given = {option.partition("=")[0].removeprefix("--") for option in options}
+    found: dict[str, str | list[str]] = {}
+    for name in positional.split():
+        is_list, option = name.endswith("*"), name.removesuffix("*")
+        if values and option in given:
+            raise UsageError(f"--{option} and {values[0]!r} are the same argument. Pass one of them.")
+        if values:
+            found[option], values = (values, []) if is_list else (values[0], values[1:])
+    if values:
         raise UsageError(f"unexpected argument {values[-1]!r}; options are written as --name value, see --help")
-    if any(option.partition("=")[0] == f"--{name}" for option in options):
-        raise UsageError(f"--{name} and {values[0]!r} are the same argument. Pass one of them.")
-    return {name: values[0] if name == positional else values}
+    return found
 
 
 def parser_mode() -> str:

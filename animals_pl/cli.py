@@ -35,7 +35,7 @@ class Verb(NamedTuple):
     function: str
     """module:function, imported when the command runs. Its parameters are the options, its docstring is the help."""
     positional: str = ""
-    """Option that receives positional arguments; a trailing ``*`` accepts several."""
+    """Options that receive positional arguments, in order; a trailing ``*`` accepts several."""
 
 
 VERBS = {
@@ -52,6 +52,9 @@ VERBS = {
         "report what is in a dataset and what is wrong with it", "animals_pl.reports.analyze:analyze", "source"
     ),
     "export": Verb("export a checkpoint as a verified ONNX file", "animals_pl.deploy.export:export", "ckpt_path"),
+    "classify": Verb(
+        "classify images with an exported file, without PyTorch", "animals_pl.deploy.classify:classify", "model paths*"
+    ),
     "report": Verb(
         "rank all runs, compare two, choose a threshold, or write a model card",
         "animals_pl.experiments.run_table:report",

@@ -182,13 +182,23 @@ def show(table: Table, width: int | None = None) -> None:
     print(capture.get(), end="")
 
 
-def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
-    """Iterate with a progress bar on standard error, shown on terminals only and removed at the end."""
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
+    """Iterate with a progress bar on standard error, shown on terminals only and removed at the end.
+
+    It has the rate and, if the total is known, the time left.
+    """
+    if not sys.stderr.isatty():
+        yield from items
+        return
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import track as rich_track
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskProgressColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    console = Console(stderr=True)
-    return rich_track(
-        items, escape(description), total, console=console, transient=True, disable=not console.is_terminal
-    )
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return TaskProgressColumn.render_speed(task.finished_speed or task.speed)
+
+    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield from progress.track(items, total, description=escape(description))

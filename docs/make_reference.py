@@ -75,7 +75,7 @@ def _options(function: Callable[..., Any], verb: str, prefix: str = "") -> Itera
     }
     for parameter in inspect.signature(function).parameters.values():
         name = prefix + parameter.name
-        is_positional = VERBS[verb].positional.removesuffix("*") == name
+        is_positional = name in VERBS[verb].positional.removesuffix("*").split()
         meaning = " ".join(meanings.get(parameter.name, "").split())
         meaning = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", meaning.replace("``", "`")).replace("|", "\\|")
         yield Option(name, f"{verb} (positional)" if is_positional else verb, _default(parameter), meaning)

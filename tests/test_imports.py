@@ -142,9 +142,10 @@ def modules_loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_the_runtime_needs_numpy_pillow_and_onnxruntime_only():
+@pytest.mark.parametrize("name", ["animals_pl.deploy.runtime", "animals_pl.deploy.classify"])
+def test_the_runtime_needs_numpy_pillow_and_onnxruntime_only(name):
     """Of this project's dependencies; rich comes with ``animals_pl.files`` when a table is printed."""
-    imported = modules_loaded_by("from animals_pl import Identifier")
+    imported = modules_loaded_by(f"import {name}")
     assert {"animals_pl", "numpy", "PIL", "onnxruntime"} <= imported
     others = HEAVY - {"onnxruntime"} | {"pandas", "scipy", "sklearn", "jinja2", "plotly", "safetensors"}
     assert imported & others == set()

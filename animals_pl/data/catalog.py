@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -129,30 +130,45 @@ class Catalog:
 
 def find_images(folder: Path) -> list[Path]:
     """Files that are images (:func:`is_image`) at any depth below a folder, sorted. Hidden ones are skipped."""
-    return sorted(_images(folder))
+    return sorted(iter_images(folder))
 
 
-def _images(folder: Path) -> Iterator[Path]:
-    """Yield the image files below a folder. Links come last; no folder is read twice, and none above ``folder``."""
+def _refuse(folder: Path, error: OSError) -> None:
+    raise UsageError(f"{str(folder)!r} cannot be read ({error.strerror}). Fix or remove it.") from error
+
+
+def iter_images(folder: Path, onerror: Callable[[Path, OSError], None] = _refuse) -> Iterator[Path]:
+    """Yield the files of :func:`find_images` while the folders are read, each folder's files in the order of names.
+
+    Linked folders come last; no folder is read twice, and none above ``folder``.
+
+    Args:
+        folder: The folder.
+        onerror: Called with a folder that cannot be read. Default: a :class:`UsageError` is raised.
+    """
     seen = {_identity(parent) for parent in folder.resolve().parents}
     folders, links = [folder], list[Path]()
     while folders or links:
         current = (folders or links).pop()
         try:
             identity = _identity(current)
-            entries = [] if identity in seen else sorted(current.iterdir())
+            names = [] if identity in seen else sorted(os.listdir(current))  # noqa: PTH208 - less memory
         except OSError as error:
-            raise UsageError(f"{str(current)!r} cannot be read ({error.strerror}). Fix or remove it.") from error
+            onerror(current, error)
+            continue
         seen.add(identity)
-        for path in entries:
-            if path.name.startswith("."):
+        inner: list[Path] = []
+        for name in names:
+            path = current / name
+            if name.startswith("."):
                 continue
             if path.is_dir():
-                (links if path.is_symlink() else folders).append(path)
+                (links if path.is_symlink() else inner).append(path)
             elif is_image(path):
                 yield path
             else:
                 _warn_of_dead_link(path)
+        folders += reversed(inner)  # the last one is read next
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -195,7 +211,7 @@ def find_root(folder: Path, class_names: Sequence[str] = ()) -> Path:
     if len(folders) == 1 and not is_loop and not _has_class(folders, class_names):
         inner = find_root(folders[0], class_names)
         found = _folders(inner)
-        if inner != folders[0] or _has_class(found, class_names) or sum(any(_images(each)) for each in found) > 1:
+        if inner != folders[0] or _has_class(found, class_names) or sum(any(iter_images(each)) for each in found) > 1:
             return inner
     return folder
 
@@ -218,7 +234,7 @@ def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dic
         _refuse_other_split_names(root, folders, argument)
         return {}
     flat = [folder.name for folder in found if any(is_image(path) for path in folder.iterdir() if path.name[0] != ".")]
-    others = [folder.name for folder in folders if folder not in found and any(_images(folder))]
+    others = [folder.name for folder in folders if folder not in found and any(iter_images(folder))]
     if others and len(flat) == len(found):
         return {}
     names = ", ".join(folder.name for folder in found)
@@ -238,7 +254,7 @@ def _split_folders(root: Path, class_names: Sequence[str], argument: str) -> dic
 def _refuse_other_split_names(root: Path, folders: Sequence[Path], argument: str) -> None:
     """Raise a UsageError if folders such as dev or train_set, which are not recognised, contain the same classes."""
     divided = [folder for folder in folders if _SPLIT_WORDS & set(re.split("[^a-z]+|set|data", folder.name.lower()))]
-    inner = [{each.name for each in _folders(folder) if any(_images(each))} for folder in divided]
+    inner = [{each.name for each in _folders(folder) if any(iter_images(each))} for folder in divided]
     if len(divided) > 1 and len(common := set.intersection(*inner)) > 1:
         raise UsageError(
             f"{argument}={str(root)!r}: the folders {listed([folder.name for folder in divided])} are not classes, "

@@ -101,6 +101,8 @@ class AnimalsDataModule(L.LightningDataModule):
         for key, (least, most) in LIMITS.items():
             if self.hparams[key] is not None:
                 require_range(f"data.{key}", self.hparams[key], least, most)
+        if test_root is not None and not test_root.strip():
+            raise UsageError(f"data.test_root={test_root!r} is not a folder. Pass one, or remove the argument.")
         self.root = Path(root)
         self.size = size
         self.resize = Resize(resize, interpolation, crop_pct)

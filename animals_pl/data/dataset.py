@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from animals_pl.data.augmentation import Augmentation
 from animals_pl.data.catalog import Catalog
+from animals_pl.data.cores import available_cores
 from animals_pl.data.decode import decode
 from animals_pl.data.resize import Resize
 from animals_pl.data.sampling import SampleKey
@@ -99,18 +98,4 @@ def start_worker(worker: int) -> None:
 
 def default_num_workers() -> int:
     """CPUs available to this process (affinity and container limit), at most :data:`MAX_WORKERS`."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return math.ceil(min(cores, cpu_quota(), MAX_WORKERS))
-
-
-def cpu_quota(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
-    """CPU limit of the container in cores (control groups, version 1 or 2), or infinity."""
-    try:
-        if (cgroup / "cpu.max").exists():
-            quota, period = (cgroup / "cpu.max").read_text().split()
-        else:
-            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        limit = int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):  # no control groups, or "max"
-        return math.inf
-    return limit if limit > 0 else math.inf  # version 1 writes -1 for no limit
+    return min(available_cores(), MAX_WORKERS)

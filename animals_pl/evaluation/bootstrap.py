@@ -6,6 +6,7 @@ weight, so that the sums of all resamples are one product of a sparse and a dens
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,7 +159,10 @@ def metric_intervals(
     trials = {"acc": independent.sum(), "macro_recall": macro, "macro_f1": macro}
     metrics = {}
     for name, value in summarise(confusion).items():
-        low, high = wilson_from_standard_error(value, replicates[name].std(ddof=1), trials[name], confidence)
+        error = replicates[name].std(ddof=1)
+        if name == "macro_f1" and error > 0:  # the F1 of a class without hits hardly varies in small samples
+            error = max(error, math.sqrt(value * (1 - value) / independent.sum()))
+        low, high = wilson_from_standard_error(value, error, trials[name], confidence)
         metrics[name] = Interval(value, float(low), float(high))
     if losses is not None:
         metrics["loss"] = _log_interval(float(np.mean(losses)), total_loss / images, confidence)

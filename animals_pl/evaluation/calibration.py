@@ -33,10 +33,11 @@ def log_prior_shift(target: np.ndarray, model: np.ndarray) -> np.ndarray:
     target, model = np.asarray(target, float), np.asarray(model, float)
     if target.shape != model.shape:
         raise UsageError(f"prior has {len(target)} frequencies for {len(model)} classes. Give one for each class.")
-    if not (np.isfinite(target).all() and (target >= 0).all() and target.sum() > 0):
+    if not (np.isfinite(target).all() and (target >= 0).all() and target.any()):
         raise UsageError("prior has a frequency that is negative or not a number, or only zeros. Correct it.")
     if not (np.isfinite(model).all() and (model > 0).all()):
         raise UsageError("the prior of the model has a frequency that is not above 0. Train with images of each class.")
+    target = target / target.max()  # the sum of large numbers may overflow
     with np.errstate(divide="ignore"):
         return np.log(target / target.sum()) - np.log(model / model.sum())
 

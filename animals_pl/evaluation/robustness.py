@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,15 +82,29 @@ def saved_robustness(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]
         folder: Folder of the evaluation.
         metrics: Contents of its metrics.json.
 
-    Raises:
-        UsageError: The file cannot be read.
     """
     file = folder / ROBUSTNESS_FILE
     if not file.is_file():
         return None
-    values = read_robustness(file)
+    try:
+        values = read_robustness(file)
+    except UsageError as error:
+        warnings.warn(f"{error} It is ignored", stacklevel=2)
+        return None
     same = math.isclose(values["clean"]["acc"], metrics["acc"]["value"])
     return values if same and all(values.get(key) == metrics.get(key) for key in FACTS) else None
+
+
+def _require_metrics(values: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError, TypeError or AttributeError if the values are not those of a robustness test."""
+    parts = [*values["corruptions"].values()]
+    numbers = [part[key] for part in (values["clean"], values["mean"]) for key in METRICS]
+    numbers += [part[f"mean_{key}"] for part in parts for key in METRICS]
+    numbers += [value for part in parts for key in METRICS for value in part[key]]
+    if {len(part[key]) for part in parts for key in METRICS} != {5}:
+        raise ValueError("each corruption has five severities")
+    if not all(0 <= number <= 1 for number in numbers):
+        raise ValueError("a metric is out of range")
 
 
 def read_robustness(file: Path) -> dict[str, Any]:
@@ -100,8 +115,9 @@ def read_robustness(file: Path) -> dict[str, Any]:
     """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        return {**values, "corruptions": dict(values["corruptions"]), "clean": dict(values["clean"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        _require_metrics(values)
+        return values
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise UsageError(
             f"{str(file)!r} {reason}. Run 'python -m animals_pl test --robustness --ckpt_path …' for this run."

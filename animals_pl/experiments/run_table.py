@@ -63,6 +63,8 @@ def report(
         return
     decision = _decision(folder, contract, recall, precision, compare)
     if decision is not None:
+        if output is not None:
+            raise UsageError(f"output={output!r} is for the table and the model card. Remove it, or redirect with >.")
         for line in decision:
             print(printable(line))
         return

@@ -57,7 +57,7 @@ def review_contract(
     val = read_evaluation(run, "val")
     if recall is None and precision is None:
         recall, precision = str(RECALL), PRECISION
-    promises = [*_recall_promises(recall or "", val.class_names)]
+    promises = [*_recall_promises(recall, val.class_names)] if recall is not None else []
     promises += [Promise("wrong", 1 - _rate("precision", precision))] if precision is not None else []
     contract = choose_contract(val.scores, val.predictions, val.labels, promises, groups=val.groups)
     result = None
@@ -122,7 +122,10 @@ def _reason(refusal: Refusal) -> str:
 def _recall_promises(recall: str, class_names: Sequence[str]) -> Iterator[Promise]:
     known = {english_name(name).lower(): label for label, name in enumerate(class_names)}
     known |= {name.lower(): label for label, name in enumerate(class_names)}
-    for part in filter(None, recall.split(",")):
+    parts = [part for part in recall.split(",") if part.strip()]
+    if not parts:
+        raise UsageError(f"recall={recall!r} has no goal. Pass one, such as 0.97 or elephant=0.95,dog=0.9.")
+    for part in parts:
         name, _, value = part.rpartition("=")
         bound = 1 - _rate("recall", value)
         if not name:

@@ -13,6 +13,9 @@ import pandas as pd
 from animals_pl.errors import UsageError
 from animals_pl.evaluation.predictions import MODEL_FACTS
 
+_TEXT = {"path": str, "label": str, "prediction": str}
+"""Types of columns in predictions.csv: class names may look like numbers."""
+
 
 @dataclass(frozen=True)
 class SavedEvaluation:
@@ -47,14 +50,19 @@ def read_evaluation(run: Path, split: str) -> SavedEvaluation:
     """
     folder = run / "evaluation" / split
     try:
-        table = pd.read_csv(folder / "predictions.csv", keep_default_na=False, encoding_errors="surrogateescape")
+        table = pd.read_csv(
+            folder / "predictions.csv", dtype=_TEXT, keep_default_na=False, encoding_errors="surrogateescape"
+        )
         facts = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         names = [column.removeprefix("probability_") for column in table if column.startswith("probability_")]
         index = {name: label for label, name in enumerate(names)}
-        labels, predictions = (table[key].astype(str).map(index).to_numpy(int) for key in ("label", "prediction"))
-        scores = table[[f"probability_{name}" for name in names]].to_numpy(float)[np.arange(len(table)), predictions]
+        labels, predictions = (np.array([index[name] for name in table[key]], int) for key in ("label", "prediction"))
+        probabilities = table[[f"probability_{name}" for name in names]].to_numpy(float)
+        if not isinstance(facts, dict) or not len(table) or not ((probabilities >= 0) & (probabilities <= 1)).all():
+            raise ValueError("no metrics, no rows, or numbers that are not probabilities")
+        scores = probabilities[np.arange(len(table)), predictions]
         groups, paths = table["group"].to_numpy(int), table["path"].tolist()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         verb = "validate" if split == "val" else "test"
         reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise UsageError(

@@ -149,7 +149,7 @@ def load_classifier(ckpt_path: str | Path, *, prior: str | None = None) -> Anima
 
 def _restore(checkpoint: dict[str, Any], prior: str | None) -> AnimalClassifier:
     model = AnimalClassifier(**model_settings(checkpoint))
-    model.calibration = calibration_of(checkpoint, prior)
+    model.calibration, model.prior = calibration_of(checkpoint, prior), prior
     model.configure_model()
     with quiet():  # re-raises missing weights as a UsageError with a remedy
         model.load_state_dict(checkpoint["state_dict"])

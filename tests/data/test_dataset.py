@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from animals_pl.data import dataset
-from animals_pl.data.dataset import cpu_quota, default_num_workers
+from animals_pl.data.cores import cpu_quota
+from animals_pl.data.dataset import default_num_workers
 
 
 def write(cgroup: Path, files: dict[str, str]) -> Path:
@@ -44,5 +44,5 @@ def test_no_readable_quota_is_no_limit(tmp_path, files):
 )
 def test_workers_respect_affinity_and_quota(monkeypatch, cores, quota, workers):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
-    monkeypatch.setattr(dataset, "cpu_quota", lambda: quota)
+    monkeypatch.setattr("animals_pl.data.cores.cpu_quota", lambda: quota)
     assert default_num_workers() == workers

@@ -169,3 +169,20 @@ def simulate_coverage(recall: np.ndarray, sizes: np.ndarray, most: int, samples:
 @pytest.mark.parametrize(("recall", "sizes", "most"), SETTINGS.values(), ids=SETTINGS)
 def test_the_interval_of_macro_recall_covers_92_to_97_percent(recall: np.ndarray, sizes: np.ndarray, most: int) -> None:
     assert 0.92 <= simulate_coverage(recall, sizes, most, 600) <= 0.97
+
+
+def test_macro_f1_of_a_class_that_is_hardly_found_is_not_too_sure() -> None:
+    """In small samples, a class with a recall near 0 has no hits in most resamples, and so no variance."""
+    recall, size = np.array([0.05, 0.96, 0.96]), 10
+    rng, covered, samples = np.random.default_rng(0), 0, 200
+    labels = np.repeat(np.arange(3), size)
+    population = np.repeat(np.arange(3), 20_000)
+
+    def predict(truth: np.ndarray) -> np.ndarray:
+        return np.where(rng.random(len(truth)) < recall[truth], truth, (truth + 1) % 3)
+
+    true_value = f1_score(population, predict(population), average="macro")
+    for seed in range(samples):
+        found = metric_intervals(labels, predict(labels), 3, n_resamples=200, seed=seed).metrics["macro_f1"]
+        covered += found.low <= true_value <= found.high
+    assert covered / samples >= 0.92

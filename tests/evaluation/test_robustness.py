@@ -72,12 +72,24 @@ def test_a_baseline_without_errors_gives_no_ratio():
 def test_files_of_another_model_are_not_used(tmp_path):
     facts = {"checkpoint": "best.ckpt", "epoch": 3, "images": 20}
     metrics = {**facts, "acc": {"value": 0.75}}
-    values = {**facts, "clean": {"acc": 0.75}, "corruptions": {}}
+    pair = {"acc": 0.75, "macro_recall": 0.7}
+    blur = {"acc": [0.5] * 5, "macro_recall": [0.4] * 5, "mean_acc": 0.5, "mean_macro_recall": 0.4}
+    values = {**facts, "clean": pair, "mean": pair, "corruptions": {"blur": blur}}
     (tmp_path / "robustness.json").write_text(json.dumps(values))
     assert saved_robustness(tmp_path, metrics) == values
     assert saved_robustness(tmp_path, {**metrics, "epoch": 4}) is None
     assert saved_robustness(tmp_path, {**metrics, "acc": {"value": 0.8}}) is None
     assert saved_robustness(tmp_path / "nowhere", metrics) is None
+
+
+@pytest.mark.parametrize("blur", [{}, {"acc": "x"}, {"acc": [0.5]}, {"acc": [float("nan")] * 5}])
+def test_a_damaged_file_is_ignored_with_a_warning(tmp_path, blur):
+    pair = {"acc": 0.75, "macro_recall": 0.7}
+    whole = {"acc": [0.5] * 5, "macro_recall": [0.4] * 5, "mean_acc": 0.5, "mean_macro_recall": 0.4}
+    values = {"clean": pair, "mean": pair, "corruptions": {"blur": {**whole, **blur} if blur else {}}}
+    (tmp_path / "robustness.json").write_text(json.dumps(values))
+    with pytest.warns(UserWarning, match="robustness.json' cannot be read"):
+        assert saved_robustness(tmp_path, {"acc": {"value": 0.75}}) is None
 
 
 @pytest.mark.parametrize(("text", "reason"), [(None, "is missing"), ("{", "cannot be read"), ("[]", "cannot be read")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,8 @@ def test_without_goals_every_class_and_the_labels_are_promised(run, capsys):
         (["--contract", "RUN", "--recall", "dog=1.5"], "recall='1.5' is not a rate"),
         (["--contract", "RUN", "--recall", "dog"], "recall='dog' is not a rate"),
         (["--contract", "RUN", "--precision", "0"], "precision=0.0 is not a rate"),
+        (["--contract", "RUN", "--recall", ", "], "recall=', ' has no goal"),
+        (["--contract", "RUN", "--output", "a.md"], "output='a.md' is for the table and the model card"),
         (["--recall", "0.9"], "Add --contract RUN"),
         (["--contract", "RUN", "--compare", "RUN", "RUN"], "Remove one of them"),
         (["--contract", "NOWHERE"], "evaluation/val' is missing. Run 'python -m animals_pl validate"),
@@ -107,6 +110,34 @@ def test_evaluations_of_different_models_are_not_mixed(tmp_path, capsys):
     evaluate(tmp_path, "test", 2, temperature=1.1)
     assert report("--contract", tmp_path, "--recall", "dog=0.9") == 2
     assert "evaluations of different models (temperature)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", [["001", "01", "1"], ["TRUE", "1e3", "nan"]])
+def test_class_names_may_look_like_numbers(tmp_path, monkeypatch, capsys, names):
+    monkeypatch.setattr(sys.modules[__name__], "NAMES", names)
+    run = evaluate(tmp_path / "run", "val", 1)
+    found = read_evaluation(run, "val")
+    assert found.class_names == names
+    assert np.bincount(found.labels).tolist() == [200, 120, 20]
+    assert report("--contract", run, "--recall", f"{names[0]}=0.9") == 0
+    assert "Accept labels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("metrics.json", "[]"),
+        ("metrics.json", "[" * 100_000),
+        ("predictions.csv", "path,group,label,prediction,probability_a\n"),
+        ("predictions.csv", "path,group,label,prediction,probability_a\nx,0,a,b,1\n"),
+        ("predictions.csv", "path,group,label,prediction,probability_a\nx,0,a,a,5\n"),
+    ],
+)
+def test_an_edited_evaluation_is_refused(run, capsys, file, text):
+    (run / "evaluation" / "val" / file).write_text(text)
+    assert report("--contract", run) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot be read" in line
 
 
 def test_a_damaged_evaluation_is_named(run, capsys):

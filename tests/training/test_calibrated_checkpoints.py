@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
-from animals_pl import AnimalClassifier, AnimalsDataModule, Run, export, fit, load_model
+from animals_pl import AnimalClassifier, AnimalsDataModule, Run, evaluate, export, fit, load_model
 from animals_pl.cli import main
 from animals_pl.errors import UsageError
 from animals_pl.evaluation.calibration import expected_calibration_error
@@ -241,6 +241,30 @@ def test_test_uses_the_prior_for_all_of_its_numbers(run, capsys):
 def test_wrong_frequencies_are_refused(run, frequencies, rows, message):
     with pytest.raises(UsageError, match=message):
         load_classifier(run.best_path, prior=frequencies(rows))
+
+
+def test_a_prior_that_excludes_a_class_with_images_is_refused_and_nothing_is_replaced(run, frequencies, capsys):
+    folder = run.folder / "evaluation" / "test"
+    assert main(["test", "--ckpt_path", str(run.best_path), "--data.num_workers", "0"]) == 0
+    before = {file.name: file.read_bytes() for file in folder.glob("*.*")}
+    prior = frequencies("cane,0\ngatto,0.3\nragno,0.7\n")
+    capsys.readouterr()
+    args = ["--ckpt_path", str(run.best_path), "--data.num_workers", "0", "--prior", prior]
+    assert main(["test", *args]) == 2
+    assert "has the frequency 0 for cane, but there are images of it" in capsys.readouterr().err
+    assert {file.name: file.read_bytes() for file in folder.glob("*.*")} == before
+
+
+def test_large_frequencies_do_not_overflow(run, frequencies):
+    found = load_model(run.best_path, prior=frequencies("cane,1e308\ngatto,1e308\nragno,1e308\n"))
+    expected = load_model(run.best_path, prior="uniform")
+    np.testing.assert_allclose(found.calibration.log_shift, expected.calibration.log_shift)
+
+
+def test_evaluate_says_which_prior_it_used(run):
+    evaluate(load_classifier(run.best_path, prior="uniform"), run.data, "test")
+    assert json.loads((run.folder / "evaluation" / "test" / "metrics.json").read_text())["prior"] == "uniform"
+    assert not (run.folder / "evaluation" / "test" / "report.html").exists()  # that of an earlier evaluation
 
 
 def test_a_prior_that_is_no_file_is_refused(capsys, run, tree):

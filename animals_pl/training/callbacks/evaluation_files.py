@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.dataset import AnimalsDataset
 from animals_pl.data.grouping import single_groups
 from animals_pl.data.tables import read_rows, write_table
+from animals_pl.errors import UsageError, listed
 from animals_pl.evaluation.predictions import Predictions, evaluation_metrics
 from animals_pl.files import atomic_write, printable
 from animals_pl.training.callbacks.split_logits import LogitCollector, SplitLogits
@@ -130,6 +132,7 @@ def evaluate_split(
     groups = single_groups(catalog.groups)
     predictions = Predictions(collected.logits, collected.labels, groups, seen, module.calibration)
     class_names = list(module.class_names or [])
+    _require_possible_labels(predictions, class_names, module.prior)
     facts = {
         "split": split,
         "data": str(catalog.root.absolute()),
@@ -153,6 +156,16 @@ def evaluate_split(
     )
 
 
+def _require_possible_labels(predictions: Predictions, class_names: list[str], prior: str | None) -> None:
+    """Raise UsageError if the prior excludes a class that has images: their log-loss would be infinite."""
+    impossible = np.flatnonzero(np.isneginf(np.broadcast_to(predictions.calibration.log_shift, len(class_names))))
+    if found := [class_names[label] for label in np.intersect1d(impossible, predictions.labels)]:
+        raise UsageError(
+            f"prior={prior!r} has the frequency 0 for {listed(found)}, but there are images of it. Give it a frequency "
+            "above 0, or take its images out."
+        )
+
+
 def seen_in_training(catalog: Catalog, everything: Catalog, split_file: Path) -> np.ndarray | None:
     """Whether the model was trained on each image (N,) or on a duplicate of it; ``None`` if unknown.
 
@@ -174,6 +187,7 @@ def seen_in_training(catalog: Catalog, everything: Catalog, split_file: Path) ->
 
 def _write(evaluation: Evaluation) -> None:
     names = evaluation.class_names
+    metrics = json.dumps(evaluation.metrics, indent=1, allow_nan=False)  # may fail: before anything is written
     probabilities = evaluation.predictions.probabilities
     columns = {
         "path": evaluation.catalog.paths,
@@ -183,6 +197,8 @@ def _write(evaluation: Evaluation) -> None:
     }
     rounded = probabilities.round(DIGITS)
     table = pd.DataFrame(columns | {f"probability_{name}": rounded[:, label] for label, name in enumerate(names)})
+    (evaluation.folder / "report.html").unlink(missing_ok=True)  # of an earlier evaluation
+    shutil.rmtree(evaluation.folder / "figures", ignore_errors=True)
     write_table(table, evaluation.folder / "predictions.csv")
     with atomic_write(evaluation.folder / "metrics.json") as partial:
-        partial.write_text(json.dumps(evaluation.metrics, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        partial.write_text(metrics + "\n", encoding="utf-8")

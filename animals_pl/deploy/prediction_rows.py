@@ -1,0 +1,78 @@
+"""Predictions as rows of a table. Needs numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from animals_pl.deploy.metadata import Metadata
+from animals_pl.deploy.prediction_table import Row
+from animals_pl.evaluation.top_k import UNKNOWN, Prediction
+
+REVIEW = "review"
+"""Class of images whose probability is below the threshold."""
+
+
+@dataclass(frozen=True)
+class RowRules:
+    """How the predictions of a model become rows.
+
+    Attributes:
+        metadata: The model's metadata.
+        top_k: Classes per row.
+        threshold: Images with a lower probability are :data:`REVIEW`.
+        unknown_threshold: Images with a higher score are :data:`UNKNOWN`; infinity: none is.
+    """
+
+    metadata: Metadata
+    top_k: int
+    threshold: float
+    unknown_threshold: float
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        ranked = [f"{name}_{rank}" for rank in range(1, self.top_k + 1) for name in ("class", "probability")]
+        facts = ["problem", "date", "camera", "bytes", "modified", "sha256", "model"]
+        return ["path", "class", "english", "probability", *ranked, "unknown_score", *facts]
+
+    @cached_property
+    def model(self) -> str:
+        """Start of the digest of the model."""
+        return self.metadata.sha256[:12]
+
+    def row(self, prediction: Prediction) -> Row:
+        """The columns of a prediction, from ``path`` to ``problem``, and ``model``."""
+        top: Sequence[tuple[str, float | None]] = [(name, round(value, 6)) for name, value in prediction.top]
+        top = [*top, *[("", None)] * (self.top_k - len(top))]
+        row: Row = {"path": prediction.path} | self._label(*top[0], prediction.unknown_score)
+        for rank, (name, probability) in enumerate(top, start=1):
+            row |= {f"class_{rank}": name, f"probability_{rank}": probability}
+        return row | {
+            "unknown_score": prediction.unknown_score,
+            "problem": prediction.problem,
+            "model": self.model,
+        }
+
+    def fault_of(self, row: Row) -> str:
+        """Why a row that was read cannot be of this model with these settings; empty if it can."""
+        if row["model"] != self.model:
+            return "it was written with another model"
+        probability, score = (
+            None if row[key] in ("", None) else float(row[key]) for key in ("probability_1", "unknown_score")
+        )
+        if row["class"] != self._label(row["class_1"], probability, score)["class"]:
+            return "it was written with another threshold, or with another value of unknown"
+        return ""
+
+    def _label(self, name: str, probability: float | None, score: float | None) -> Row:
+        if score is not None and score > self.unknown_threshold:
+            return {"class": UNKNOWN, "english": UNKNOWN, "probability": 0.0}
+        if probability is not None and probability < self.threshold:
+            return {"class": REVIEW, "english": REVIEW, "probability": probability}
+        return {"class": name, "english": self._english.get(name, ""), "probability": probability}
+
+    @cached_property
+    def _english(self) -> dict[str, str]:
+        return dict(zip(self.metadata.class_names, self.metadata.english_names, strict=True))
