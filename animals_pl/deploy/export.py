@@ -233,10 +233,11 @@ def _convert(net: nn.Module, size: int) -> onnx.ModelProto:
         verbose=False,
     )
     assert program is not None  # only the legacy exporter returns None
-    graph = program.model_proto.graph
+    proto = program.model_proto  # a new one at each access
+    graph = proto.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         part.ClearField("metadata_props")  # stack traces: 0.3 MB for a MobileNet, with paths of this machine
-    return program.model_proto
+    return proto
 
 
 def seal(proto: onnx.ModelProto, metadata: dict[str, Any]) -> bytes:
