@@ -19,6 +19,8 @@ from animals_pl.errors import UsageError, listed, require_range, require_types
 
 InputKind = Literal["batch", "image"]
 
+WeightsKind = Literal["float32", "int8"]
+
 MOST_CHARACTERS = 2**24
 """Maximum length of a value in a file that is read."""
 
@@ -28,7 +30,7 @@ MOST_GOLDEN_IMAGES = 64
 MOST_TOLERANCE = 0.1
 """Maximum ``golden_tolerance`` in a file that is read."""
 
-TEXT = {"animals_pl_version", "input", "resize", "interpolation", "sha256"}
+TEXT = {"animals_pl_version", "input", "weights", "resize", "interpolation", "sha256"}
 """Keys whose values are plain text."""
 
 _METADATA_PROPS = 14
@@ -80,6 +82,7 @@ class Metadata:
         golden_tolerance: Maximum difference of a probability from the golden images'.
         sha256: :func:`digest` of the file.
         metrics: Metrics of the run's test or validation images; None if it was not evaluated.
+        weights: Type of the weights in the file.
         unknown_threshold: Images with a higher ``unknown_score`` are of no known class; None: there is no threshold.
     """
 
@@ -95,6 +98,7 @@ class Metadata:
     golden_tolerance: float
     sha256: str
     metrics: dict[str, Any] | None = None
+    weights: WeightsKind = "float32"
     unknown_threshold: float | None = None
 
     @property

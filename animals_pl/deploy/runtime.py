@@ -21,6 +21,9 @@ CPU = "CPUExecutionProvider"
 
 OUTPUTS = ["probabilities", "unknown_score"]
 
+FLOAT_ARITHMETIC = ("session.disable_quant_qdq", "1")
+"""Session option with which int8 weights become float32 when a file is loaded, instead of in every call."""
+
 MOST_ASPECT = 50
 """Longer images are cut to this aspect ratio before a graph resizes and crops them; it would need gigabytes."""
 
@@ -226,6 +229,7 @@ def _session(content: bytes, providers: Sequence[str], threads: int | None) -> o
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 4  # errors are raised
+    options.add_session_config_entry(*FLOAT_ARITHMETIC)
     try:
         session = onnxruntime.InferenceSession(content, options, providers=list(providers))
     except Exception as error:  # onnxruntime may raise any exception
