@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ELSEWHERE = {
     "prepare --source kaggle": "needs Kaggle; tests/data/sources run it against a local server",
+    "classify model.onnx - --output card.jsonl": "reads a list from a pipe, as tests/deploy/test_classify.py does",
+    "export $run/best.ckpt --output small.onnx --weights int8": "may refuse a net that has learned nothing, as the "
+    "one here; tests/deploy/test_int8.py runs it",
 }
 """Commands that are not executed here, and why."""
 
@@ -44,7 +47,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name in ("MY_IMAGES", "DIR", "datasets/animals10/raw-img"):
         write_tree(folder / name, counts)
     write_tree(folder / "OTHER_IMAGES", dict.fromkeys(ANIMALS10, 2), seed=1)
-    write_tree(folder, {"IMAGES": 3, "FOLDER": 3, "animal": 1}, seed=2)
+    write_tree(folder, {"IMAGES": 3, "FOLDER": 3, "CARD": 3, "animal": 1}, seed=2)
     for name in ("IMAGE", "a.jpg", "b.jpg", "photo.jpg"):
         shutil.copy(folder / "animal" / "animal_0.jpg", folder / name)
     with zipfile.ZipFile(folder / "archive.zip", "w") as archive:
