@@ -122,7 +122,16 @@ def predictions(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[dict
 
 def test_a_run_folder_holds_these_files_and_no_others(run):
     names = sorted(re.sub(r"^events\.out\.tfevents\..*", "events", file.name) for file in run.folder.iterdir())
-    assert names == ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "split.csv"]
+    assert names == [
+        "best.ckpt",
+        "config.yaml",
+        "curves.png",
+        "events",
+        "last.ckpt",
+        "metrics.csv",
+        "speed.json",
+        "split.csv",
+    ]
     assert Image.open(run.folder / "curves.png").format == "PNG"
 
 

@@ -325,7 +325,8 @@ def without_permission(folder: Path) -> Iterator[None]:
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
 @pytest.mark.parametrize("name", ["x", "x/version_0", "x/version_0/evaluation"])
-def test_folders_without_permission_are_listed(capsys, name):
+def test_folders_without_permission_are_listed(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "200")
     with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to others
         Path(folder).chmod(0o755)
         for run in ("mine", "x"):

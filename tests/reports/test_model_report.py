@@ -47,7 +47,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
     for path in (tree / "cane").iterdir():
         shutil.move(path, path.with_name(f"ü #{path.stem} <b>&.jpg"))
     data = AnimalsDataModule(str(tree), size=16, batch_size=16, num_workers=0, test_fraction=0.4)
-    options = {"default_root_dir": str(root / "runs"), "max_epochs": 1, "accelerator": "cpu"}
+    options = {"default_root_dir": str(root / "runs"), "max_epochs": 8, "accelerator": "cpu"}
     run = fit(AnimalClassifier("shallownet"), data, **options)
     assert main(["test", "--ckpt_path", str(run.best_path), "--data.num_workers", "0"]) == 0
     folder = run.folder / "evaluation" / "test"

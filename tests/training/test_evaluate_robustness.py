@@ -83,6 +83,7 @@ def test_python_gives_the_same_as_the_command_line(runs):
     model = load_classifier(runs.second.best_path)
     found = evaluate_robustness(model, runs.second.data, baseline=runs.first.folder, accelerator="cpu")
     assert found == wanted == saved(runs.second.folder)
+    assert main(["test", "--ckpt_path", str(runs.second.best_path), "--data.num_workers", "0"]) == 0  # the page
 
 
 def test_the_page_has_a_section_and_figures(runs):

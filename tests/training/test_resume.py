@@ -109,6 +109,7 @@ def test_resume_goes_on_in_the_same_folder(halves, tmp_path):
         ".ckpt",
         ".csv",
         ".csv",
+        ".json",
         ".png",
         ".yaml",
     ]

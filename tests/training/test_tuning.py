@@ -57,7 +57,16 @@ def assert_clean(run: Path) -> None:
     """The search has left no file behind, and the table begins at the first epoch."""
     assert [row["epoch"] for row in rows(run)] == ["0", "1", "2", "3", "4"]
     names = sorted(re.sub(r"^events\.out\.tfevents\..*", "events", file.name) for file in run.iterdir())
-    assert names == ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "split.csv"]
+    assert names == [
+        "best.ckpt",
+        "config.yaml",
+        "curves.png",
+        "events",
+        "last.ckpt",
+        "metrics.csv",
+        "speed.json",
+        "split.csv",
+    ]
 
 
 @pytest.mark.parametrize(

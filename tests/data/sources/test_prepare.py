@@ -160,7 +160,7 @@ def test_an_archive_is_unpacked_where_the_configurations_look(own_folder, tmp_pa
     assert out.endswith(
         "next:\n"
         "  python -m animals_pl analyze datasets/animals10/raw-img\n"
-        "  python -m animals_pl fit --config configs/mobilenetv3_small_best.yaml\n"
+        "  python -m animals_pl fit --config mobilenetv3_small_best\n"
     )
 
 
@@ -265,7 +265,7 @@ def test_class_folders_directly_in_the_output_are_used_where_they_are(own_folder
     out = prepared("--source", "my images", "--output", "my images")
     assert same_images(own_folder / "my images/manifest.csv", tiny_tree)
     assert not (own_folder / "my images/raw-img").exists()
-    assert "mobilenetv3_small_best.yaml --data.root 'my images'\n" in out
+    assert "mobilenetv3_small_best --data.root 'my images'\n" in out
 
 
 @pytest.mark.parametrize("obstacle", ["link", "dangling link", "folder", "file"])
