@@ -7,6 +7,7 @@ import html
 import io
 import re
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote
@@ -39,19 +40,23 @@ FIGURES_IN_ORDER = ["confusion_counts", "confusion_shares", "reliability", "risk
 FIGURES = sorted(FIGURES_IN_ORDER)
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The page of a test on the command line, for odd names."""
-    root = tmp_path_factory.mktemp("page")
+def tested_run(root: Path, epochs: int) -> Any:
+    """A run with odd names, its folder of the test on the command line, and the text of the page."""
     tree = write_tree(root / "my images", COUNTS)
     for path in (tree / "cane").iterdir():
         shutil.move(path, path.with_name(f"ü #{path.stem} <b>&.jpg"))
     data = AnimalsDataModule(str(tree), size=16, batch_size=16, num_workers=0, test_fraction=0.4)
-    options = {"default_root_dir": str(root / "runs"), "max_epochs": 8, "accelerator": "cpu"}
+    options = {"default_root_dir": str(root / "runs"), "max_epochs": epochs, "accelerator": "cpu"}
     run = fit(AnimalClassifier("shallownet"), data, **options)
     assert main(["test", "--ckpt_path", str(run.best_path), "--data.num_workers", "0"]) == 0
     folder = run.folder / "evaluation" / "test"
     return SimpleNamespace(folder=folder, run=run, text=(folder / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The page of a model that has learned little and makes mistakes."""
+    return tested_run(tmp_path_factory.mktemp("page"), epochs=1)
 
 
 def image_of(uri: str) -> np.ndarray:
@@ -147,8 +152,9 @@ def test_the_contract_needs_the_validation_images(page):
 
 
 @pytest.fixture(scope="module")
-def contracts(page) -> Any:
-    """The pages of validate and test where some promises can be made."""
+def contracts(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The pages of validate and test of a model that has learned enough for some promises."""
+    page = tested_run(tmp_path_factory.mktemp("contracts"), epochs=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("animals_pl.reports.review_contract.RECALL", 0.1)
         patch.setattr("animals_pl.reports.review_contract.PRECISION", 0.05)
