@@ -40,7 +40,7 @@ FIGURES_IN_ORDER = ["confusion_counts", "confusion_shares", "reliability", "risk
 FIGURES = sorted(FIGURES_IN_ORDER)
 
 
-def tested_run(root: Path, epochs: int) -> Any:
+def train_and_test(root: Path, epochs: int) -> Any:
     """A run with odd names, its folder of the test on the command line, and the text of the page."""
     tree = write_tree(root / "my images", COUNTS)
     for path in (tree / "cane").iterdir():
@@ -56,7 +56,7 @@ def tested_run(root: Path, epochs: int) -> Any:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The page of a model that has learned little and makes mistakes."""
-    return tested_run(tmp_path_factory.mktemp("page"), epochs=1)
+    return train_and_test(tmp_path_factory.mktemp("page"), epochs=1)
 
 
 def image_of(uri: str) -> np.ndarray:
@@ -154,7 +154,7 @@ def test_the_contract_needs_the_validation_images(page):
 @pytest.fixture(scope="module")
 def contracts(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The pages of validate and test of a model that has learned enough for some promises."""
-    page = tested_run(tmp_path_factory.mktemp("contracts"), epochs=8)
+    page = train_and_test(tmp_path_factory.mktemp("contracts"), epochs=8)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("animals_pl.reports.review_contract.RECALL", 0.1)
         patch.setattr("animals_pl.reports.review_contract.PRECISION", 0.05)
