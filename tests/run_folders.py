@@ -1,9 +1,10 @@
-"""Write run folders as fit and test would."""
+"""Write run folders as fit and test would, and name the files in them."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from animals_pl.training.speed_json import Speed, write_speed
 TRANSFER = {"net": "tf_mobilenetv3_small_100.in1k", "head": "linear", "features": "pooled", "freeze": True}
 METRICS = ("loss", "acc", "macro_recall", "macro_f1")
 SPEED = Speed(1234, 5.5, 2.34567, "Some CPU", 2, "32-true")
+
+FILES = ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "speed.json", "split.csv"]
+"""Files of a run that has ended."""
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the sorted names in a folder; TensorBoard's event files are called ``events``."""
+    return sorted(re.sub(r"^events\.out\.tfevents\..*", "events", file.name) for file in folder.iterdir())
 
 
 def epoch(number: int, value: float = 0.5, **others: float) -> dict[str, float]:

@@ -26,6 +26,7 @@ import torch
 import yaml
 from image_trees import write_tree
 from PIL import Image
+from run_folders import FILES, names_in
 from safetensors.torch import save_file
 
 from animals_pl.cli import VERBS, main, show_thread_error, show_warning
@@ -121,17 +122,7 @@ def predictions(run: Run, tmp_path_factory: pytest.TempPathFactory) -> list[dict
 
 
 def test_a_run_folder_holds_these_files_and_no_others(run):
-    names = sorted(re.sub(r"^events\.out\.tfevents\..*", "events", file.name) for file in run.folder.iterdir())
-    assert names == [
-        "best.ckpt",
-        "config.yaml",
-        "curves.png",
-        "events",
-        "last.ckpt",
-        "metrics.csv",
-        "speed.json",
-        "split.csv",
-    ]
+    assert names_in(run.folder) == FILES
     assert Image.open(run.folder / "curves.png").format == "PNG"
 
 

@@ -85,7 +85,7 @@ class Int8Comparison:
         table.add_row("largest difference of a probability", "", f"{self.largest_difference:.1e}")
         table.add_row("MB", *(f"{found.mb:.2f}" for found in pair))
         for index, threads in enumerate(THREADS):
-            table.add_row(f"ms an image, {counted(threads, 'thread')}", *(f"{found.ms[index]:.1f}" for found in pair))
+            table.add_row(f"ms per image, {counted(threads, 'thread')}", *(f"{found.ms[index]:.1f}" for found in pair))
         return table
 
     def require_recall(self) -> None:

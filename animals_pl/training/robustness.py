@@ -108,7 +108,7 @@ def score_corruptions(
         Contents of the file.
 
     Raises:
-        UsageError: The baseline was tested on other images, or there is no folder to write to.
+        UsageError: The baseline was tested on other images, or the evaluation's folder cannot be written.
     """
     if evaluation is None:
         raise UsageError(

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import BatchSizeFinder
+from run_folders import FILES, names_in
 
 from animals_pl.cli import main
 from animals_pl.errors import UsageError
@@ -56,17 +57,7 @@ def rate_found(output: str) -> float:
 def assert_clean(run: Path) -> None:
     """The search has left no file behind, and the table begins at the first epoch."""
     assert [row["epoch"] for row in rows(run)] == ["0", "1", "2", "3", "4"]
-    names = sorted(re.sub(r"^events\.out\.tfevents\..*", "events", file.name) for file in run.iterdir())
-    assert names == [
-        "best.ckpt",
-        "config.yaml",
-        "curves.png",
-        "events",
-        "last.ckpt",
-        "metrics.csv",
-        "speed.json",
-        "split.csv",
-    ]
+    assert names_in(run) == FILES
 
 
 @pytest.mark.parametrize(
