@@ -36,7 +36,7 @@ def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:
-    """``"a, b, c"``; of more than ``most`` names ``"a, b, …"``."""
+    """``"a, b, c"``; for more than ``most`` names ``"a, b, …"``."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 

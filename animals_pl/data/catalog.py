@@ -288,12 +288,12 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
         if index is None:
             known = listed([display_name(c) for c in class_names])
             raise UsageError(
-                f"{argument} names {name!r}, which is not a class of this model. "
+                f"{argument} contains {name!r}, which is not a class of this model. "
                 f"Rename or remove it, or train a model with it (classes of this model: {known})."
             )
         if index in found:
             raise UsageError(
-                f"{argument} names the class {class_names[index]!r} twice: {found[index]!r} and {name!r}. Merge them."
+                f"{argument} contains class {class_names[index]!r} twice: {found[index]!r} and {name!r}. Merge them."
             )
         found[index] = name
     return list(found)
@@ -317,8 +317,8 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
     """List the images of a folder-per-class dataset.
 
     Args:
-        root: Folder with one folder of images per class, or with train, val and test folders of such folders, or a
-            parent of it (see :func:`find_root`).
+        root: Folder with one folder of images per class, or with train, val and test folders that contain class
+            folders, or a parent of such a folder (see :func:`find_root`).
         class_names: Label order of a trained model. Folders are matched to it by name (Italian or English) and
             classes may be missing. Default: the sorted folder names.
         argument: Name of the option that ``root`` came from, for messages.

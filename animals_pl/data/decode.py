@@ -202,8 +202,8 @@ def decode(source: str | Path | bytes, size: int | None = None) -> np.ndarray:
     """Decode an image file or its bytes to an (H, W, 3) uint8 RGB array.
 
     EXIF rotation is applied, transparency is composited over white, and grey, palette and CMYK become RGB. Grey
-    values of more than 8 bits are scaled from the first of 0…1, 0…255, 0…4095 and 0…65535 that contains them all. Of a
-    truncated file, the part that can be decoded is used.
+    values of more than 8 bits are scaled from the first of 0…1, 0…255, 0…4095 and 0…65535 that contains them all. For a
+    truncated file, the part that can be decoded is returned.
 
     Args:
         source: Path or content of the file.

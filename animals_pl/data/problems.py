@@ -55,7 +55,7 @@ def zeros_problem(picture: Image.Image, content: bytes) -> str:
     if picture.format not in ("JPEG", "MPO") or not (zeros := jpeg_zeros(content)):
         return ""
     share = f"{zeros / len(content):.0%}".replace("%", " %")
-    return f"truncated: the last {share} of the file are zeros"
+    return f"truncated: the last {share} of the file is all zeros"
 
 
 def jpeg_zeros(content: bytes) -> int:

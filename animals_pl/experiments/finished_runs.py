@@ -140,7 +140,7 @@ def _numbered_folders(root: Path, found: FoundRuns) -> Iterator[tuple[Path, set[
 
 
 def _label(path: Path, root: Path) -> str:
-    """Path below ``root``; of a run, with its name even if ``root`` is the run's own folder or the one above it."""
+    """Path below ``root``. For a run, it includes NAME even if ``root`` is the run's own folder or the one above it."""
     fewest = 2 if VERSION.fullmatch(path.name) else 1
     return "/".join(path.parts[-max(fewest, len(path.relative_to(root).parts)) :])
 

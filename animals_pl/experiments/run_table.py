@@ -55,7 +55,9 @@ def report(
     """
     if card is not None:
         if contract is not None or compare is not None:
-            raise UsageError("card already includes the contract and excludes compare. Remove contract and compare.")
+            raise UsageError(
+                "card already includes the contract and cannot be combined with compare. Remove contract and compare."
+            )
         from animals_pl.reports.model_card import write_model_card  # imports pandas and SciPy
 
         file = write_model_card(Path(card), output, recall, precision)

@@ -111,7 +111,7 @@ class Trials:
         print(f"trial {done + 1} of {total}: {result}  {shown}", file=sys.stderr, flush=True)
 
     def _evaluate(self, trial: optuna.Trial, settings: dict[str, Any]) -> tuple[float, str]:
-        """Macro recall of the trained folds, and the reason if the trial was pruned."""
+        """Macro recall on the folds evaluated so far, and the reason if the trial was pruned."""
         variant = self.variant(settings)
         study = replace(self.plan.study, variants={variant: settings})
         labels, fold_of = self.folds.catalog.labels, self.folds.fold_of

@@ -33,8 +33,8 @@ class TransferNet(nn.Module):
         input_size: Side S of the images, in pixels.
         head: ``linear`` (dropout → linear) or ``dense`` (linear 128 → ReLU → dropout → linear).
         features: Input of the head. ``pre_logits``: the input of timm's own classifier. ``pooled``: the mean of the
-            last feature map if a ``conv_head``, which ``pooled`` removes, then widens it (MobileNetV3: 576 or 960
-            pooled features, 1024 or 1280 before the logits), otherwise the same as ``pre_logits``.
+            last feature map, without the ``conv_head`` that widens it (MobileNetV3: 576 or 960 features instead of 1024
+            or 1280). The same as ``pre_logits`` for nets without such a ``conv_head``.
         freeze: Keep the backbone fixed, including its BatchNorm statistics.
         freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed.
         dropout: Dropout probability before the last layer, in [0, 1).

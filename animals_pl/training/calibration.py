@@ -123,7 +123,7 @@ def require_unknown(calibration: Calibration, class_names: Sequence[str]) -> Non
     """Check that a model can call images unknown.
 
     Raises:
-        UsageError: It has no threshold, or a class of this name.
+        UsageError: It has no threshold, or it has a class named ``unknown``.
     """
     if calibration.unknown_threshold is None:
         raise UsageError(

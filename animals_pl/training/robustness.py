@@ -95,7 +95,7 @@ def score_corruptions(
     evaluation: Evaluation | None,
     baseline: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Predict corruptions of the images of a finished test, write ``robustness.json`` and print a table.
+    """Classify corrupted versions of the images of a finished test, write ``robustness.json`` and print a table.
 
     Args:
         trainer: The trainer of the test, with one device.

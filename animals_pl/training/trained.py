@@ -75,15 +75,15 @@ class TrainedModel:
             top_k: Classes per image in :attr:`Prediction.top`.
             batch_size: Images per forward pass.
             num_workers: DataLoader workers. Default: available cores, at most 16.
-            unknown: Label images whose score is above the checkpoint's threshold ``"unknown"``. About 5 % of the
+            unknown: Label images ``"unknown"`` if their score is above the checkpoint's threshold. About 5 % of the
                 validation images exceed it.
 
         Returns:
             One prediction per file, in the order given. Files that cannot be decoded have no label.
 
         Raises:
-            UsageError: A path does not exist, no image can be decoded, a number is out of range, or ``unknown`` was
-                given and the checkpoint has no threshold or a class of this name.
+            UsageError: A path does not exist, no image can be decoded, a number is out of range, or ``unknown`` is true
+                and the checkpoint has no threshold, or has a class named ``unknown``.
         """
         numbers = {"top_k": top_k, "batch_size": batch_size, "num_workers": num_workers}
         require_types(TrainedModel.predict, numbers | {"unknown": unknown})

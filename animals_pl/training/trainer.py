@@ -74,8 +74,8 @@ def make_trainer(callbacks: Sequence[L.Callback], **kwargs: Any) -> L.Trainer:
     """Create a trainer, with a progress bar on terminals.
 
     Raises:
-        UsageError: Lightning does not know the argument, accelerator, strategy or precision, or the device, a
-            package or the launcher of several nodes is missing.
+        UsageError: Lightning does not know the argument, accelerator, strategy or precision, or the device, a package
+            or the launcher for multi-node training is missing.
     """
     set_malloc_thresholds()
     callbacks = list(callbacks)

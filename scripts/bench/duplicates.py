@@ -33,7 +33,7 @@ SHOWN = (56, 84)
 """Range of the contact sheet in bits. Below it nearly all pairs are duplicates, above it nearly none."""
 
 MOST = 120
-"""Maximum number of pairs on the sheet; of more, an evenly spread selection is shown."""
+"""Maximum number of pairs on the sheet. If there are more, an evenly spaced selection is shown."""
 
 COLUMNS, FRAME = 3, (224, 168)
 """Pairs per row of the sheet; maximum width and height of an image, in pixels."""

@@ -54,11 +54,11 @@ def test_table_shows_median_spread_memory_ratio_and_failures() -> None:
         + frozen("plain", 40)
     )
     assert "ours, cold: the first run 20 s 10 … 30 200 MiB" in lines
-    assert "Keras, as the reference, scaled up 300 s 100 … 900 200 MiB keras ÷ cold: 15.00" in lines
-    assert "plain Lightning, scaled up 40 s 40 … 40 100 MiB plain ÷ cold: 2.00" in lines
-    assert "plain Lightning, scaled up: failed 1 of 2 times: it broke" in lines
-    assert "Keras, as the reference, scaled up: note 2" in lines
-    assert "plain Lightning, scaled up failed" in printed(frozen("plain", math.nan, failure="it broke"))
+    assert "Keras, as in the reference, extrapolated 300 s 100 … 900 200 MiB keras ÷ cold: 15.00" in lines
+    assert "plain Lightning, extrapolated 40 s 40 … 40 100 MiB plain ÷ cold: 2.00" in lines
+    assert "plain Lightning, extrapolated: failed 1 of 2 times: it broke" in lines
+    assert "Keras, as in the reference, extrapolated: note 2" in lines
+    assert "plain Lightning, extrapolated failed" in printed(frozen("plain", math.nan, failure="it broke"))
 
 
 def test_ratios_refer_to_benchmarks_of_their_table() -> None:

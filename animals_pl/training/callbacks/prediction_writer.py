@@ -28,8 +28,8 @@ class PredictionWriter(BasePredictionWriter):
     Args:
         file: The CSV file.
         top_k: Number of classes per image.
-        unknown: Label images whose score is above the model's threshold ``unknown``, without a probability, and write
-            all scores.
+        unknown: Label images ``unknown``, without a probability, if their score is above the model's threshold, and
+            write all scores.
     """
 
     def __init__(self, file: Path, top_k: int, unknown: bool = False) -> None:

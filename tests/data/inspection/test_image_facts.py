@@ -550,7 +550,7 @@ def test_jpeg_that_ends_in_zeros_is_truncated(tmp_path, options, kept):
     length = int(kept * len(content))
     (tmp_path / "a.jpg").write_bytes(content[:length] + bytes(len(content) - length))
     facts = inspect(tmp_path / "a.jpg")
-    assert facts.problem == f"truncated: the last {1 - kept:.0%} of the file are zeros".replace("%", " %")
+    assert facts.problem == f"truncated: the last {1 - kept:.0%} of the file is all zeros".replace("%", " %")
     assert (facts.width, facts.height) == (128, 96)
     assert decodes(tmp_path / "a.jpg")
 
