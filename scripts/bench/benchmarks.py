@@ -51,6 +51,9 @@ PARTS = {
         "cold": Benchmark("ours, cold: the first run", "s", "ours.frozen_fit", ("float32",)),
         "warm": Benchmark("ours, warm: the next run", "s", "ours.frozen_fit", ("float32",), "cold ÷ warm"),
         "bf16": Benchmark("ours, cold, bf16", "s", "ours.frozen_fit", ("bf16",), "bf16 ÷ cold", own_cache=True),
+        "bare_lightning": Benchmark(
+            "limit: Lightning, features in memory", "s", "baselines.bare_lightning", (), "warm ÷ bare_lightning"
+        ),
         "plain": Benchmark("plain Lightning, extrapolated", "s", "baselines.plain_fit", ratio="plain ÷ cold"),
         "keras": Benchmark(
             "Keras, as in the reference, extrapolated", "s", "keras_reference.main", ratio="keras ÷ cold"

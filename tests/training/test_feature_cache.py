@@ -15,8 +15,10 @@ from PIL import Image
 from animals_pl.cli import main
 from animals_pl.data import dataset as dataset_file
 from animals_pl.files import cache_dir
+from animals_pl.training.callbacks import feature_cache
 from animals_pl.training.callbacks.feature_cache import FeatureFile
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
+from animals_pl.training.classifier import AnimalClassifier
 
 pytestmark = pytest.mark.usefixtures("small_figures")
 
@@ -257,6 +259,34 @@ def test_bf16_without_effect_is_refused(tiny_tree, tmp_path, capsys, options, re
     assert main(arguments(tiny_tree, tmp_path, *FROZEN, "--extract_precision", "bf16", *options)) == 2
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "small_head", "expected"),
+    [([], feature_cache.SMALL_HEAD, 1), ([], 10, 3), (["--data.augment", "light"], feature_cache.SMALL_HEAD, 3)],
+    ids=["small head", "large head", "with backbone"],
+)
+def test_small_heads_train_with_one_thread(tiny_tree, tmp_path, monkeypatch, options, small_head, expected):
+    threads, step = [], AnimalClassifier.training_step
+    monkeypatch.setattr(
+        AnimalClassifier, "training_step", lambda *args: [threads.append(torch.get_num_threads()), step(*args)][1]
+    )
+    monkeypatch.setattr(feature_cache, "SMALL_HEAD", small_head)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        fit(tiny_tree, tmp_path, *FROZEN, *options, epochs=1)
+        assert set(threads) == {expected}
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(AnimalClassifier, "training_step", interrupt)
+        assert main(arguments(tiny_tree, tmp_path / "interrupted", *FROZEN, *options)) == 130
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_file_grows(tmp_path):

@@ -30,6 +30,10 @@ from animals_pl.training.extraction import Extractor
 _FORMAT = 4
 """Cache format version. Bump when the features of an unchanged image change."""
 
+SMALL_HEAD = 2**20
+"""Parameters up to which a head is trained with one thread. More threads are slower with such small tensors, and much
+slower while another program uses a core, since the threads wait for each other in every operation."""
+
 
 class FeatureDataset(Dataset[tuple[Tensor, int]]):
     """Precomputed features, indexed by the same keys as the images.
@@ -123,6 +127,8 @@ class FeatureCache(L.Callback):
 
     def __init__(self, precision: Precision = "float32") -> None:
         self.precision = precision
+        self._trains_on_features = False
+        self._threads = torch.get_num_threads()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: AnimalClassifier) -> None:  # type: ignore[override]
         """Compute missing features and replace the datasets."""
@@ -143,7 +149,23 @@ class FeatureCache(L.Callback):
                     "Remove it, or set cache_features=false."
                 )
             _replace(data, "train", extractor)
+            self._trains_on_features = True
         _replace(data, "val", extractor, hflip=pl_module.hparams["tta"] == "hflip")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: AnimalClassifier) -> None:  # type: ignore[override]
+        """Use one thread for a small head."""
+        self._threads = torch.get_num_threads()
+        head = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
+        if self._trains_on_features and head <= SMALL_HEAD:
+            torch.set_num_threads(1)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore the number of threads."""
+        torch.set_num_threads(self._threads)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Restore the number of threads."""
+        torch.set_num_threads(self._threads)
 
     def _extractor(self, trainer: L.Trainer, module: AnimalClassifier) -> Extractor:
         context = None if trainer.precision == "32-true" else trainer.precision_plugin.forward_context
