@@ -151,6 +151,15 @@ def bare_onnx(options: Options) -> Measured:
     return each_once(options, lambda images: session.run(["logits"], {"images": images.numpy()}))
 
 
+def scan(options: Options) -> Measured:
+    """Seconds of the scan of a dataset that is not in the cache."""
+    from animals_pl.data.loading import load_dataset
+
+    start = time.perf_counter()
+    load_dataset(options.root)
+    return time.perf_counter() - start, ""
+
+
 def limit(precision: Precision, options: Options) -> Measured:
     """Seconds of decoding every image with all cores, plus seconds of a forward pass over them with all cores."""
     from animals_pl.models import registry
@@ -158,13 +167,16 @@ def limit(precision: Precision, options: Options) -> Measured:
 
     decoding, _ = each_once(options, len)
     images = torch.randint(0, 256, (BATCH, 3, SIZE, SIZE), dtype=torch.uint8)
-    run = OpenVinoFeatures(registry.build_net(options.net, 10, SIZE, freeze=True).eval(), images[:2], precision)
+    net = registry.build_net(options.net, 10, SIZE, freeze=True).eval()
+    start = time.perf_counter()
+    run = OpenVinoFeatures(net, images[:2], precision)
+    conversion = time.perf_counter() - start
     count = -(-len(scan_folder(options.root).paths) // BATCH)
     start = time.perf_counter()
     for _ in run(images for _ in range(count)):
         pass
     forward = time.perf_counter() - start
-    return decoding + forward, f"decode {decoding:.1f} s, forward {forward:.1f} s"
+    return decoding + forward, f"decode {decoding:.1f} s, forward {forward:.1f} s; conversion {conversion:.1f} s"
 
 
 def each_once(options: Options, predict: Callable[[Tensor], object]) -> Measured:

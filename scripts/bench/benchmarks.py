@@ -51,6 +51,7 @@ PARTS = {
         "cold": Benchmark("ours, cold: the first run", "s", "ours.frozen_fit", ("float32",)),
         "warm": Benchmark("ours, warm: the next run", "s", "ours.frozen_fit", ("float32",), "cold ÷ warm"),
         "bf16": Benchmark("ours, cold, bf16", "s", "ours.frozen_fit", ("bf16",), "bf16 ÷ cold", own_cache=True),
+        "scan": Benchmark("part of the first run: scan", "s", "baselines.scan", own_cache=True),
         "bare_lightning": Benchmark(
             "limit: Lightning, features in memory", "s", "baselines.bare_lightning", (), "warm ÷ bare_lightning"
         ),
