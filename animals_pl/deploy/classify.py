@@ -7,38 +7,40 @@ import math
 import sys
 import time
 import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from animals_pl.data.cores import available_cores
 from animals_pl.deploy.class_folders import copy_into, require_copy_folder
-from animals_pl.deploy.image_paths import STDIN, image_paths, require_existing
+from animals_pl.deploy.classify_boxes import classify_boxes
+from animals_pl.deploy.classify_options import Format, Options
+from animals_pl.deploy.image_paths import STDIN, image_paths
 from animals_pl.deploy.image_worker import ImageWorker
+from animals_pl.deploy.output_formats import write_format
+from animals_pl.deploy.parallel import batches, in_order
 from animals_pl.deploy.prediction_rows import RowRules
 from animals_pl.deploy.prediction_table import PredictionTable
 from animals_pl.deploy.runtime import Identifier
-from animals_pl.errors import UsageError, counted, require_range
-from animals_pl.files import is_stream, message_stream, printable, require_writable, track
+from animals_pl.errors import UsageError, counted
+from animals_pl.files import message_stream, printable, track
 
 BATCH = 8
 """Images that a thread reads, decodes and classifies together."""
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
 
 def classify(
     model: str,
-    paths: list[str],
+    paths: list[str] | None = None,
     output: str = "predictions.csv",
     resume: bool = False,
     top_k: int = 3,
     threshold: float = 0.0,
     unknown: bool = False,
     copy: str | None = None,
+    format: Format | None = None,
+    detections: str | None = None,
+    min_confidence: float | None = None,
 ) -> None:
     """Classify images with an exported model and write one row per image.
 
@@ -48,7 +50,7 @@ def classify(
     Args:
         model: The ONNX file, written by ``export``.
         paths: Images, folders (searched at any depth), patterns such as "card/**/*.jpg", or - for a list of paths on
-            standard input, separated by line ends or null characters.
+            standard input, separated by line ends or null characters. With ``detections``: their folder.
         output: The file to write: .csv, or .jsonl for one JSON object per line.
         resume: Continue the output file. Images in it are skipped if their size and modification time are the same,
             moved or renamed images keep their result, and images with another content are classified again.
@@ -56,38 +58,57 @@ def classify(
         threshold: Images with a lower probability get the class "review".
         unknown: Images of no known class get the class "unknown". The model must have a threshold for them.
         copy: Folder to copy the images to, into one folder per class. Nothing is overwritten.
+        format: "megadetector": a .json file with one box around each image. null: by the suffix of the output.
+        detections: MegaDetector's JSON file. Its animal boxes are classified, and the same format is written.
+        min_confidence: Boxes of ``detections`` with a lower confidence are not classified. null: 0.2.
 
     Raises:
         UsageError: A path, the model or the output cannot be used, or there are no images.
     """
-    require_range("top_k", top_k, 1, 2**20)
-    require_range("threshold", threshold, 0, 1)
-    require_existing(paths)
-    target, copies = Path(output), None if copy is None else Path(copy)
-    _require_output(target, resume)
-    identifier = Identifier(model, threads=1)
-    if copies:
-        require_copy_folder(copies, identifier.class_names, paths)
-    limit = identifier.metadata.unknown_threshold if unknown else math.inf
+    options = Options(
+        Path(model),
+        paths or [],
+        Path(output),
+        resume,
+        top_k,
+        threshold,
+        unknown,
+        None if copy is None else Path(copy),
+        format,
+        None if detections is None else Path(detections),
+        min_confidence,
+    )
+    options.check()
+    identifier, rules = _model_and_rules(options)
+    if options.detections:
+        classify_boxes(options.detections, options, identifier, rules)
+    else:
+        _classify_images(options, identifier, rules)
+
+
+def _model_and_rules(options: Options) -> tuple[Identifier, RowRules]:
+    identifier = Identifier(options.model, threads=1)
+    limit = identifier.metadata.unknown_threshold if options.unknown else math.inf
     if limit is None:
-        raise UsageError(f"unknown=true: {model!r} has no threshold for unknown images. Remove unknown.")
-    rules = RowRules(identifier.metadata, min(top_k, len(identifier.class_names)), threshold, limit)
-    table = PredictionTable(target, rules.columns)
-    if resume:
-        table.resume(rules.fault_of)
-    start = time.perf_counter()
-    with warnings.catch_warnings():  # decoders change the filters, in several threads
-        counts = _write_rows(paths, ImageWorker(identifier, rules, table), copies)
+        raise UsageError(f"unknown=true: {str(options.model)!r} has no threshold for unknown images. Remove unknown.")
+    top_k = min(options.top_k, len(identifier.class_names))
+    return identifier, RowRules(identifier.metadata, top_k, options.threshold, limit)
+
+
+def _classify_images(options: Options, identifier: Identifier, rules: RowRules) -> None:
+    """Classify images and write the output."""
+    if options.copy:
+        require_copy_folder(options.copy, identifier.class_names, options.paths)
+    with options.row_file() as file:
+        table = PredictionTable(file, rules.columns)
+        if options.resume:
+            table.resume(rules.fault_of)
+        start = time.perf_counter()
+        with warnings.catch_warnings():  # decoders change the filters, in several threads
+            counts = _write_rows(options.paths, ImageWorker(identifier, rules, table), options.copy)
+        write_format(options, rules, table)
     summary = _summary(counts, time.perf_counter() - start)
-    print(printable(f"{output}: {summary}"), file=message_stream(target))
-
-
-def _require_output(output: Path, resume: bool) -> None:
-    require_writable(output)
-    if is_stream(output) and resume:
-        raise UsageError(f"output={str(output)!r} is a stream, which cannot be continued. Remove resume.")
-    if not is_stream(output) and not resume and output.exists() and output.stat().st_size:
-        raise UsageError(f"output={str(output)!r} exists. Pass --resume to continue it, or choose another output.")
+    print(printable(f"{options.output}: {summary}"), file=message_stream(options.output))
 
 
 def _write_rows(paths: Sequence[str], worker: ImageWorker, copies: Path | None) -> Counter[str]:
@@ -106,7 +127,7 @@ def _write_rows(paths: Sequence[str], worker: ImageWorker, copies: Path | None) 
         raise UsageError(f"paths: there are no images in {', '.join(paths)}. Pass images or folders of images.")
     counts: Counter[str] = Counter()
     with worker.table as table:
-        for outcomes in _in_order(worker, _batches(itertools.chain([first], images)), available_cores()):
+        for outcomes in in_order(worker, batches(itertools.chain([first], images), BATCH), available_cores()):
             for row, kind in outcomes:
                 counts.update({kind: 1, "problem": int(bool(row["problem"]))})
                 if copies and row["class"]:
@@ -133,24 +154,3 @@ def _distinct(paths: Iterable[str]) -> Iterator[str]:
         if hash(path) not in seen:
             seen.add(hash(path))
             yield path
-
-
-def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, BATCH)):
-        yield batch
-
-
-def _in_order(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
-    """Call a function in several threads and yield the results in order. Few items are taken in advance."""
-    pending: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for item in items:
-                pending.append(pool.submit(function, item))
-                if len(pending) > 2 * threads:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)

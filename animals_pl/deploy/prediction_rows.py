@@ -23,19 +23,21 @@ class RowRules:
         top_k: Classes per row.
         threshold: Images with a lower probability are :data:`REVIEW`.
         unknown_threshold: Images with a higher score are :data:`UNKNOWN`; infinity: none is.
+        later: Columns whose values are known when all images are classified. Until then they are empty.
     """
 
     metadata: Metadata
     top_k: int
     threshold: float
     unknown_threshold: float
+    later: Sequence[str] = ()
 
     @cached_property
     def columns(self) -> list[str]:
         """Names of the columns."""
         ranked = [f"{name}_{rank}" for rank in range(1, self.top_k + 1) for name in ("class", "probability")]
         facts = ["problem", "date", "camera", "bytes", "modified", "sha256", "model"]
-        return ["path", "class", "english", "probability", *ranked, "unknown_score", *facts]
+        return ["path", "class", "english", "probability", *ranked, "unknown_score", *facts, *self.later]
 
     @cached_property
     def model(self) -> str:
@@ -46,13 +48,14 @@ class RowRules:
         """The columns of a prediction, from ``path`` to ``problem``, and ``model``."""
         top: Sequence[tuple[str, float | None]] = [(name, round(value, 6)) for name, value in prediction.top]
         top = [*top, *[("", None)] * (self.top_k - len(top))]
-        row: Row = {"path": prediction.path} | self._label(*top[0], prediction.unknown_score)
+        row: Row = {"path": prediction.path} | self.label(*top[0], prediction.unknown_score)
         for rank, (name, probability) in enumerate(top, start=1):
             row |= {f"class_{rank}": name, f"probability_{rank}": probability}
         return row | {
             "unknown_score": prediction.unknown_score,
             "problem": prediction.problem,
             "model": self.model,
+            **dict.fromkeys(self.later, ""),
         }
 
     def fault_of(self, row: Row) -> str:
@@ -62,11 +65,12 @@ class RowRules:
         probability, score = (
             None if row[key] in ("", None) else float(row[key]) for key in ("probability_1", "unknown_score")
         )
-        if row["class"] != self._label(row["class_1"], probability, score)["class"]:
+        if row["class"] != self.label(row["class_1"], probability, score)["class"]:
             return "it was written with another threshold, or with another value of unknown"
         return ""
 
-    def _label(self, name: str, probability: float | None, score: float | None) -> Row:
+    def label(self, name: str, probability: float | None, score: float | None) -> Row:
+        """``class``, ``english`` and ``probability`` of an image with this best class and unknown score."""
         if score is not None and score > self.unknown_threshold:
             return {"class": UNKNOWN, "english": UNKNOWN, "probability": 0.0}
         if probability is not None and probability < self.threshold:

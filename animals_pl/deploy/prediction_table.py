@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeAlias
@@ -23,6 +23,12 @@ MOST_TORN = 2**20
 """Maximum size of an incomplete last row in bytes. A longer one is a damaged file, from which nothing is removed."""
 
 
+def require_suffix(file: Path) -> None:
+    """Raise a :class:`UsageError` if a file has the suffix of another format. A stream may have any."""
+    if file.suffix.lower() not in {".csv", JSON_LINES} and not is_stream(file):
+        raise UsageError(f"output={str(file)!r} ends in neither .csv nor {JSON_LINES}. Rename it.")
+
+
 class PredictionTable:
     """A table of predictions, used as a context manager to append rows.
 
@@ -31,18 +37,12 @@ class PredictionTable:
     Args:
         file: The file, or a stream. With the suffix ``.jsonl`` each line is a JSON object, otherwise it is CSV.
         columns: Names of the columns, among them ``path`` and ``sha256``.
-
-    Raises:
-        UsageError: The file has a suffix of another format.
     """
 
     def __init__(self, file: Path, columns: Sequence[str]) -> None:
-        suffix = file.suffix.lower()
-        if suffix not in {".csv", JSON_LINES} and not is_stream(file):
-            raise UsageError(f"output={str(file)!r} ends in neither .csv nor {JSON_LINES}. Rename it.")
         self._file = file
         self._columns = list(columns)
-        self._is_csv = suffix != JSON_LINES
+        self._is_csv = file.suffix.lower() != JSON_LINES
         self._by_path: dict[int, int] = {}
         self._by_content: dict[int, int] = {}
         self._outdated: set[int] = set()
@@ -97,6 +97,20 @@ class PredictionTable:
     def find_content(self, sha256: str) -> Row | None:
         """A row of a file with this content when the table was resumed."""
         return self._find("sha256", sha256, self._by_content)
+
+    def rows(self) -> Iterator[Row]:
+        """All rows of the file, when no more will be appended."""
+        with self._file.open("rb") as stream:
+            for offset, record in self._records(stream):
+                if offset or not self._is_csv:
+                    yield self._decode(record)
+
+    def write_copy(self, output: Path, rows: Iterable[Row]) -> None:
+        """Write a table with these columns, in this format and with other rows. The output may be this file."""
+        with atomic_write(output) as partial, partial.open("wb") as stream:
+            if self._is_csv:
+                stream.write(_csv_record(self._columns))
+            stream.writelines(map(self._encode, rows))
 
     def append(self, rows: Sequence[Row]) -> None:
         """Append rows. The earlier rows of the same paths are removed from the file at the end."""
@@ -157,7 +171,7 @@ class PredictionTable:
 
     def _require_columns(self, columns: list[str]) -> None:
         if columns != self._columns:
-            raise self._error("it has other columns, as with another top_k")
+            raise self._error("it has other columns, as with another top_k or sequence")
 
     def _error(self, fault: str) -> UsageError:
         return UsageError(f"output={str(self._file)!r} cannot be continued: {fault}. Choose another output.")

@@ -467,8 +467,8 @@ def test_copies_never_overwrite(model, card, tmp_path):
 def test_wrong_use_is_one_line(model, card, tmp_path, capsys, monkeypatch):
     out = ["--output", tmp_path / "out.csv"]
     (tmp_path / "empty").mkdir()
-    assert "--paths is missing" in refused(capsys, model)
-    assert "--model, paths is missing" in refused(capsys)
+    assert "paths is empty" in refused(capsys, model)
+    assert "--model is missing" in refused(capsys)
     assert "'nowhere' does not exist" in refused(capsys, model, "nowhere", *out)
     assert "'*.nothing' matches no file" in refused(capsys, model, "*.nothing", *out)
     assert "there are no images in" in refused(capsys, model, tmp_path / "empty", *out)

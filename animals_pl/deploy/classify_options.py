@@ -1,0 +1,104 @@
+"""The options of the command classify, and which of them go together. Standard library only."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from animals_pl.deploy.image_paths import require_existing
+from animals_pl.deploy.prediction_table import require_suffix
+from animals_pl.errors import UsageError, require_range
+from animals_pl.files import is_stream, require_empty, require_writable
+
+Format = Literal["megadetector", "camtrap-dp"]
+"""Formats that are written when all images are classified. None: a table, row by row."""
+
+ROWS = ".rows.jsonl"
+"""Added to the name of an output whose format is written at the end: the rows until then."""
+
+MIN_CONFIDENCE = 0.2
+"""Default of ``min_confidence``: the ``typical_detection_threshold`` of MegaDetector 5."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of :func:`animals_pl.deploy.classify.classify`."""
+
+    model: Path
+    paths: list[str]
+    output: Path
+    resume: bool
+    top_k: int
+    threshold: float
+    unknown: bool
+    copy: Path | None
+    format: Format | None
+    detections: Path | None
+    min_confidence: float | None
+
+    def check(self) -> None:
+        """Raise a :class:`UsageError` for values that are out of range or do not go together, or a bad output."""
+        require_range("top_k", self.top_k, 1, 2**20)
+        require_range("threshold", self.threshold, 0, 1)
+        if self.detections is None:
+            self._check_images()
+        else:
+            self._check_detections()
+        if self.format == "camtrap-dp":
+            require_empty(self.output)
+        else:
+            self._check_file()
+
+    def _check_images(self) -> None:
+        require_existing(self.paths)
+        if self.min_confidence is not None:
+            raise UsageError("min_confidence only applies to detections. Pass detections, or remove it.")
+
+    def _check_detections(self) -> None:
+        if len(self.paths) > 1 or not all(Path(path).is_dir() for path in self.paths):
+            raise UsageError("paths: with detections, pass at most one folder, the one that contains the images.")
+        require_range("min_confidence", MIN_CONFIDENCE if self.min_confidence is None else self.min_confidence, 0, 1)
+        given = {"resume": self.resume, "copy": self.copy, "format": self.format not in (None, "megadetector")}
+        if wrong := [name for name, value in given.items() if value]:
+            raise UsageError(f"{wrong[0]} does not apply to detections. Remove {wrong[0]}.")
+
+    def _check_file(self) -> None:
+        require_writable(self.output)
+        stream, format = is_stream(self.output), self.format or ("megadetector" if self.detections else None)
+        if format is None:
+            require_suffix(self.output)
+        elif self.output.suffix.lower() != ".json" and not stream:
+            raise UsageError(f"output={str(self.output)!r} does not end in .json, as the format needs. Rename it.")
+        if stream and self.resume:
+            raise UsageError(f"output={str(self.output)!r} is a stream, which cannot be continued. Remove resume.")
+        if stream or not self.output.exists() or not self.output.stat().st_size:
+            return
+        if format:
+            raise UsageError(f"output={str(self.output)!r} exists. Choose another output.")
+        if not self.resume:
+            raise UsageError(
+                f"output={str(self.output)!r} exists. Pass --resume to continue it, or choose another output."
+            )
+
+    @contextmanager
+    def row_file(self) -> Iterator[Path]:
+        """File for the rows: the output, or one beside it that is removed at the end if all went well.
+
+        Raises:
+            UsageError: It is left from an interrupted command, which is not to be resumed.
+        """
+        if is_stream(self.output) and self.format:
+            with tempfile.TemporaryDirectory() as folder:
+                yield Path(folder) / ROWS
+        elif self.format:
+            file = self.output.with_name(self.output.name + ROWS)
+            if file.exists() and not self.resume:
+                raise UsageError(f"{str(file)!r} is left from an interrupted command. Pass --resume, or remove it.")
+            yield file
+            file.unlink()
+        else:
+            yield self.output
