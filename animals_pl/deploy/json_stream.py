@@ -36,8 +36,10 @@ def read_members(file: Path, array: str) -> Iterator[tuple[str, Any]]:
         seen: set[str] = set()
         for _ in text.separated("{", "}"):
             key = text.value()
-            if not isinstance(key, str) or key in seen:
-                raise ValueError(f"it has the key {key!r} twice" if key in seen else "it has a key that is not text")
+            if not isinstance(key, str):
+                raise ValueError("it is not JSON (a key that is not text)")
+            if key in seen:
+                raise ValueError(f"it has the key {key!r} twice")
             seen.add(key)
             text.skip(":")
             if key == array and text.next_character() == "[":
@@ -136,7 +138,8 @@ class _Text:
             more = self._stream.read(max(BLOCK, len(rest)))  # twice as much each time: a long value stays linear
         except UnicodeDecodeError as error:
             raise ValueError("it is not UTF-8") from error
-        self._text, self._position = rest + more, 0
+        if more:
+            self._text, self._position = rest + more, 0
         return bool(more)
 
 

@@ -17,26 +17,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from classify_calls import classify, refused
 from PIL import Image
 
-from animals_pl import AnimalClassifier, AnimalsDataModule, Identifier, fit
-from animals_pl.cli import main
+from animals_pl import Identifier
 from animals_pl.data.catalog import iter_images
 from animals_pl.deploy import image_worker
-from animals_pl.deploy.export import export, seal
+from animals_pl.deploy.export import seal
 from animals_pl.deploy.metadata import read_texts
 
 FIRST = ["path", "class", "english", "probability", "class_1", "probability_1"]
 LAST = ["unknown_score", "problem", "date", "camera", "bytes", "modified", "sha256", "model"]
-
-
-@pytest.fixture(scope="module")
-def model(tiny_tree, tmp_path_factory) -> Path:
-    """An exported file. Read only."""
-    folder = tmp_path_factory.mktemp("classify")
-    data = AnimalsDataModule(str(tiny_tree), size=32, num_workers=0)
-    run = fit(AnimalClassifier("shallownet", lr=0.002), data, max_epochs=6, default_root_dir=str(folder))
-    return export(run.best_path, folder / "model.onnx").path
 
 
 def with_threshold(model: Path, name: str, threshold: float | None) -> Path:
@@ -63,18 +54,6 @@ def card(tiny_tree, tmp_path) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, target)
     return tmp_path / "card"
-
-
-def classify(*args: object) -> int:
-    return main(["classify", *map(str, args)])
-
-
-def refused(capsys, *args: object) -> str:
-    """Return the one line with which wrong use ends."""
-    assert classify(*args) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("animals_pl classify: error: ")
-    return line
 
 
 def rows(file: Path) -> list[dict[str, str]]:
