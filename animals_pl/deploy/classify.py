@@ -17,11 +17,12 @@ from animals_pl.deploy.classify_boxes import classify_boxes
 from animals_pl.deploy.classify_options import Format, Options
 from animals_pl.deploy.image_paths import STDIN, image_paths
 from animals_pl.deploy.image_worker import ImageWorker
-from animals_pl.deploy.output_formats import write_format
+from animals_pl.deploy.output_formats import write_output
 from animals_pl.deploy.parallel import batches, in_order
 from animals_pl.deploy.prediction_rows import RowRules
 from animals_pl.deploy.prediction_table import PredictionTable
 from animals_pl.deploy.runtime import Identifier
+from animals_pl.deploy.sequences import SEQUENCE_COLUMNS
 from animals_pl.errors import UsageError, counted
 from animals_pl.files import message_stream, printable, track
 
@@ -41,6 +42,9 @@ def classify(
     format: Format | None = None,
     detections: str | None = None,
     min_confidence: float | None = None,
+    timezone: str | None = None,
+    deployments: str | None = None,
+    sequence: str | None = None,
 ) -> None:
     """Classify images with an exported model and write one row per image.
 
@@ -51,33 +55,26 @@ def classify(
         model: The ONNX file, written by ``export``.
         paths: Images, folders (searched at any depth), patterns such as "card/**/*.jpg", or - for a list of paths on
             standard input, separated by line ends or null characters. With ``detections``: their folder.
-        output: The file to write: .csv, or .jsonl for one JSON object per line.
+        output: The file to write: .csv, or .jsonl for one JSON object per line; for the others see ``format``.
         resume: Continue the output file. Images in it are skipped if their size and modification time are the same,
             moved or renamed images keep their result, and images with another content are classified again.
         top_k: Number of classes per image.
         threshold: Images with a lower probability get the class "review".
         unknown: Images of no known class get the class "unknown". The model must have a threshold for them.
         copy: Folder to copy the images to, into one folder per class. Nothing is overwritten.
-        format: "megadetector": a .json file with one box around each image. null: by the suffix of the output.
+        format: "megadetector": a .json file with one box around each image. "camtrap-dp": a folder with a Camtrap DP
+            package. null: a table, by the suffix of the output.
         detections: MegaDetector's JSON file. Its animal boxes are classified, and the same format is written.
         min_confidence: Boxes of ``detections`` with a lower confidence are not classified. null: 0.2.
+        timezone: For "camtrap-dp": time zone of the cameras, such as Europe/Rome or +02:00.
+        deployments: For "camtrap-dp": CSV file with the columns folder, deploymentID, latitude and longitude.
+        sequence: Longest time between images of a burst, such as 30s. Images of a burst get a joint class.
 
     Raises:
         UsageError: A path, the model or the output cannot be used, or there are no images.
     """
-    options = Options(
-        Path(model),
-        paths or [],
-        Path(output),
-        resume,
-        top_k,
-        threshold,
-        unknown,
-        None if copy is None else Path(copy),
-        format,
-        None if detections is None else Path(detections),
-        min_confidence,
-    )
+    inputs = Path(model), paths or [], Path(output), resume, top_k, threshold, unknown, _path(copy)
+    options = Options(*inputs, format, _path(detections), min_confidence, timezone, _path(deployments), sequence)
     options.check()
     identifier, rules = _model_and_rules(options)
     if options.detections:
@@ -86,13 +83,18 @@ def classify(
         _classify_images(options, identifier, rules)
 
 
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
 def _model_and_rules(options: Options) -> tuple[Identifier, RowRules]:
     identifier = Identifier(options.model, threads=1)
     limit = identifier.metadata.unknown_threshold if options.unknown else math.inf
     if limit is None:
         raise UsageError(f"unknown=true: {str(options.model)!r} has no threshold for unknown images. Remove unknown.")
     top_k = min(options.top_k, len(identifier.class_names))
-    return identifier, RowRules(identifier.metadata, top_k, options.threshold, limit)
+    later = SEQUENCE_COLUMNS if options.sequence else ()
+    return identifier, RowRules(identifier.metadata, top_k, options.threshold, limit, later)
 
 
 def _classify_images(options: Options, identifier: Identifier, rules: RowRules) -> None:
@@ -106,7 +108,7 @@ def _classify_images(options: Options, identifier: Identifier, rules: RowRules) 
         start = time.perf_counter()
         with warnings.catch_warnings():  # decoders change the filters, in several threads
             counts = _write_rows(options.paths, ImageWorker(identifier, rules, table), options.copy)
-        write_format(options, rules, table)
+        write_output(options, rules, table)
     summary = _summary(counts, time.perf_counter() - start)
     print(printable(f"{options.output}: {summary}"), file=message_stream(options.output))
 

@@ -1,4 +1,4 @@
-"""The options of the command classify, and which of them go together. Standard library only."""
+"""The options of the command classify, and which of them go together. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import tzinfo
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from animals_pl.deploy.deployments import read_deployments
 from animals_pl.deploy.image_paths import require_existing
-from animals_pl.deploy.prediction_table import require_suffix
+from animals_pl.deploy.prediction_table import JSON_LINES, require_suffix
+from animals_pl.deploy.sequences import parse_gap
+from animals_pl.deploy.timestamps import parse_timezone
 from animals_pl.errors import UsageError, require_range
 from animals_pl.files import is_stream, require_empty, require_writable
 
@@ -19,6 +24,9 @@ Format = Literal["megadetector", "camtrap-dp"]
 
 ROWS = ".rows.jsonl"
 """Added to the name of an output whose format is written at the end: the rows until then."""
+
+MOST_SECONDS = 24 * 3600
+"""Longest ``sequence``."""
 
 MIN_CONFIDENCE = 0.2
 """Default of ``min_confidence``: the ``typical_detection_threshold`` of MegaDetector 5."""
@@ -39,17 +47,31 @@ class Options:
     format: Format | None
     detections: Path | None
     min_confidence: float | None
+    timezone: str | None
+    deployments: Path | None
+    sequence: str | None
+
+    @cached_property
+    def zone(self) -> tzinfo | None:
+        """Time zone of dates without an offset."""
+        return None if self.timezone is None else parse_timezone(self.timezone)
+
+    @cached_property
+    def gap(self) -> float | None:
+        """Longest time between images of a sequence, in seconds. None: there are no sequences."""
+        return None if self.sequence is None else parse_gap(self.sequence)
 
     def check(self) -> None:
         """Raise a :class:`UsageError` for values that are out of range or do not go together, or a bad output."""
         require_range("top_k", self.top_k, 1, 2**20)
         require_range("threshold", self.threshold, 0, 1)
+        require_range("sequence", self.gap or 0, 0, MOST_SECONDS)
         if self.detections is None:
             self._check_images()
         else:
             self._check_detections()
         if self.format == "camtrap-dp":
-            require_empty(self.output)
+            self._check_package()
         else:
             self._check_file()
 
@@ -58,16 +80,30 @@ class Options:
         if self.min_confidence is not None:
             raise UsageError("min_confidence only applies to detections. Pass detections, or remove it.")
 
+        if self.format == "megadetector" and self.gap is not None:
+            raise UsageError("sequence has no place in MegaDetector's format. Remove sequence, or write a table.")
+
     def _check_detections(self) -> None:
         if len(self.paths) > 1 or not all(Path(path).is_dir() for path in self.paths):
             raise UsageError("paths: with detections, pass at most one folder, the one that contains the images.")
         require_range("min_confidence", MIN_CONFIDENCE if self.min_confidence is None else self.min_confidence, 0, 1)
-        given = {"resume": self.resume, "copy": self.copy, "format": self.format not in (None, "megadetector")}
+        given = {"resume": self.resume, "copy": self.copy, "sequence": self.sequence}
+        given["format"] = self.format not in (None, "megadetector")
         if wrong := [name for name, value in given.items() if value]:
             raise UsageError(f"{wrong[0]} does not apply to detections. Remove {wrong[0]}.")
 
+    def _check_package(self) -> None:
+        require_empty(self.output)
+        if self.zone is None:
+            raise UsageError("timezone is missing: EXIF has none. Pass a name such as Europe/Rome, or +02:00.")
+        if self.deployments is not None:
+            read_deployments(self.deployments, self.zone)
+
     def _check_file(self) -> None:
         require_writable(self.output)
+        for name, value in {"timezone": self.timezone, "deployments": self.deployments}.items():
+            if value is not None:
+                raise UsageError(f"{name} only applies to format=camtrap-dp. Remove {name}.")
         stream, format = is_stream(self.output), self.format or ("megadetector" if self.detections else None)
         if format is None:
             require_suffix(self.output)
@@ -91,9 +127,9 @@ class Options:
         Raises:
             UsageError: It is left from an interrupted command, which is not to be resumed.
         """
-        if is_stream(self.output) and self.format:
+        if is_stream(self.output) and (self.format or self.sequence):
             with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder) / ROWS
+                yield Path(folder) / f"rows{JSON_LINES if self.format else self.output.suffix}"
         elif self.format:
             file = self.output.with_name(self.output.name + ROWS)
             if file.exists() and not self.resume:
