@@ -124,7 +124,7 @@ class Package:
         line = {name: iso_8601(date, self.zone) for name, date in dates.items()}
         if span.issues:
             line["timestampIssues"] = "true"
-        return line | values
+        return line | dict(values)
 
     def _medium(self, row: Row) -> dict[str, Any]:
         time, is_exif = self._time(row)

@@ -103,7 +103,9 @@ def test_animal_boxes_are_classified_and_everything_else_is_kept(model, station)
     assert [*found["classification_categories"].values()] == identifier.metadata.english_names
 
     stripped = copy.deepcopy(found)
-    classified = [one.pop("classifications", None) for image in stripped["images"] for one in image.get("detections") or []]
+    classified = [
+        one.pop("classifications", None) for image in stripped["images"] for one in image.get("detections") or []
+    ]
     assert stripped["images"][:4] + stripped["images"][5:] == given["images"][:4] + given["images"][5:]
     assert [pairs is not None for pairs in classified] == [True, False, False, True, True]
     assert all(len(pairs) == 3 for pairs in classified if pairs)
