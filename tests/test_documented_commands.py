@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ELSEWHERE = {
     "prepare --source kaggle": "needs Kaggle; tests/data/sources run it against a local server",
     "classify model.onnx - --output card.jsonl": "reads a list from a pipe, as tests/deploy/test_classify.py does",
+    "classify model.onnx --detections CARD/md.json --output CARD/species.json": "needs a file of MegaDetector; "
+    "tests/deploy/test_megadetector.py writes one",
     "export $run/best.ckpt --output small.onnx --weights int8": "may refuse a net that has learned nothing, as the "
     "one here; tests/deploy/test_int8.py runs it",
 }
