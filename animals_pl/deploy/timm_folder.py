@@ -170,6 +170,6 @@ def _verify(folder: Path, model: TrainedModel, images: list[np.ndarray]) -> floa
         if not value <= limit:  # also true for NaN
             raise UsageError(
                 f"timm gives other results than the checkpoint: {name} differ by {value:.1e} (allowed: {limit:g}), so "
-                "nothing was written. Update timm, or report an issue."
+                "nothing was written. Choose format=onnx, or report an issue."
             )
     return difference

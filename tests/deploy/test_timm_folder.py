@@ -34,7 +34,7 @@ CASES = {
     "classifier input behind conv_head": ("mobilenetv3_small_050", 32, STRETCH),
     "one image size": ("test_vit", 48, replace(STRETCH, interpolation="bicubic")),
     "1x1 convolution as classifier": ("test_resnet", 40, replace(CROP, interpolation="lanczos")),
-    "nearest": ("test_efficientnet", 64, replace(CROP, interpolation="nearest")),
+    "nearest": ("test_efficientnet", 64, replace(STRETCH, interpolation="nearest")),
     "weights tag": ("mobilenetv3_small_050.lamb_in1k", 32, CROP),
 }
 
