@@ -95,7 +95,7 @@ def unpack(archive: Path, root: Path) -> Unpacked:
             targets = {image: root / image.relative_to(inner) for image in find_images(inner) if image.parent != inner}
             if not targets:
                 raise _archive_error(archive, "it has no folders of images")
-            missing = {image: target for image, target in targets.items() if not _exists(target, image.stat().st_size)}
+            missing = {image: target for image, target in targets.items() if not exists(target, image.stat().st_size)}
             for image, target in missing.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 image.rename(target)
@@ -174,14 +174,19 @@ def _archive_error(archive: Path, reason: str) -> UsageError:
     )
 
 
-def _exists(target: Path, size: int) -> bool:
+def exists(target: Path, size: int, what: str = "the archive's file") -> bool:
+    """Whether a file exists with this size.
+
+    Raises:
+        UsageError: It exists with another size than ``what``.
+    """
     try:
         found = target.lstat().st_size
     except FileNotFoundError:
         return False
     if found != size:
         raise UsageError(
-            f"output: {str(target)!r} exists and differs from the archive's file ({found:,} bytes instead of "
+            f"output: {str(target)!r} exists and differs from {what} ({found:,} bytes instead of "
             f"{size:,}). Move it away or pass another --output."
         )
     return True
