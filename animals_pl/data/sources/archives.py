@@ -31,7 +31,8 @@ MAX_EXPANSION = 20
 _UTF8_NAME = 0x800
 """Flag of a zip entry whose name is declared to be UTF-8."""
 
-_UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\0|(^|/)\.\.(/|$)")
+UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\0|(^|/)\.\.(/|$)")
+"""Names of files outside the folder that they are written to."""
 
 
 class Unpacked(NamedTuple):
@@ -144,7 +145,7 @@ def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
             raise _archive_error(archive, f"it unpacks to more than {limit:,} bytes, too many for its size")
         if number > MAX_ENTRIES:
             raise _archive_error(archive, f"it has more than {MAX_ENTRIES:,} entries")
-        if _UNSAFE_NAME.search(entry.name):
+        if UNSAFE_NAME.search(entry.name):
             raise _archive_error(archive, f"its entry {entry.name!r} is outside the folder")
         if entry.fault:
             raise _archive_error(archive, f"its entry {entry.name!r} {entry.fault}")

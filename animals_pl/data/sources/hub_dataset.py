@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from animals_pl.data.catalog import SPLIT_FOLDERS
-from animals_pl.data.sources.archives import ARCHIVE_SUFFIXES
+from animals_pl.data.sources.archives import ARCHIVE_SUFFIXES, UNSAFE_NAME
 from animals_pl.errors import UsageError, listed
 from animals_pl.hub import hub_errors, parse_address
 
@@ -24,7 +24,7 @@ def download_dataset(source: str) -> tuple[Path, list[str]]:
     Raises:
         UsageError: The dataset cannot be downloaded, or has neither images nor Parquet files.
     """
-    address = parse_address(source, "source", dataset=True)
+    address = parse_address(source, "source")
     with hub_errors(address):
         from huggingface_hub import HfApi, snapshot_download
 
@@ -36,11 +36,13 @@ def download_dataset(source: str) -> tuple[Path, list[str]]:
                 f"source={source!r} has neither Parquet files nor folders of images (it has {listed(files)}). "
                 "Download an archive yourself and pass it as --source."
             )
+        if unsafe := [file for file in files if UNSAFE_NAME.search(file)]:
+            raise UsageError(f"source={source!r}: its file {unsafe[0]!r} is outside the folder. Choose another.")
         folder = snapshot_download(
             address.name,
             repo_type="dataset",
             revision=info.sha,
-            allow_patterns=parquet and "*.parquet",
+            allow_patterns="*.parquet" if parquet else None,
             ignore_patterns=None if parquet else [f"*{suffix}" for suffix in ARCHIVE_SUFFIXES],
         )
     return Path(folder), parquet
