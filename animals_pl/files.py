@@ -63,6 +63,24 @@ def atomic_write(file: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a new temporary folder; rename it to ``folder`` on success, remove it on failure.
+
+    ``folder`` must be new or empty (:func:`require_empty`).
+    """
+    target = Path(os.path.realpath(folder))
+    partial = target.parent / f"{target.name[:50]}.{os.getpid()}.partial"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        if target.exists():
+            target.rmdir()
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def is_stream(file: Path) -> bool:
     """Whether a path is a pipe, a device, or the process's standard output."""
     try:

@@ -23,6 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 ELSEWHERE = {
     "prepare --source kaggle": "needs Kaggle; tests/data/sources run it against a local server",
+    "prepare --source hf://datasets/OWNER/NAME": "needs the hub; tests/data/sources run it against a local server",
+    "export $run/best.ckpt --format timm --tta none --output timm_folder": "the run here may have another head; "
+    "tests/deploy/test_timm_folder.py runs it",
     "classify model.onnx - --output card.jsonl": "reads a list from a pipe, as tests/deploy/test_classify.py does",
     "classify model.onnx --detections CARD/md.json --output CARD/species.json": "needs a file of MegaDetector; "
     "tests/deploy/test_megadetector.py writes one",

@@ -19,11 +19,12 @@ PACKAGE = PROJECT / "animals_pl"
 HEAVY = {"torch", "torchvision", "lightning", "timm", "cv2", "albumentations", "onnx", "onnxruntime", "matplotlib"}
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 
-BASE = {"errors", "files"}
+BASE = {"errors", "files", "hub"}
 LOWER = BASE | {"data", "models", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "hub": {"errors"},
     "arguments": {"errors"},
     "configurations": {"errors"},
     "data": BASE,

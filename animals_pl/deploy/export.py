@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -13,20 +14,24 @@ import torch
 from torch import Tensor, nn
 
 import animals_pl
-from animals_pl.data.catalog import Catalog, english_name, find_images
-from animals_pl.data.decode import decode, decodes
-from animals_pl.deploy.golden import GoldenSource, drawings, golden_jpegs, spread
+from animals_pl.data.catalog import Catalog, english_name
+from animals_pl.data.decode import decode
+from animals_pl.deploy.golden import GoldenSource, golden_jpegs
 from animals_pl.deploy.image_input import with_image_input
 from animals_pl.deploy.int8 import quantise_weights
 from animals_pl.deploy.int8_comparison import Int8Comparison, LoadedFile, compare, validation_images
 from animals_pl.deploy.metadata import GoldenImage, InputKind, WeightsKind, as_text, digest
 from animals_pl.deploy.run_facts import package_versions, run_metrics
 from animals_pl.deploy.runtime import OUTPUTS, Identifier
+from animals_pl.deploy.timm_folder import export_timm_folder
+from animals_pl.deploy.verification_images import verification_images
 from animals_pl.errors import UsageError, require_types
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.files import atomic_write, is_stream, message_stream, printable, require_writable, show
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.trained import TrainedModel, load_model
+
+ExportFormat = Literal["onnx", "timm"]
 
 TOLERANCES: dict[InputKind, float] = {"batch": 1e-4, "image": 0.05}
 """Maximum accepted difference between torch and the exported file: of a probability, and of an unknown score as a
@@ -36,9 +41,6 @@ largest difference was 0.027, and 99.9 % were below 0.008."""
 GOLDEN_TOLERANCES: dict[InputKind, float] = {"batch": 0.01, "image": 0.05}
 """Maximum accepted difference of a probability from those of the golden images, on any machine: JPEG decoders may
 differ by a level or two, and GPUs may round to fewer bits."""
-
-NUM_IMAGES = 16
-"""Number of images to verify on."""
 
 
 class ExportedNet(nn.Module):
@@ -65,13 +67,13 @@ class ExportedNet(nn.Module):
 
 @dataclass(frozen=True)
 class Export:
-    """A verified ONNX file."""
+    """A verified ONNX file, or a verified folder for timm."""
 
     path: Path
     verified_on: str
-    """The images on which the file was compared with torch."""
+    """The images on which it was compared with the checkpoint."""
     difference: float
-    """Maximum difference of a probability between torch and the file, with float32 weights."""
+    """Maximum difference of a probability, with float32 weights; for timm, of a logit."""
     comparison: Int8Comparison | None = None
     """With int8 weights: what they change."""
 
@@ -85,8 +87,9 @@ def export(
     input: InputKind = "batch",
     golden: GoldenSource | None = None,
     weights: WeightsKind = "float32",
+    format: ExportFormat = "onnx",
 ) -> Export:
-    """Export a checkpoint to a single, self-contained ONNX file.
+    """Export a checkpoint to a single, self-contained ONNX file, or to a folder that timm and transformers load.
 
     Input ``images``: uint8 RGB (B, 3, S, S) for any B. Outputs: ``probabilities`` (calibrated) and ``logits`` (B, C),
     ``unknown_score`` (B,). Normalisation is part of the graph. The metadata has the class names, the preprocessing, the
@@ -96,7 +99,7 @@ def export(
 
     Args:
         ckpt_path: The best.ckpt or last.ckpt of a run.
-        output: The ONNX file to write.
+        output: The ONNX file to write, or the folder with ``format="timm"``.
         image_folder: Folder of images to verify on. Default: the training data, or generated images if it no longer
             exists.
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
@@ -106,6 +109,8 @@ def export(
         golden: Golden images: 8 validation images of the run, or 8 drawings ("practice") where photographs must not be
             passed on. Default: validation, or practice if the validation images no longer exist.
         weights: "int8" for a third of the size; refused if validation macro recall falls by more than 0.5 points.
+        format: "timm" for a folder with model.safetensors and config.json, of a linear head on timm's own features. It
+            gives uncalibrated logits, and takes no input, golden, weights and prior.
 
     Returns:
         The file's path and the result of the comparison.
@@ -119,13 +124,16 @@ def export(
         >>> exported.path.name, exported.difference < 1e-4
         ('model.onnx', True)
     """
-    require_types(export, {"tta": tta, "input": input, "golden": golden, "weights": weights})
+    require_types(export, {"tta": tta, "input": input, "golden": golden, "weights": weights, "format": format})
+    if format == "timm":
+        _require_defaults(prior=prior, input=input, golden=golden, weights=weights)
+        return Export(*export_timm_folder(load_model(ckpt_path), output, image_folder, tta))
     target = _require_output(output, ckpt_path)
     model = load_model(ckpt_path, prior=prior)
     net = ExportedNet(model.net, tta or model.tta, model.calibration).eval()
     run = Path(ckpt_path).resolve().parent
     validation = validation_images(model, run) if weights == "int8" else None
-    images, source = _verification_images(image_folder, model)
+    images, source = verification_images(image_folder, model)
     metadata = _metadata(model, net.tta, Path(ckpt_path), prior, input) | _golden_metadata(golden, net, model, run)
     proto = _graph(net, model, input)
     with atomic_write(target) as partial, redirect_stdout(message_stream(target)):
@@ -157,6 +165,14 @@ def _summary(exported: Export, size: int, metadata: dict[str, Any]) -> str:
     )
 
 
+def _require_defaults(**options: Any) -> None:
+    """Raise UsageError if an option is given that applies to ONNX files only."""
+    defaults = inspect.signature(export).parameters
+    for name, value in options.items():
+        if value != defaults[name].default:
+            raise UsageError(f"{name}={value} has no effect with format=timm. Remove it, or choose format=onnx.")
+
+
 def _require_output(output: str | Path, ckpt_path: str | Path) -> Path:
     if not isinstance(output, str | Path):
         raise UsageError(f"output={output!r} is not a path. Pass the ONNX file to write.")
@@ -169,20 +185,10 @@ def _require_output(output: str | Path, ckpt_path: str | Path) -> Path:
     return target
 
 
-def _verification_images(image_folder: str | Path | None, model: TrainedModel) -> tuple[list[bytes], str]:
-    """Contents of image files to verify on, and where they come from."""
-    folder = image_folder or model.data_hparams.get("root")
-    paths = find_images(Path(folder)) if folder and Path(folder).is_dir() else []
-    contents = [path.read_bytes() for path in spread(paths, NUM_IMAGES) if decodes(path)]
-    if image_folder and not contents:
-        fault = f"has no image that can be decoded (such as {paths[0]})" if paths else "is not a folder with images"
-        raise UsageError(f"image_folder={str(image_folder)!r} {fault}. Choose another, or remove the argument.")
-    return (contents, f"images of {folder}") if contents else (drawings(NUM_IMAGES), "generated images")
-
-
 def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path, prior: str | None, input: InputKind) -> dict[str, Any]:
     """Metadata of a file with float32 weights, without golden images."""
-    normalize: Any = model.net.normalize
+    net: Any = model.net
+    mean, std = net.normalize.mean_std()
     run, temperature = ckpt_path.resolve().parent, model.calibration.temperature
     evaluated = {"checkpoint": ckpt_path.name, "tta": tta, "prior": prior, "temperature": temperature}
     return {
@@ -199,8 +205,8 @@ def _metadata(model: TrainedModel, tta: TTA, ckpt_path: Path, prior: str | None,
         "temperature": temperature,
         "log_shift": np.broadcast_to(model.calibration.log_shift, len(model.class_names)).tolist(),
         "unknown_threshold": model.calibration.unknown_threshold,
-        "mean": [round(value / 255, 6) for value in normalize.mean.flatten().tolist()],
-        "std": [round(value / 255, 6) for value in normalize.std.flatten().tolist()],
+        "mean": mean,
+        "std": std,
         "net": model.hparams["net"],
         "metrics": run_metrics(run, evaluated),
         "training_run": "/".join(ckpt_path.resolve().parts[-3:]),

@@ -24,6 +24,11 @@ class Normalize(nn.Module):
         self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
 
+    def mean_std(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation per channel, in 0…1."""
+        mean, std = ([round(value / 255, 6) for value in part.flatten().tolist()] for part in (self.mean, self.std))
+        return mean, std
+
     def forward(self, pixels: Tensor) -> Tensor:
         """Return normalised (B, 3, H, W) pixels in the buffers' dtype, from uint8 or float pixels in 0…255."""
         return (pixels.to(self.mean.dtype) - self.mean) / self.std

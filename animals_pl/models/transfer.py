@@ -78,11 +78,12 @@ class TransferNet(nn.Module):
         self.backbone.requires_grad_(not freeze)
         self.train()
 
-    def _size_option(self) -> dict[str, Any]:
+    def size_option(self) -> dict[str, Any]:
+        """Argument of ``timm.create_model`` for the size of the images, where a net is built for one size."""
         return {"img_size": self.input_size} if self.fixed_size else {}
 
     def _build_backbone(self, pooled: bool) -> None:
-        backbone: Any = timm.create_model(self.name, num_classes=0, **self._size_option())
+        backbone: Any = timm.create_model(self.name, num_classes=0, **self.size_option())
         # EfficientNets have a conv_head too, but inside forward_features, and it does not change the width.
         widens = hasattr(backbone, "conv_head") and backbone.head_hidden_size != backbone.num_features
         self.backbone, self.pooled = backbone, pooled and widens
@@ -140,7 +141,7 @@ class TransferNet(nn.Module):
 
     def _pretrained(self, weights: str) -> Any:
         """Pretrained timm net, with its classifier if the weights have one."""
-        options = self._size_option()
+        options = self.size_option()
         if weights != "imagenet":
             state = timm.models.load_state_dict(weights)
             needed = [key for key in self.backbone.state_dict() if not key.endswith("num_batches_tracked")]

@@ -31,7 +31,8 @@ MAX_EXPANSION = 20
 _UTF8_NAME = 0x800
 """Flag of a zip entry whose name is declared to be UTF-8."""
 
-_UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\0|(^|/)\.\.(/|$)")
+UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\0|(^|/)\.\.(/|$)")
+"""Names of files outside the folder that they are written to."""
 
 
 class Unpacked(NamedTuple):
@@ -95,7 +96,7 @@ def unpack(archive: Path, root: Path) -> Unpacked:
             targets = {image: root / image.relative_to(inner) for image in find_images(inner) if image.parent != inner}
             if not targets:
                 raise _archive_error(archive, "it has no folders of images")
-            missing = {image: target for image, target in targets.items() if not _exists(target, image.stat().st_size)}
+            missing = {image: target for image, target in targets.items() if not exists(target, image.stat().st_size)}
             for image, target in missing.items():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 image.rename(target)
@@ -144,7 +145,7 @@ def _checked(archive: Path, entries: Iterable[_Entry]) -> Iterator[_Entry]:
             raise _archive_error(archive, f"it unpacks to more than {limit:,} bytes, too many for its size")
         if number > MAX_ENTRIES:
             raise _archive_error(archive, f"it has more than {MAX_ENTRIES:,} entries")
-        if _UNSAFE_NAME.search(entry.name):
+        if UNSAFE_NAME.search(entry.name):
             raise _archive_error(archive, f"its entry {entry.name!r} is outside the folder")
         if entry.fault:
             raise _archive_error(archive, f"its entry {entry.name!r} {entry.fault}")
@@ -174,14 +175,19 @@ def _archive_error(archive: Path, reason: str) -> UsageError:
     )
 
 
-def _exists(target: Path, size: int) -> bool:
+def exists(target: Path, size: int, what: str = "the archive's file") -> bool:
+    """Whether a file exists with this size.
+
+    Raises:
+        UsageError: It exists with another size than ``what``.
+    """
     try:
         found = target.lstat().st_size
     except FileNotFoundError:
         return False
     if found != size:
         raise UsageError(
-            f"output: {str(target)!r} exists and differs from the archive's file ({found:,} bytes instead of "
+            f"output: {str(target)!r} exists and differs from {what} ({found:,} bytes instead of "
             f"{size:,}). Move it away or pass another --output."
         )
     return True

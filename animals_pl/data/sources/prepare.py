@@ -24,11 +24,14 @@ from animals_pl.data.catalog import (
 )
 from animals_pl.data.inspection.duplicates import MAX_COMPONENT
 from animals_pl.data.inspection.manifest import groups_by, is_manifest, scan, write_manifest
-from animals_pl.data.sources.archives import is_archive, unpack
+from animals_pl.data.sources.archives import Unpacked, is_archive, unpack
+from animals_pl.data.sources.hub_dataset import download_dataset, split_of_files
+from animals_pl.data.sources.parquet import write_images
 from animals_pl.data.sources.practice import practice_set
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
 from animals_pl.errors import UsageError, counted, did_you_mean, one_line
 from animals_pl.files import printable, require_writable, show
+from animals_pl.hub import is_address
 
 ANIMALS10_ROOT = "datasets/animals10"
 """Default output. The configurations expect the images in its folder ``raw-img``."""
@@ -45,8 +48,10 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
     Existing images are kept, so an interrupted run can be repeated; a second run only inspects again.
 
     Args:
-        source: ``practice`` generates a synthetic dataset of ten animal classes. ``kaggle`` downloads Animals-10. An
-            archive (.zip, .tar, .tar.gz) is unpacked. A folder with one folder of images per class is linked.
+        source: ``practice`` generates a synthetic dataset of ten animal classes. ``kaggle`` downloads Animals-10.
+            ``hf://datasets/OWNER/NAME`` or ``hf://datasets/OWNER/NAME@REVISION`` downloads a dataset of the Hugging
+            Face Hub (folders of images, or Parquet). An archive (.zip, .tar, .tar.gz) is unpacked. A folder with one
+            folder of images per class is linked.
         output: Folder for the images and ``manifest.csv``. Default: ``datasets/practice`` for the practice set,
             otherwise ``datasets/animals10``.
         count: Number of images of the practice set, in Animals-10's class proportions.
@@ -89,6 +94,8 @@ def _provide(source: str, output: Path, count: int, seed: int) -> Path:
         return _draw(output, count, seed)
     if source == "kaggle":
         return _link(_download(), output)
+    if is_address(source):
+        return _fetch(source, output)
     if is_archive(Path(source)):
         return _unpack(Path(source), output / RAW)
     if source and Path(source).is_dir():  # "" would be the working directory
@@ -96,7 +103,8 @@ def _provide(source: str, output: Path, count: int, seed: int) -> Path:
     fault = "is not an archive that can be unpacked" if Path(source).is_file() else "does not exist"
     raise UsageError(
         f"source={source!r} {fault}. {did_you_mean(source, ['practice', 'kaggle'])}"
-        "Pass practice, kaggle, an archive (.zip, .tar, .tar.gz) or a folder with one folder of images per class."
+        "Pass practice, kaggle, hf://datasets/OWNER/NAME, an archive (.zip, .tar, .tar.gz) or a folder with one folder "
+        "of images per class."
     )
 
 
@@ -140,17 +148,36 @@ def _download() -> Path:
         raise UsageError(f"source=kaggle cannot be downloaded ({one_line(error)}). Try again, {remedy}.") from error
 
 
+def _fetch(source: str, output: Path) -> Path:
+    """Link a dataset of the hub, or write the images of its Parquet files to ``output/raw-img``."""
+    folder, parquet = download_dataset(source)
+    if not parquet:
+        return _link(folder, output)
+    root = output / RAW
+    _require_no_link(root)
+    split_of = split_of_files(parquet, source)
+    _print_unpacked(write_images({folder / file: split for file, split in split_of.items()}, root, source))
+    return root
+
+
 def _unpack(archive: Path, root: Path) -> Path:
+    _require_no_link(root)
+    _print_unpacked(unpack(archive, root))
+    return root
+
+
+def _require_no_link(root: Path) -> None:
     if root.is_symlink():
         raise UsageError(
-            f"output: {str(root)!r} is a link to {str(root.resolve())!r}. Archives are not unpacked "
+            f"output: {str(root)!r} is a link to {str(root.resolve())!r}. Images are not written "
             "through links; remove the link or pass another --output."
         )
-    result = unpack(archive, root)
+
+
+def _print_unpacked(result: Unpacked) -> None:
     existing = f", {result.images - result.written:,} already exist" if result.written < result.images else ""
     others = f", {result.left_out:,} other files left out" if result.left_out else ""
     print(f"{result.written:,} images unpacked{existing}{others}")
-    return root
 
 
 def _link(folder: Path, output: Path) -> Path:

@@ -571,11 +571,11 @@ def test_a_missing_kagglehub_is_said_with_a_remedy(own_folder, refused, monkeypa
 
 
 @pytest.mark.parametrize("source", ["nowhere", "nowhere.zip", "notes.txt", "kagle", "https://example.org/x.zip", ""])
-def test_an_unknown_source_is_refused_with_the_four_kinds(own_folder, refused, source):
+def test_an_unknown_source_is_refused_with_all_kinds(own_folder, refused, source):
     (own_folder / "notes.txt").write_text("no archive")
     message = refused("--source", source)
     assert f"source={source!r} {'is not an archive' if source == 'notes.txt' else 'does not exist'}" in message
-    for kind in ("practice", "kaggle", ".zip, .tar, .tar.gz", "folder"):
+    for kind in ("practice", "kaggle", "hf://datasets/OWNER/NAME", ".zip, .tar, .tar.gz", "folder"):
         assert kind in message
     assert ("Did you mean 'kaggle'?" in message) == (source == "kagle")
     assert [path.name for path in own_folder.iterdir()] == ["notes.txt"]

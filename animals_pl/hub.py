@@ -1,0 +1,88 @@
+"""Addresses of datasets on the Hugging Face Hub, and errors of ``huggingface_hub``, which is imported when needed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from animals_pl.errors import UsageError, one_line
+
+SCHEME = "hf://"
+
+LOGIN = "Run 'hf auth login' or set HF_TOKEN"
+
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_ADDRESS = re.compile(rf"hf://datasets/(?P<name>{_NAME}/{_NAME})(@(?P<revision>[\w./-]+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A dataset of the hub.
+
+    Attributes:
+        text: As it was given.
+        argument: Name of the option that it was given for.
+        name: ``OWNER/NAME``.
+        revision: Branch, tag or commit; None: the main branch.
+    """
+
+    text: str
+    argument: str
+    name: str
+    revision: str | None = None
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is an address of the hub."""
+    return path.startswith(SCHEME)
+
+
+def parse_address(text: str, argument: str) -> Address:
+    """Read ``hf://datasets/OWNER/NAME``, with or without ``@REVISION``.
+
+    Raises:
+        UsageError: The text is something else.
+    """
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise UsageError(
+            f"{argument}={text!r} is not an address of a dataset. Pass hf://datasets/OWNER/NAME or "
+            "hf://datasets/OWNER/NAME@REVISION."
+        )
+    return Address(text, argument, found["name"], found["revision"])
+
+
+@contextmanager
+def hub_errors(address: Address) -> Iterator[None]:
+    """Re-raise errors of ``huggingface_hub`` as a one-line UsageError with a remedy."""
+    try:
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise UsageError(
+            f"{address.argument}={address.text!r} needs huggingface_hub. Run pip install 'animals_pl[train,hub]'."
+        ) from error
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        fault = f"is gated. Accept its conditions on its page on the hub. {LOGIN}"
+        raise _refusal(address, fault) from error
+    except errors.RepositoryNotFoundError as error:
+        fault = f"does not exist, or is private. Check the name. {LOGIN} if it is private"
+        raise _refusal(address, fault) from error
+    except errors.HFValidationError as error:
+        raise _refusal(address, f"is not a valid name ({one_line(error)}). Check the name") from error
+    except errors.RevisionNotFoundError as error:
+        raise _refusal(address, f"has no revision {address.revision!r}. Choose a branch, a tag or a commit") from error
+    except (errors.HfHubHTTPError, errors.LocalTokenNotFoundError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", 401)
+        remedy = f"{LOGIN}, with a token that has the permission" if status in (401, 403) else "Try again later"
+        raise _refusal(address, f"was refused by the hub ({one_line(error)}). {remedy}") from error
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        fault = f"cannot be reached ({one_line(error)}). Check the network, and that HF_HUB_OFFLINE is not set"
+        raise _refusal(address, fault) from error
+
+
+def _refusal(address: Address, fault: str) -> UsageError:
+    return UsageError(f"{address.argument}={address.text!r} {fault}.")
