@@ -65,7 +65,7 @@ def export_timm_folder(
     require_empty(target)
     contents, source = verification_images(image_folder, model)
     with atomic_folder(target) as partial:
-        save_for_hf(net, partial, _model_config(model), safe_serialization=True, data_config=_data_config(model))
+        save_for_hf(net, str(partial), _model_config(model), safe_serialization=True, data_config=_data_config(model))
         _finish(partial)
         difference = _verify(partial, model, [decode(content) for content in contents])
         size = sum(file.stat().st_size for file in partial.iterdir())

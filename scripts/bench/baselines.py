@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +102,7 @@ def bare_lightning(options: Options) -> Measured:
             return torch.optim.Adam(self.parameters(), lr=1e-3)
 
     labels = torch.from_numpy(scan_folder(options.root).labels).long()
-    width: int = timm.create_model(options.net, num_classes=0).num_features
+    width = cast(int, timm.create_model(options.net, num_classes=0).num_features)
     features = torch.randn(len(labels), width)
     train, val = random_split(TensorDataset(features, labels), [0.7, 0.3], torch.Generator().manual_seed(42))
     torch.set_num_threads(1)  # as animals_pl: quicker for such small tensors
