@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import re
 import shutil
@@ -61,6 +62,42 @@ def atomic_write(file: Path) -> Iterator[Path]:
             raise
         finally:
             partial.unlink(missing_ok=True)
+
+
+class StagedFolder:
+    """A new folder that takes the place of another one as a whole: readers see the earlier files or the new ones.
+
+    Args:
+        target: The folder to replace, or to create. If it is a link, the folder that it points to is replaced.
+
+    Attributes:
+        path: The new folder, beside the target, until it is published.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = Path(os.path.realpath(target))
+        self.path = self._target.with_name(f".{self._target.name[:50]}.{os.getpid()}.partial")
+        self.discard()  # left by a process with the same number that was killed
+        self.path.mkdir(parents=True)
+
+    def publish(self) -> None:
+        """Replace the target."""
+        earlier = self.path.with_suffix(".earlier")
+        while True:
+            with suppress(FileNotFoundError):
+                self._target.rename(earlier)
+            try:
+                self.path.rename(self._target)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process has published in between
+                    raise
+                shutil.rmtree(earlier, ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove the new folder; the target stays as it is."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def is_stream(file: Path) -> bool:

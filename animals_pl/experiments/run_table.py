@@ -53,6 +53,8 @@ def report(
     Raises:
         UsageError: There are no runs, an evaluation is missing, or the output cannot be written.
     """
+    if folder != RUNS and compare is None and (card is not None or contract is not None):
+        raise UsageError(f"folder={folder!r} has no effect with card or contract. Remove it; commas separate goals.")
     if card is not None:
         if contract is not None or compare is not None:
             raise UsageError(
