@@ -120,6 +120,7 @@ def test_a_baseline_on_other_images_is_refused(runs, capsys):
     shutil.rmtree(other)
     write_tree(other, {"cane": 3, "ragno": 2}, seed=6)
     options = ["--data.test_root", str(other), "--data.num_workers", "0", "--baseline", str(runs.second.folder)]
+    capsys.readouterr()
     assert evaluated(runs.first.best_path, *options) == 2
     captured = capsys.readouterr()
     assert f"baseline={str(runs.second.folder)!r} was tested on other images" in captured.err
@@ -127,8 +128,8 @@ def test_a_baseline_on_other_images_is_refused(runs, capsys):
 
 
 def test_images_are_compared_by_their_contents(runs):
-    first = Catalog(Path("a"), ["cane/1.jpg", "gatto/2.jpg"], np.array([0, 1]), ["cane", "gatto"], ["x", "y"])
-    moved = Catalog(Path("b"), ["gatto/0.jpg", "cane/7.jpg"], np.array([1, 0]), ["cane", "gatto"], ["y", "x"])
+    first = Catalog(Path("a"), ["cane", "gatto"], ["cane/1.jpg", "gatto/2.jpg"], np.array([0, 1]), sha256=["x", "y"])
+    moved = Catalog(Path("b"), ["cane", "gatto"], ["gatto/0.jpg", "cane/7.jpg"], np.array([1, 0]), sha256=["y", "x"])
     assert images_digest(moved) == images_digest(first)
     assert images_digest(replace(first, sha256=["x", "z"])) != images_digest(first)
     assert images_digest(replace(first, labels=np.array([1, 0]))) != images_digest(first)
