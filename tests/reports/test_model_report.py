@@ -148,7 +148,10 @@ def test_an_overlay_colours_the_hot_region_and_greys_what_is_cropped():
 
 
 def test_the_contract_needs_the_validation_images(page):
-    assert "evaluation/val/predictions.csv&#39; is missing. Run &#39;python -m animals_pl validate --ckpt_path" in page.text
+    assert (
+        "evaluation/val/predictions.csv&#39; is missing. Run &#39;python -m animals_pl validate --ckpt_path"
+        in page.text
+    )
 
 
 @pytest.fixture(scope="module")
