@@ -195,8 +195,6 @@ def _feature_session(model: str) -> onnxruntime.InferenceSession:
     import onnx
     import onnxruntime
 
-    from animals_pl.deploy.runtime import FLOAT_ARITHMETIC
-
     try:
         proto = onnx.load(model)
         producer = {name: node for node in proto.graph.node for name in node.output}
@@ -210,5 +208,5 @@ def _feature_session(model: str) -> onnxruntime.InferenceSession:
         ) from error
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.input[0]))
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(*FLOAT_ARITHMETIC)
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # int8 weights, as in deploy.runtime
     return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
