@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import os
 import re
 import shutil
@@ -63,22 +64,51 @@ def atomic_write(file: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
+class StagedFolder:
+    """A new folder that takes the place of another one as a whole: readers see the earlier files or the new ones.
+
+    Args:
+        target: The folder to replace, or to create. If it is a link, the folder that it points to is replaced.
+
+    Attributes:
+        path: The new folder, beside the target, until it is published.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = Path(os.path.realpath(target))
+        self.path = self._target.with_name(f".{self._target.name[:50]}.{os.getpid()}.partial")
+        self.discard()  # left by a process with the same number that was killed
+        self.path.mkdir(parents=True)
+
+    def publish(self) -> None:
+        """Replace the target."""
+        earlier = self.path.with_suffix(".earlier")
+        while True:
+            with suppress(FileNotFoundError):
+                self._target.rename(earlier)
+            try:
+                self.path.rename(self._target)
+                break
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process has published in between
+                    raise
+                shutil.rmtree(earlier, ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove the new folder; the target stays as it is."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Yield a new temporary folder; rename it to ``folder`` on success, remove it on failure.
-
-    ``folder`` must be new or empty (:func:`require_empty`).
-    """
-    target = Path(os.path.realpath(folder))
-    partial = target.parent / f"{target.name[:50]}.{os.getpid()}.partial"
+    """Yield a new temporary folder that replaces ``folder`` on success and is removed on failure."""
+    staged = StagedFolder(folder)
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        if target.exists():
-            target.rmdir()
-        partial.rename(target)
+        yield staged.path
+        staged.publish()
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        staged.discard()
 
 
 def is_stream(file: Path) -> bool:

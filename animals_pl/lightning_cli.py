@@ -28,12 +28,12 @@ from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError, explain_argument_error, one_line
 from animals_pl.files import message_stream, printable
 from animals_pl.training.calibration import calibration_of, require_unknown
-from animals_pl.training.callbacks.evaluation_files import Evaluation, EvaluationFiles
+from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
 from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_predicted
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
-from animals_pl.training.robustness import read_baseline, score_corruptions
+from animals_pl.training.robustness import BaselineCheck, read_baseline, score_corruptions
 from animals_pl.training.run import Run, RunOptions, prepare_run
 from animals_pl.training.trainer import TRAINER_DEFAULTS, check_evaluation_arguments, make_trainer, quiet
 
@@ -185,8 +185,9 @@ class AnimalsCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on the validation split and print the result."""
-        self.trainer.validate(**kwargs | {"verbose": False})
-        self._write_report()
+        with self._files().more_files():
+            self.trainer.validate(**kwargs | {"verbose": False})
+            self._write_report()
 
     def test(self, **kwargs: Any) -> None:
         """Evaluate on the test split and print the result; with ``--robustness``, also on corrupted images."""
@@ -194,23 +195,28 @@ class AnimalsCLI(LightningCLI):
         if config.baseline is not None and not config.robustness:
             raise UsageError(f"baseline={config.baseline!r} has no effect without --robustness. Add it.")
         baseline = None if config.baseline is None else read_baseline(config.baseline, self.datamodule)
-        self.trainer.test(**kwargs | {"verbose": False})
-        if config.robustness:
-            score_corruptions(self.trainer, self.model, self.datamodule, self._evaluation(), baseline)
-        self._write_report()
-
-    def _evaluation(self) -> Evaluation | None:
-        """The evaluation; ``None`` if its files could not be written."""
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        return next(callback.evaluation for callback in callbacks if isinstance(callback, EvaluationFiles))
+        if baseline is not None:
+            callbacks.append(BaselineCheck(self.datamodule, baseline))
+        files = self._files()
+        with files.more_files():
+            self.trainer.test(**kwargs | {"verbose": False})
+            if config.robustness:
+                score_corruptions(self.trainer, self.model, self.datamodule, files.evaluation, baseline)
+            self._write_report()
+
+    def _files(self) -> EvaluationFiles:
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        return next(callback for callback in callbacks if isinstance(callback, EvaluationFiles))
 
     def _write_report(self) -> None:
         """Write report.html, unless the evaluation's files could not be written."""
         from animals_pl.reports.model_report import ModelReport
 
-        evaluation = self._evaluation()
+        evaluation = self._files().evaluation
         if evaluation is not None:
-            print(printable(f"report: {ModelReport(evaluation).write()}"))
+            ModelReport(evaluation).write()
+            print(printable(f"report: {evaluation.folder / 'report.html'}"))
 
     def predict(self, **kwargs: Any) -> None:
         """Predict and print where the result is."""

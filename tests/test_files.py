@@ -14,7 +14,7 @@ from rich.table import Table
 
 from animals_pl.cli import main
 from animals_pl.errors import UsageError
-from animals_pl.files import atomic_write, cache_dir, require_writable, show
+from animals_pl.files import StagedFolder, atomic_write, cache_dir, require_writable, show
 
 
 def write(file: Path, text: str = "new") -> None:
@@ -131,3 +131,51 @@ def test_cells_are_shown_as_they_are(capsys):
     assert [
         name for name in ("[class]", "lynx [male]", "[/]", ":cat:", "[link=x]a[/link]") if name not in printed
     ] == []
+
+
+def staged(target: Path, text: str) -> StagedFolder:
+    folder = StagedFolder(target)
+    (folder.path / "file.txt").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_folder_is_replaced_with_all_its_files(tmp_path, linked):
+    target = tmp_path / "there"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    place = tmp_path / "link" if linked else target
+    if linked:
+        place.symlink_to(target)
+    folder = staged(place, "new")
+    assert [file.name for file in place.iterdir()] == ["old.txt"]
+    folder.publish()
+    assert [file.name for file in place.iterdir()] == ["file.txt"]
+    assert set(tmp_path.iterdir()) == {target, place}
+
+
+def test_a_folder_that_is_discarded_leaves_the_target(tmp_path):
+    staged(tmp_path / "new", "half").discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_may_replace_one_folder_at_once(tmp_path, monkeypatch):
+    target = tmp_path / "folder"
+    target.mkdir()
+    first = staged(target, "first")
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    second = staged(target, "second")
+    rename = Path.rename
+
+    def interrupted(self: Path, to: Path) -> Path:
+        """The second process publishes after the first has moved the target away."""
+        moved = rename(self, to)
+        if self == target:
+            monkeypatch.setattr(Path, "rename", rename)
+            second.publish()
+        return moved
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    first.publish()
+    assert (target / "file.txt").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [target]

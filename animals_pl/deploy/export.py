@@ -29,6 +29,7 @@ from animals_pl.errors import UsageError, require_types
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.files import atomic_write, is_stream, message_stream, printable, require_writable, show
 from animals_pl.models.layers import TTA, forward_tta
+from animals_pl.training.calibration import energy
 from animals_pl.training.trained import TrainedModel, load_model
 
 ExportFormat = Literal["onnx", "timm"]
@@ -62,7 +63,7 @@ class ExportedNet(nn.Module):
         """Probabilities (B, C), logits (B, C) and unknown scores (B,) of uint8 RGB images (B, 3, S, S)."""
         logits = forward_tta(self.net, images, self.tta)
         probabilities = (logits / self.temperature + self.log_shift).softmax(1)
-        return probabilities, logits, -(logits + self.training_shift).logsumexp(1)
+        return probabilities, logits, energy(logits, self.training_shift)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from animals_pl.deploy.metadata import Metadata
 from animals_pl.deploy.prediction_table import Row
-from animals_pl.evaluation.top_k import UNKNOWN, Prediction
+from animals_pl.evaluation.top_k import UNKNOWN, Prediction, is_unknown
 
 REVIEW = "review"
 """Class of images whose probability is below the threshold."""
@@ -71,7 +71,7 @@ class RowRules:
 
     def label(self, name: str, probability: float | None, score: float | None) -> Row:
         """``class``, ``english`` and ``probability`` of an image with this best class and unknown score."""
-        if score is not None and score > self.unknown_threshold:
+        if is_unknown(score, self.unknown_threshold):
             return {"class": UNKNOWN, "english": UNKNOWN, "probability": 0.0}
         if probability is not None and probability < self.threshold:
             return {"class": REVIEW, "english": REVIEW, "probability": probability}

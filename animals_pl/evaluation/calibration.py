@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq
 from scipy.special import log_softmax
 
 from animals_pl.errors import UsageError
@@ -120,8 +121,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, log_shift: np.ndarra
     """Temperature with the lowest log-loss, in TEMPERATURE_RANGE.
 
     C. Guo, G. Pleiss, Y. Sun and K. Q. Weinberger, "On Calibration of Modern Neural Networks", 2017. The loss is convex
-    in 1 / T, so that the bounded scalar search finds the minimum. If all images are classified correctly, the loss
-    decreases as T decreases, and the result may be the lower end of the range, or 1 if the loss is 0 everywhere.
+    in 1 / T: its minimum is the zero of the derivative, or an end of the range. If all images are classified correctly,
+    the loss decreases as T decreases, and the result is the lower end of the range, or 1 if the loss is 0 there, too.
 
     Args:
         logits: Logits (N, C) of the validation images, never of training or test images.
@@ -136,15 +137,27 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, log_shift: np.ndarra
         raise UsageError("no images to fit the temperature on. Add validation images.")
     if not np.isfinite(logits).all():
         raise UsageError("logits have values that are not finite. Train with a lower learning rate.")
+    margins = logits - np.take_along_axis(logits, np.asarray(labels)[:, None], 1)  # the loss is the same
+    weights = np.empty_like(margins)  # in place: allocating takes as long as the arithmetic
 
-    def loss(log_temperature: float) -> float:
-        scores = calibrated_log_probabilities(logits, np.exp(log_temperature), log_shift)
+    @functools.cache
+    def slope(inverse: float) -> float:
+        """Derivative of the mean loss by 1 / T: mean of Σ_c p_c · margin_c."""
+        np.multiply(margins, inverse, out=weights)
+        np.add(weights, log_shift, out=weights)
+        np.subtract(weights, weights.max(1, keepdims=True), out=weights)
+        np.exp(weights, out=weights)
+        return float((np.einsum("nc,nc->n", weights, margins) / weights.sum(1)).mean())
+
+    def loss(temperature: float) -> float:
+        scores = calibrated_log_probabilities(margins, temperature, log_shift)
         return float(negative_log_likelihood(scores, labels).mean())
 
     low, high = TEMPERATURE_RANGE
-    found = minimize_scalar(loss, bounds=(np.log(low), np.log(high)), method="bounded", options={"xatol": 1e-5})
-    # 1 if the loss is the same everywhere; the search itself never evaluates the ends of the range
-    return min(1.0, float(np.exp(found.x)), low, high, key=lambda temperature: loss(np.log(temperature)))
+    end = low if slope(1.0) < 0 else high
+    if slope(1.0) * slope(1 / end) < 0:
+        return 1 / brentq(slope, *sorted((1.0, 1 / end)), xtol=1e-6)
+    return min(1.0, end, key=loss)  # 1 if rounding makes the losses equal
 
 
 @dataclass(frozen=True)

@@ -87,12 +87,6 @@ def clopper_pearson_upper(successes: np.ndarray | int, n: np.ndarray | int, conf
     return np.where(successes < n, bound, 1.0)
 
 
-def clopper_pearson_lower(successes: np.ndarray | int, n: np.ndarray | int, confidence: float = 0.95) -> np.ndarray:
-    """One-sided lower bound of proportions; see :func:`clopper_pearson_upper`. 0 where ``n`` is 0."""
-    successes, n = np.broadcast_arrays(np.asarray(successes), np.asarray(n))
-    return 1 - clopper_pearson_upper(n - successes, n, confidence)
-
-
 def images_needed(bound: float, confidence: float = 0.95) -> int:
     """Fewest images from which "at most ``bound``" can be concluded if none of them is an error.
 

@@ -42,9 +42,12 @@ class Prediction:
 
     def with_unknown(self, threshold: float) -> Prediction:
         """The prediction with the label ``"unknown"`` if its score is above the threshold."""
-        if self.unknown_score is None or self.unknown_score <= threshold:
-            return self
-        return replace(self, label=UNKNOWN, probability=0.0)
+        return replace(self, label=UNKNOWN, probability=0.0) if is_unknown(self.unknown_score, threshold) else self
+
+
+def is_unknown(score: float | None, threshold: float) -> bool:
+    """Whether an image with this score is of no known class; ``None``: the image has no score."""
+    return score is not None and score > threshold
 
 
 def top_k_prediction(

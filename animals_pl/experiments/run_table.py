@@ -53,6 +53,7 @@ def report(
     Raises:
         UsageError: There are no runs, an evaluation is missing, or the output cannot be written.
     """
+    _require_no_folder(folder, card or contract, compare)
     if card is not None:
         if contract is not None or compare is not None:
             raise UsageError(
@@ -85,6 +86,11 @@ def report(
     if output is not None:
         write_tables(Path(output), runs, tables, lines)
         print(printable(f"{output} written"), file=message_stream(Path(output)))
+
+
+def _require_no_folder(folder: str, run: str | None, compare: str | None) -> None:
+    if run is not None and compare is None and folder != RUNS:
+        raise UsageError(f"folder={folder!r} has no effect with card or contract. Remove it; commas separate goals.")
 
 
 def _decision(

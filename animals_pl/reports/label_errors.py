@@ -175,6 +175,9 @@ def onnx_features(model: str, catalog: Catalog) -> np.ndarray:
     facts = session.get_modelmeta().custom_metadata_map
     resize = Resize.from_settings(facts)
     size, output = int(facts["input_size"]), session.get_outputs()[-1].name
+    if facts["input"] == "image":  # the file resizes, one image at a time
+        pictures = (decode(catalog.root / path, size) for path in catalog.paths)
+        return np.concatenate([session.run([output], {"image": picture})[0] for picture in pictures])
 
     def load(path: str) -> np.ndarray:
         return resize(decode(catalog.root / path, size), size).transpose(2, 0, 1)
@@ -204,4 +207,6 @@ def _feature_session(model: str) -> onnxruntime.InferenceSession:
             "Pass such a file, or --ckpt_path."
         ) from error
     proto.graph.output.append(onnx.helper.make_empty_tensor_value_info(last.input[0]))
-    return onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # int8 weights, as in deploy.runtime
+    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])

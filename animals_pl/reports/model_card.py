@@ -5,7 +5,6 @@ The front matter follows https://github.com/huggingface/hub-docs/blob/main/model
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from animals_pl.evaluation.predictions import MODEL_FACTS
 from animals_pl.evaluation.robustness import saved_robustness
 from animals_pl.files import atomic_write, printable, require_writable
 from animals_pl.reports.review_contract import contract_lines
+from animals_pl.reports.saved_evaluations import read_metrics
 
 CARD_FILE = "MODEL_CARD.md"
 
@@ -118,7 +118,7 @@ def _read_evaluations(folder: Path) -> dict[str, dict[str, Any]]:
     """Contents of metrics.json of ``val``, ``test``, and evaluations of the same model on other, unseen images."""
     others = sorted(place.name for place in folder.glob("test-*"))
     files = {name: folder / name / "metrics.json" for name in ("val", "test", *others)}
-    found = {name: _read_metrics(file) for name, file in files.items() if file.is_file()}
+    found = {name: read_metrics(file) for name, file in files.items() if file.is_file()}
     main = found.get("test") or found.get("val") or {}
     differing = {name for name, metrics in found.items() if any(metrics[key] != main.get(key) for key in MODEL_FACTS)}
     if "val" in differing:
@@ -133,17 +133,6 @@ def _read_evaluations(folder: Path) -> dict[str, dict[str, Any]]:
 def _seen_images(metrics: Mapping[str, Any]) -> int:
     """Number of images with a duplicate among the training images, as far as it is known."""
     return metrics["images"] - metrics.get("unseen", metrics)["images"]
-
-
-def _read_metrics(file: Path) -> dict[str, Any]:
-    try:
-        metrics = json.loads(file.read_text(encoding="utf-8"))
-        missing = {"split", "data", "images", "ece", "per_class", *METRICS, *MODEL_FACTS} - metrics.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{str(file)!r} cannot be read: {one_line(error)}. Evaluate the run again.") from error
-    if missing:
-        raise UsageError(f"{str(file)!r} has no {listed(sorted(missing))}. Evaluate the run again.")
-    return metrics
 
 
 def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -25,6 +25,7 @@ from animals_pl.reports.page import write_page
 from animals_pl.reports.projector import write_projector
 from animals_pl.reports.review_contract import contract_rows, review_contract
 from animals_pl.reports.robustness_section import robustness_figures
+from animals_pl.reports.saved_evaluations import read_evaluation
 from animals_pl.training.callbacks.evaluation_files import Evaluation
 
 MOST_CURVES, MOST_LABELS = 60, 60
@@ -65,22 +66,22 @@ class ModelReport:
         self.predicted = self.probabilities.argmax(1)
         self.confidence = self.probabilities.max(1)
         self.correct = self.predicted == self.labels
-        self.robustness = saved_robustness(evaluation.folder, evaluation.metrics)
+        self.robustness = saved_robustness(evaluation.files, evaluation.metrics)
 
     def write(self) -> Path:
         """Write ``report.html``, ``figures/`` and files for TensorBoard, and return the page's path."""
-        folder, metrics = self.evaluation.folder, self.evaluation.metrics
-        file = folder / "report.html"
+        files, metrics = self.evaluation.files, self.evaluation.metrics
+        run, file = self.evaluation.folder.parents[1], files / "report.html"
         write_page(
             file,
             "model_report",
             title=f"Model report: {self.evaluation.split}",
-            subtitle=f"{metrics['checkpoint']} of {folder.parents[1]}, epoch {metrics['epoch']}, on {metrics['data']}",
+            subtitle=f"{metrics['checkpoint']} of {run}, epoch {metrics['epoch']}, on {metrics['data']}",
             cards=self._cards(),
             metrics=metrics,
             rows=self._rows(),
             contract=self._contract(),
-            figures=write_figures(self._figures(), folder, "evaluation", self._scalars(), metrics["epoch"]),
+            figures=write_figures(self._figures(), files, "evaluation", self._scalars(), metrics["epoch"]),
             galleries=galleries(self.evaluation, self.names),
             cropped=self.evaluation.dataset.resize.rule == "crop",
             robustness=self.robustness,
@@ -120,11 +121,13 @@ class ModelReport:
 
     def _contract(self) -> dict[str, Any]:
         """Sentences, table and command of the review contract; without one, the ``problem``."""
-        folder = self.evaluation.folder
-        run, validates = folder.parents[1], self.evaluation.split == "val"
+        run, name = self.evaluation.folder.parents[1], self.evaluation.files.name
         command = f"python -m animals_pl report --contract {shlex.quote(str(run))}"
         try:
-            found = review_contract(run, None if validates else folder.name)
+            if self.evaluation.split == "val":
+                found = review_contract(read_evaluation(run, name), None)
+            else:
+                found = review_contract(read_evaluation(run, "val"), read_evaluation(run, name))
         except UsageError as error:
             return {"problem": printable(error)}
         sentences = [contract_sentence(found.contract, self.names)]

@@ -48,7 +48,7 @@ def write_projector(evaluation: Evaluation, names: Sequence[str]) -> None:
     predicted = found.probabilities.argmax(1)
     rows = [(names[found.labels[i]], names[predicted[i]], printable(paths[i])) for i in indices]
     labels = "\n".join("\t".join(row) for row in [("class", "prediction", "path"), *rows])
-    folder = evaluation.folder
+    folder = evaluation.files
     with atomic_write(folder / "features.tsv") as partial:
         np.savetxt(partial, features, fmt="%.5g", delimiter="\t")
     with atomic_write(folder / "sprite.png") as partial:

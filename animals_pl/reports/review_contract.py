@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from animals_pl.data.catalog import display_name, english_name
-from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.errors import UsageError, did_you_mean, listed
 from animals_pl.evaluation.contract import (
     Contract,
     ContractResult,
@@ -18,10 +20,13 @@ from animals_pl.evaluation.contract import (
 )
 from animals_pl.evaluation.contract_text import contract_sentence, percent, refusal_sentence, result_sentence
 from animals_pl.evaluation.intervals import images_needed
-from animals_pl.reports.saved_evaluations import read_evaluation, require_same_model
+from animals_pl.reports.saved_evaluations import SavedEvaluation, read_evaluation, require_same_model
 
 RECALL, PRECISION = 0.97, 0.99
 """Default goals of a contract: of each class at most 3 % missed, at most 1 in 100 accepted labels wrong."""
+
+_GOAL = re.compile(r"(?P<name>.*?)=(?P<rate>[^=,]*)(?:,|$)")
+"""A goal for a class, whose name may have commas and equals signs."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +45,20 @@ class ReviewContract:
 
 
 def review_contract(
-    run: Path, test: str | None, recall: str | None = None, precision: float | None = None
+    val: SavedEvaluation, test: SavedEvaluation | None, recall: str | None = None, precision: float | None = None
 ) -> ReviewContract:
-    """Choose a contract on a run's validation images, and evaluate it on its test images.
+    """Choose a contract on validation images, and evaluate it on test images.
 
     Args:
-        run: Folder of the run.
-        test: Name of the evaluation on test images, such as ``test``. None: no result.
+        val: Evaluation on the validation images.
+        test: Evaluation of the same model on test images. None: no result.
         recall: Recall to promise: ``0.97`` for every class, or ``elephant=0.95,dog=0.9``. Default: :data:`RECALL` for
             every class, or none if only ``precision`` is given.
         precision: Precision of all accepted labels. Default: :data:`PRECISION`, or none if only ``recall`` is given.
 
     Raises:
-        UsageError: An evaluation is missing or is of another model, or a goal is invalid.
+        UsageError: The evaluations are of different models, or a goal is invalid.
     """
-    val = read_evaluation(run, "val")
     if recall is None and precision is None:
         recall, precision = str(RECALL), PRECISION
     promises = [*_recall_promises(recall, val.class_names)] if recall is not None else []
@@ -62,16 +66,20 @@ def review_contract(
     contract = choose_contract(val.scores, val.predictions, val.labels, promises, groups=val.groups)
     result = None
     if test is not None and contract.threshold is not None:
-        found = read_evaluation(run, test)
-        require_same_model(val, found)
-        result = apply_contract(contract, found.scores, found.predictions, found.labels)
+        require_same_model(val, test)
+        result = apply_contract(contract, test.scores, test.predictions, test.labels)
     return ReviewContract(contract, result, val.class_names)
 
 
 def contract_lines(run: Path, recall: str | None = None, precision: float | None = None) -> Iterator[str]:
-    """Sentences of the review contract of a run; the arguments are those of :func:`review_contract`."""
-    test = "test" if (run / "evaluation" / "test").is_dir() else None
-    found = review_contract(run, test, recall, precision)
+    """Sentences of the :func:`review_contract` of a run, from the evaluations in its folder.
+
+    Raises:
+        UsageError: An evaluation is missing or damaged, they are of different models, or a goal is invalid.
+    """
+    val = read_evaluation(run, "val")
+    test = read_evaluation(run, "test") if (run / "evaluation" / "test").is_dir() else None
+    found = review_contract(val, test, recall, precision)
     names = [display_name(name) for name in found.class_names]
     yield contract_sentence(found.contract, names)
     if found.result is not None:
@@ -120,23 +128,34 @@ def _reason(refusal: Refusal) -> str:
 
 
 def _recall_promises(recall: str, class_names: Sequence[str]) -> Iterator[Promise]:
-    known = {english_name(name).lower(): label for label, name in enumerate(class_names)}
-    known |= {name.lower(): label for label, name in enumerate(class_names)}
-    parts = [part for part in recall.split(",") if part.strip()]
-    if not parts:
+    if not recall.strip(", "):
         raise UsageError(f"recall={recall!r} has no goal. Pass one, such as 0.97 or elephant=0.95,dog=0.9.")
-    for part in parts:
-        name, _, value = part.rpartition("=")
-        bound = 1 - _rate("recall", value)
-        if not name:
-            yield from (Promise("missed", bound, label) for label in range(len(class_names)))
-        elif name.strip().lower() in known:
-            yield Promise("missed", bound, known[name.strip().lower()])
-        else:
-            raise UsageError(
-                f"recall={recall!r}: the class {name!r} is unknown. {did_you_mean(name, known)}"
-                f"Choose one of {', '.join(class_names)}."
-            )
+    if "=" not in recall:
+        bound = 1 - _rate("recall", recall)
+        yield from (Promise("missed", bound, label) for label in range(len(class_names)))
+        return
+    if rest := _GOAL.sub("", recall).strip(", "):
+        raise UsageError(f"recall={recall!r}: {rest!r} is no goal. Write CLASS=RATE, such as elephant=0.95.")
+    goals = [(found["name"], found["rate"]) for found in _GOAL.finditer(recall)]
+    labels = [_label(name, recall, class_names) for name, _ in goals]
+    if twice := [class_names[label] for label, count in Counter(labels).items() if count > 1]:
+        raise UsageError(f"recall={recall!r} has two goals for {listed(twice)}. Keep one.")
+    for label, (_, rate) in zip(labels, goals, strict=True):
+        yield Promise("missed", 1 - _rate("recall", rate), label)
+
+
+def _label(name: str, recall: str, class_names: Sequence[str]) -> int:
+    """Class of a name, or of an English name; capitals and outer blanks are ignored unless names differ by them."""
+    known = {english_name(own).strip().lower(): label for label, own in enumerate(class_names)}
+    known |= {own.strip().lower(): label for label, own in enumerate(class_names)}
+    known |= {own: label for label, own in enumerate(class_names)}
+    found = known.get(name, known.get(name.strip().lower()))
+    if found is None:
+        raise UsageError(
+            f"recall={recall!r}: the class {name!r} is unknown. {did_you_mean(name, known)}"
+            f"Choose one of {', '.join(class_names)}."
+        )
+    return found
 
 
 def _rate(option: str, value: str | float) -> float:

@@ -161,7 +161,12 @@ def output(logits: Tensor, calibration: Calibration) -> Output:
     """Probabilities and unknown scores of logits (B, C)."""
     logits = logits.float()
     shift = torch.as_tensor(calibration.training_shift, dtype=torch.float32, device=logits.device)
-    return Output(probabilities(logits, calibration), -(logits + shift).logsumexp(1))
+    return Output(probabilities(logits, calibration), energy(logits, shift))
+
+
+def energy(logits: Tensor, training_shift: Tensor) -> Tensor:
+    """Unknown scores (B,) of logits (B, C), see :func:`animals_pl.evaluation.unknown.unknown_scores`."""
+    return -(logits + training_shift).logsumexp(1)
 
 
 def probabilities(logits: Tensor, calibration: Calibration) -> Tensor:

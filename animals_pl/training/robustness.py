@@ -72,8 +72,9 @@ def evaluate_robustness(
     values = None if baseline is None else read_baseline(baseline, data)
     kwargs = {**TRAINER_DEFAULTS, "logger": False, "enable_checkpointing": False, **trainer_kwargs, "devices": 1}
     files = EvaluationFiles(data)
-    trainer = make_trainer([EvaluationSummary(data), files], **kwargs)
-    with quiet():
+    checks = [] if values is None else [BaselineCheck(data, values)]
+    trainer = make_trainer([EvaluationSummary(data), files, *checks], **kwargs)
+    with quiet(), files.more_files():
         trainer.test(model, datamodule=data, verbose=False)
         return score_corruptions(trainer, model, data, files.evaluation, values)
 
@@ -115,12 +116,8 @@ def score_corruptions(
             "robustness needs a folder for its files. Test a model from load_classifier with an AnimalsDataModule, and "
             "copy the run to a writable folder."
         )
-    digest = images_digest(evaluation.catalog)
-    if baseline is not None and baseline.get("images_sha256") != digest:
-        raise UsageError(
-            f"baseline={baseline['run']!r} was tested on other images. Run test --robustness on one dataset and split "
-            "for both, with --data.root and --data.split, or with --data.test_root."
-        )
+    if baseline is not None:  # again: trainer.limit_test_batches may have left images out
+        require_same_images(evaluation.catalog, baseline)
     names, images = list(CORRUPTIONS), counted(len(evaluation.catalog.paths), "image")
     print(f"robustness: {len(names)} corruptions × {len(SEVERITIES)} severities of {images}")
     start = time.monotonic()
@@ -133,19 +130,46 @@ def score_corruptions(
         for name, error in errors.items():
             values["corruptions"][name]["corruption_error"] = error
         values |= {"baseline": baseline["run"], "mean_corruption_error": mean_corruption_error(errors)}
-    values = {**{key: evaluation.metrics[key] for key in FACTS}, "images_sha256": digest, **values}
-    file = evaluation.folder / ROBUSTNESS_FILE
-    with atomic_write(file) as partial:
+    facts = {key: evaluation.metrics[key] for key in FACTS}
+    values = {**facts, "images_sha256": images_digest(evaluation.catalog), **values}
+    with atomic_write(evaluation.files / ROBUSTNESS_FILE) as partial:
         partial.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     _print(values)
+    file = evaluation.folder / ROBUSTNESS_FILE
     print(printable(f"{seconds:,.0f} s for {len(names) * len(SEVERITIES)} passes over {images}; values: {file}"))
     return values
 
 
+class BaselineCheck(L.Callback):
+    """Raises UsageError at the start of a test on other images than those of the baseline.
+
+    Args:
+        data: The datamodule of the test.
+        baseline: Result of :func:`read_baseline`.
+    """
+
+    def __init__(self, data: AnimalsDataModule, baseline: dict[str, Any]) -> None:
+        self.data = data
+        self.baseline = baseline
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare the images."""
+        require_same_images(self.data.catalogs["test"], self.baseline)
+
+
+def require_same_images(catalog: Catalog, baseline: dict[str, Any]) -> None:
+    """Raise UsageError if a baseline was tested on other images than those of a catalog."""
+    if baseline.get("images_sha256") != images_digest(catalog):
+        raise UsageError(
+            f"baseline={baseline['run']!r} was tested on other images. Run test --robustness on one dataset and split "
+            "for both, with --data.root and --data.split, or with --data.test_root."
+        )
+
+
 def images_digest(catalog: Catalog) -> str:
-    """SHA-256 of the paths and classes of a catalog's images."""
-    lines = (
-        f"{path}\0{catalog.class_names[label]}\n" for path, label in zip(catalog.paths, catalog.labels, strict=True)
+    """SHA-256 of the contents and classes of a catalog's images; not of their paths and their order."""
+    lines = sorted(
+        f"{sha256} {catalog.class_names[label]}\n" for sha256, label in zip(catalog.sha256, catalog.labels, strict=True)
     )
     return hashlib.sha256(os.fsencode("".join(lines))).hexdigest()
 

@@ -2,8 +2,9 @@
 
     python -m scripts.bench.unknown --root DIR --config mobilenetv3_small_best [--net NAME] [--weights FILE]
 
-The known images are the test images. The unknown images are those of each class in turn, left out of training; the
-practice drawings; and corrupted test images. The backbone must be frozen and the head linear.
+Each cross-validation fold is the test split once, as in ``scripts.bench.trust``. The known images are the test images.
+The unknown images are those of each class in turn, left out of training; the practice drawings; and corrupted test
+images. The backbone must be frozen and the head linear.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
+import pandas as pd
 import torch
 from PIL import Image, ImageFilter
 from rich import box
@@ -31,11 +35,12 @@ from torch import Tensor
 
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.sources.practice.practice_set import draw_practice_set
-from animals_pl.data.tables import read_rows
+from animals_pl.data.tables import read_rows, write_table
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.lightning_cli import run
 from animals_pl.training.extraction import Extractor
 from animals_pl.training.trained import TrainedModel
+from scripts.bench.trust import write_splits
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -126,6 +131,9 @@ class Separation:
     macro_tpr: float
 
 
+Fold = Literal["mean", "min", "max"]
+"""How the values of the folds are summarised: a function of NumPy."""
+
 Result = dict[str, dict[str, Separation]]
 """Score → kind of unknown images → separation."""
 
@@ -141,8 +149,10 @@ def separation(known: np.ndarray, labels: np.ndarray, unknown: np.ndarray) -> Se
     return Separation(float(roc_auc_score(truth, both)), float(false[point]), float(macro_tpr))
 
 
-def train_without(root: Path, left_out: str | None, arguments: Sequence[str], folder: Path) -> TrainedModel:
-    """Train on all classes but one; the run is in ``folder``."""
+def train_without(
+    root: Path, left_out: str | None, rows: Sequence[dict[str, str]], arguments: Sequence[str], folder: Path
+) -> TrainedModel:
+    """Train on all classes but one, with the paths and splits of ``rows``; the run is in ``folder``."""
     images = folder.parent / "images"  # the same in all runs, so that the scan of its images is cached
     shutil.rmtree(images, ignore_errors=True)
     images.mkdir()
@@ -150,12 +160,15 @@ def train_without(root: Path, left_out: str | None, arguments: Sequence[str], fo
     for source in sorted(root.iterdir()):
         if source.is_dir() and source.name != left_out:
             (images / source.name).symlink_to(source.resolve())
+    split = folder / "split.csv"
+    write_table(pd.DataFrame(rows), split)
+    options = ["--data.root", str(images), "--data.split", str(split), "--data.val_fraction", "null"]
+    options += ["--trainer.default_root_dir", str(folder), "--trainer.logger", "false"]
     with (
         (folder / "fit.txt").open("w", encoding="utf-8") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):
-        options = ["--data.root", str(images), "--trainer.default_root_dir", str(folder), "--trainer.logger", "false"]
         done = run(["fit", *arguments, *options]).run
     assert done is not None
     return done.best
@@ -176,20 +189,20 @@ class Pool:
         self.drawings = scan_folder(draw_practice_set(scratch / "drawings"), argument="root")
         self._features: dict[str, np.ndarray] = {}
 
-    def measure(self, seed: int) -> Result:
-        """Train on the split ``seed``, and once without each class."""
+    def measure(self, split: Path) -> Result:
+        """Train on a split, and once without each class."""
         found: Result = {}
+        rows = read_rows(split, "split", "path", "split")
+        row_of = {path: row for row, path in enumerate(self.catalog.paths)}
         for left_out in (None, *self.catalog.class_names):
-            folder = self.scratch / f"{seed}-{left_out}"
-            model = train_without(self.root, left_out, [*self.arguments, "--data.seed", str(seed)], folder)
+            kept = [row for row in rows if Path(row["path"]).parts[0] != left_out]
+            model = train_without(self.root, left_out, kept, self.arguments, self.scratch / f"{split.stem}-{left_out}")
             extractor = Extractor(model.net)  # type: ignore[arg-type]
             if not self._features:  # the frozen backbone is the same in every run
                 catalogs = {"images": self.catalog, "drawings": self.drawings}
                 self._features = {name: features_of(model, extractor, of) for name, of in catalogs.items()}
-            row_of = {path: row for row, path in enumerate(self.catalog.paths)}
-            rows = read_rows(next(folder.rglob("split.csv")), "split", "path", "split")
             test, train = (
-                np.array([row_of[row["path"]] for row in rows if row["split"] == split]) for split in ("test", "train")
+                np.array([row_of[row["path"]] for row in kept if row["split"] == name]) for name in ("test", "train")
             )
             images = self._features["images"]
             if left_out is None:
@@ -213,46 +226,70 @@ def _images(model: TrainedModel, features: np.ndarray) -> Images:
     return Images(features.astype(float), logits.double().numpy())
 
 
-def table(found: Sequence[Result], kinds: dict[str, Sequence[str]]) -> Table:
-    """Scores with their separation in percent: mean over splits and over the ``kinds`` of a column."""
-    title = "AUROC / FPR at 95 % TPR, in %; macro TPR: share of the known images accepted, mean over classes"
+def table(found: Sequence[Result], kinds: dict[str, Sequence[str]], fold: Fold) -> Table:
+    """Scores with their separation in percent: means over the ``kinds`` of a column, then ``fold`` over the folds."""
+    title = f"{fold} over the folds: AUROC / FPR at 95 % TPR, in %; macro TPR: mean recall of the known classes, in %"
     result = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     result.add_column("score", no_wrap=True)
     for column in (*kinds, "mean", "macro TPR"):
         result.add_column(column, justify="right")
+    over_folds = getattr(np, fold)
     for name in found[0]:
-        cells = [
-            np.mean([astuple(split[name][kind]) for split in found for kind in members], 0)
-            for members in kinds.values()
-        ]
-        cells.append(np.mean(cells, 0))
-        numbers = [f"{100 * auroc:.1f} / {100 * fpr:.1f}" for auroc, fpr, _ in cells]
-        macro = np.mean([one.macro_tpr for split in found for one in split[name].values()])
+        cells = np.array(
+            [
+                [np.mean([astuple(one[name][kind]) for kind in members], 0) for members in kinds.values()]
+                for one in found
+            ]
+        )  # (folds, columns, 3)
+        cells = np.concatenate([cells, cells.mean(1, keepdims=True)], 1)
+        numbers = [f"{100 * auroc:.1f} / {100 * fpr:.1f}" for auroc, fpr, _ in over_folds(cells, 0)]
+        macro = over_folds([np.mean([kind.macro_tpr for kind in one[name].values()]) for one in found])
         result.add_row(name, *numbers, f"{100 * macro:.1f}")
     return result
 
 
+def saved(file: Path, measure: Callable[[], Result]) -> Result:
+    """Result in a JSON file, measured and written unless the file exists."""
+    if not file.is_file():
+        found = {name: {kind: asdict(one) for kind, one in kinds.items()} for name, kinds in measure().items()}
+        file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    values = json.loads(file.read_text(encoding="utf-8"))
+    return {name: {kind: Separation(**one) for kind, one in kinds.items()} for name, kinds in values.items()}
+
+
 def main(args: Sequence[str] | None = None) -> None:
-    """Measure a configuration and print a table of the kinds of unknown images, and one of the classes."""
+    """Measure a configuration and print tables of the kinds of unknown images, and of the classes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
     parser.add_argument("--config", required=True, help="configuration, as for fit")
     parser.add_argument("--net", help="timm model in place of the configuration's")
     parser.add_argument("--weights", help="its weights, as for fit")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="seeds of the splits")
+    parser.add_argument("--folds", type=int, default=5, help="number of folds")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the folds")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("checkpoints/unknown"),
+        help="folder of the results; folds that are there are not measured again",
+    )
     options = parser.parse_args(args)
-    arguments = ["--config", options.config, "--data.test_fraction", "0.15"]
+    arguments = ["--config", options.config]
     for key in ("net", "weights"):
         if value := getattr(options, key):
             arguments += [f"--model.{key}", value]
+    options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         pool = Pool(options.root, arguments, Path(scratch))
-        found = [pool.measure(seed) for seed in options.seeds]
+        found = []
+        for split in write_splits(options.root, options.folds, options.seed, options.output):
+            found.append(saved(split.with_suffix(".json"), lambda split=split: pool.measure(split)))  # type: ignore[misc]
+            print(f"{split.stem} of {options.folds} done", flush=True)
         classes = pool.catalog.class_names
     console = Console(width=200)
     columns: dict[str, Sequence[str]] = {"left-out classes": classes, "drawings": ["drawings"]}
-    console.print(table(found, columns | {kind: [kind] for kind in CORRUPTIONS}))
-    console.print(table(found, {name: [name] for name in classes}))
+    for fold in get_args(Fold):
+        console.print(table(found, columns | {kind: [kind] for kind in CORRUPTIONS}, fold))
+        console.print(table(found, {name: [name] for name in classes}, fold))
 
 
 if __name__ == "__main__":

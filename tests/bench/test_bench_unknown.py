@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -10,7 +12,7 @@ from sklearn.covariance import LedoitWolf
 
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.evaluation.unknown import unknown_scores
-from scripts.bench.unknown import Images, Separation, scores, separation, table
+from scripts.bench.unknown import Fold, Images, Separation, saved, scores, separation, table
 
 IMAGES = np.arange(400)
 LABELS = IMAGES % 4
@@ -43,13 +45,27 @@ def test_scores_of_feature_space_and_of_the_product() -> None:
     np.testing.assert_allclose(found["energy, training prior"], -unknown_scores(others.logits, calibration))
 
 
-def test_the_table_has_means_over_splits_and_kinds() -> None:
-    splits = [
+@pytest.mark.parametrize(
+    ("fold", "expected"),
+    [
+        ("mean", "75.0 / 25.0 85.0 / 15.0 80.0 / 20.0 75.0"),
+        ("min", "70.0 / 20.0 80.0 / 10.0 75.0 / 15.0 70.0"),
+        ("max", "80.0 / 30.0 90.0 / 20.0 85.0 / 25.0 80.0"),
+    ],
+)
+def test_the_table_has_means_over_kinds_and_values_over_folds(fold: Fold, expected: str) -> None:
+    folds = [
         {"energy": {"a": Separation(0.9, 0.1, 0.8), "b": Separation(0.7, 0.3, 0.6)}},
         {"energy": {"a": Separation(0.8, 0.2, 0.9), "b": Separation(0.6, 0.4, 0.7)}},
     ]
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(table(splits, {"both": ["a", "b"], "only a": ["a"]}))
+        console.print(table(folds, {"both": ["a", "b"], "only a": ["a"]}, fold))
     (row,) = (line.split() for line in capture.get().splitlines() if "energy" in line)
-    assert " ".join(row) == "energy 75.0 / 25.0 85.0 / 15.0 80.0 / 20.0 75.0"
+    assert " ".join(row) == f"energy {expected}"
+
+
+def test_results_are_read_from_their_file(tmp_path: Path) -> None:
+    found = {"energy": {"a": Separation(0.9, 0.1, 0.8)}}
+    assert saved(tmp_path / "fold0.json", lambda: found) == found
+    assert saved(tmp_path / "fold0.json", lambda: {}) == found

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import log_loss
 
@@ -32,6 +33,27 @@ LOGITS = 3 * np.sin(1.7 * IMAGES[:, None] + np.arange(4) * 2.3) + 4 * np.eye(4)[
 def test_the_temperature_is_netcal_s() -> None:
     # netcal 1.4.0: 1 / TemperatureScaling().fit(softmax(LOGITS), LABELS).temperature
     assert fit_temperature(LOGITS, LABELS) == pytest.approx(2.44528622, rel=1e-4)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(2, 6), st.floats(0.05, 30), st.integers(0, 1000), st.booleans())
+def test_the_temperature_is_that_of_a_search_over_its_logarithm(
+    classes: int, scale: float, seed: int, prior: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(classes, size=40)
+    logits = scale * (random.normal(size=(40, classes)) + np.eye(classes)[labels])
+    counts = np.bincount(labels, minlength=classes)
+    shift = log_prior_shift(counts, np.ones(classes)) if prior else np.zeros(classes)
+
+    def loss(log_temperature: float) -> float:
+        log_probabilities = calibrated_log_probabilities(logits, np.exp(log_temperature), shift)
+        return float(negative_log_likelihood(log_probabilities, labels).mean())
+
+    bounds = np.log(TEMPERATURE_RANGE)
+    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7})
+    expected = np.exp(min(found.x, *bounds, key=loss))
+    assert fit_temperature(logits, labels, shift) == pytest.approx(expected, rel=1e-3)
 
 
 # netcal 1.4.0: ECE(bins).measure(softmax(LOGITS / temperature), LABELS)

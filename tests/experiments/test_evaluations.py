@@ -13,10 +13,12 @@ import pytest
 from animals_pl.cli import main
 from animals_pl.evaluation.comparison import compare_predictions
 from animals_pl.evaluation.contract import Promise, apply_contract, choose_contract
-from animals_pl.reports.saved_evaluations import read_evaluation
+from animals_pl.evaluation.predictions import Predictions, evaluation_metrics
+from animals_pl.reports.review_contract import review_contract
+from animals_pl.reports.saved_evaluations import SavedEvaluation, read_evaluation
 
 NAMES = ["cane", "gatto", "ragno"]
-FACTS = {"checkpoint": "best.ckpt", "epoch": 3, "tta": "none", "temperature": 0.9, "prior": None}
+FACTS = {"data": "raw-img", "checkpoint": "best.ckpt", "epoch": 3, "tta": "none", "temperature": 0.9, "prior": None}
 
 
 def evaluate(run: Path, split: str, seed: int, counts: tuple[int, ...] = (200, 120, 20), **facts: object) -> Path:
@@ -34,7 +36,8 @@ def evaluate(run: Path, split: str, seed: int, counts: tuple[int, ...] = (200, 1
     folder = run / "evaluation" / split
     folder.mkdir(parents=True)
     table.to_csv(folder / "predictions.csv", index=False)
-    (folder / "metrics.json").write_text(json.dumps({**FACTS, **facts}))
+    metrics = evaluation_metrics(Predictions(logits, labels, table["group"].to_numpy()), NAMES)
+    (folder / "metrics.json").write_text(json.dumps({"split": split, **metrics, **FACTS, **facts}))
     return run
 
 
@@ -95,13 +98,17 @@ def test_without_goals_every_class_and_the_labels_are_promised(run, capsys):
         (["--contract", "RUN", "--output", "a.md"], "output='a.md' is for the table and the model card"),
         (["--recall", "0.9"], "Add --contract RUN"),
         (["--contract", "RUN", "--compare", "RUN", "RUN"], "Remove one of them"),
-        (["--contract", "NOWHERE"], "evaluation/val' is missing. Run 'python -m animals_pl validate"),
+        (["--contract", "RUN", "--recall", "dog=0.9,cat"], "'cat' is no goal"),
+        (["--contract", "RUN", "--recall", "dog=0.9,cane=0.8"], "has two goals for cane. Keep one"),
+        (["--contract", "RUN", "--recall", "dog=0.9", "cat=0.8"], "folder='cat=0.8' has no effect"),
+        (["--contract", "RUN/evaluation/val/metrics.json"], "is a file. Pass the folder of a run"),
+        (["--contract", "NOWHERE"], "evaluation/val/predictions.csv' is missing. Run 'python -m animals_pl validate"),
         (["--compare", "RUN"], "needs a second run"),
         (["--compare", "RUN", "NOWHERE"], "is missing"),
     ],
 )
 def test_wrong_use_is_named(run, capsys, args, reason):
-    assert report(*(run if arg == "RUN" else arg for arg in args)) == 2
+    assert report(*(arg.replace("RUN", str(run)) for arg in args)) == 2
     assert reason in capsys.readouterr().err
 
 
@@ -124,9 +131,57 @@ def test_class_names_may_look_like_numbers(tmp_path, monkeypatch, capsys, names)
 
 
 @pytest.mark.parametrize(
+    ("names", "goals"),
+    [
+        (["a, b", "a=b", "c"], {"a, b": 0.9, "a=b": 0.8}),
+        ([" a ", "B", "c"], {"a": 0.9, "b": 0.8}),
+        (["a", " a", "c"], {"a": 0.9, " a": 0.8}),
+    ],
+)
+def test_goals_for_odd_class_names(names, goals):
+    recall = ",".join(f"{name}={rate}" for name, rate in goals.items())
+    labels = np.repeat([0, 1, 2], 40)
+    scores = np.linspace(0.5, 1, len(labels))
+    val = SavedEvaluation(Path(), names, [], np.arange(len(labels)), labels, labels, scores, FACTS)
+    found = review_contract(val, None, recall)
+    assert [(promise.label, round(1 - promise.bound, 9)) for promise in found.contract.promises] == [(0, 0.9), (1, 0.8)]
+
+
+@pytest.mark.parametrize("option", ["--contract", "--card", "--compare"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda facts: facts["acc"].pop("low"),
+        lambda facts: facts.update(acc=0.5),
+        lambda facts: facts.update(macro_f1={"value": "x", "low": 0, "high": 1}),
+        lambda facts: facts.update(ece={"before": {"value": 0.1}}),
+        lambda facts: facts.update(per_class=["a"]),
+        lambda facts: facts["per_class"]["cane"].pop("recall"),
+        lambda facts: facts["per_class"]["cane"].update(flagged=None),
+        lambda facts: facts.update(images="all"),
+        lambda facts: facts.update(unseen=3),
+        lambda facts: facts.update(temperature=None),
+        lambda facts: facts.update(data=None),
+        lambda facts: facts.pop("epoch"),
+        lambda facts: facts.clear(),
+    ],
+)
+def test_edited_metrics_are_named_in_one_line(run, capsys, option, change):
+    file = run / "evaluation" / "test" / "metrics.json"
+    facts = json.loads(file.read_text())
+    change(facts)
+    file.write_text(json.dumps(facts))
+    (run / "config.yaml").write_text("model: {}\ndata: {}\n")
+    assert report(option, run, *([run] if option == "--compare" else [])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{str(file)!r} cannot be read. Run 'python -m animals_pl test --ckpt_path {run}/best.ckpt'" in line
+
+
+@pytest.mark.parametrize(
     ("file", "text"),
     [
         ("metrics.json", "[]"),
+        ("metrics.json", '{"split": "val", "acc": {"va'),
         ("metrics.json", "[" * 100_000),
         ("predictions.csv", "path,group,label,prediction,probability_a\n"),
         ("predictions.csv", "path,group,label,prediction,probability_a\nx,0,a,b,1\n"),
@@ -143,7 +198,7 @@ def test_an_edited_evaluation_is_refused(run, capsys, file, text):
 def test_a_damaged_evaluation_is_named(run, capsys):
     (run / "evaluation" / "val" / "predictions.csv").write_text("path,label\na,b\n")
     assert report("--contract", run) == 2
-    assert "evaluation/val' cannot be read" in capsys.readouterr().err
+    assert "evaluation/val/predictions.csv' cannot be read" in capsys.readouterr().err
 
 
 def test_two_runs_are_compared_on_their_test_images(run, tmp_path, capsys):

@@ -40,6 +40,10 @@ def test_checkpoint_and_exported_file_give_the_same_features(tiny_tree, tmp_path
     for tta in ("none", "hflip"):
         file = export(checkpoint, tmp_path / f"{tta}.onnx", tta=tta).path
         assert onnx_features(str(file), catalog) == pytest.approx(features, abs=1e-4)
+    resizing = export(checkpoint, tmp_path / "image.onnx", input="image").path
+    assert onnx_features(str(resizing), catalog) == pytest.approx(features, abs=0.05)
+    int8 = export(checkpoint, tmp_path / "int8.onnx", weights="int8").path
+    assert onnx_features(str(int8), catalog) == pytest.approx(features, abs=0.05)
 
 
 def test_checkpoint_of_a_from_scratch_net_is_refused(tiny_tree, tmp_path, capsys):

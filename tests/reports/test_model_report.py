@@ -148,7 +148,10 @@ def test_an_overlay_colours_the_hot_region_and_greys_what_is_cropped():
 
 
 def test_the_contract_needs_the_validation_images(page):
-    assert "evaluation/val&#39; is missing. Run &#39;python -m animals_pl validate --ckpt_path" in page.text
+    assert (
+        "evaluation/val/predictions.csv&#39; is missing. Run &#39;python -m animals_pl validate --ckpt_path"
+        in page.text
+    )
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +183,9 @@ def test_the_contract_is_chosen_on_validation_and_stated_on_test(contracts):
 def test_a_table_says_for_which_class_the_promise_is_made(contracts):
     rows = [re.findall("<t[dh].*?>(.*?)</t[dh]>", row) for row in contracts.test.split("<tr>")[1:]]
     assert [row[0] for row in rows] == ["class", "&lt;script&gt;alert(1)", "dog", "cat", "all accepted labels"]
-    val = read_evaluation(contracts.run, "val")
+    val, test = (read_evaluation(contracts.run, split) for split in ("val", "test"))
     assert [row[2] for row in rows[1:]] == [*map(str, np.bincount(val.labels)), str(len(val.labels))]
-    found = review_contract(contracts.run, "test", "0.1", 0.05)
+    found = review_contract(val, test, "0.1", 0.05)
     for row, result in zip(rows[1:], found.result.results, strict=True):
         bound = result.promise.bound
         assert row[1] == f"at most {100 * bound:.0f} % {result.promise.kind}"

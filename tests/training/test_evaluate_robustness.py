@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ from image_trees import write_tree
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, Run, evaluate_robustness, fit, load_classifier
 from animals_pl.cli import main
+from animals_pl.data.catalog import Catalog
 from animals_pl.data.corrupted_dataset import CorruptedDataset
 from animals_pl.evaluation.robustness import corruption_errors
+from animals_pl.training.robustness import images_digest
 
 COUNTS = {"cane": 16, "gatto": 12, "ragno": 10}
 OPTIONS = {"max_epochs": 2, "accelerator": "cpu"}
@@ -117,8 +120,19 @@ def test_a_baseline_on_other_images_is_refused(runs, capsys):
     shutil.rmtree(other)
     write_tree(other, {"cane": 3, "ragno": 2}, seed=6)
     options = ["--data.test_root", str(other), "--data.num_workers", "0", "--baseline", str(runs.second.folder)]
+    capsys.readouterr()
     assert evaluated(runs.first.best_path, *options) == 2
-    assert f"baseline={str(runs.second.folder)!r} was tested on other images" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert f"baseline={str(runs.second.folder)!r} was tested on other images" in captured.err
+    assert "acc/test" not in captured.out  # before the test
+
+
+def test_images_are_compared_by_their_contents(runs):
+    first = Catalog(Path("a"), ["cane", "gatto"], ["cane/1.jpg", "gatto/2.jpg"], np.array([0, 1]), sha256=["x", "y"])
+    moved = Catalog(Path("b"), ["cane", "gatto"], ["gatto/0.jpg", "cane/7.jpg"], np.array([1, 0]), sha256=["y", "x"])
+    assert images_digest(moved) == images_digest(first)
+    assert images_digest(replace(first, sha256=["x", "z"])) != images_digest(first)
+    assert images_digest(replace(first, labels=np.array([1, 0]))) != images_digest(first)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import shutil
@@ -154,6 +155,44 @@ def test_a_folder_that_cannot_be_written_is_a_warning(run, tmp_path):
     with pytest.warns(UserWarning, match="the evaluation cannot be written to"):
         found = evaluate(load_classifier(copy / "best.ckpt"), run.data, "test", accelerator="cpu")
     assert found["acc/test"] > 0
+
+
+@pytest.mark.usefixtures("tested")
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt(), MemoryError()]
+)
+@pytest.mark.parametrize("place", ["figures", "projector"])
+def test_an_evaluation_is_replaced_as_a_whole_or_not_at_all(run, monkeypatch, error, place):
+    command = ["validate", "--ckpt_path", str(run.best_path), "--data.num_workers", "0"]
+    assert main(command) == 0
+    folder = run.folder / "evaluation"
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    target = {"figures": "write_figures", "projector": "write_projector"}[place]
+    monkeypatch.setattr(f"animals_pl.reports.model_report.{target}", fail)
+    if isinstance(error, MemoryError):
+        with pytest.raises(MemoryError):
+            main(command)
+    else:
+        assert main(command) == (2 if isinstance(error, OSError) else 130)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+
+
+def test_a_full_disk_is_a_warning_and_leaves_the_earlier_files(run, monkeypatch):
+    run.test()
+    folder = run.folder / "evaluation"
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("animals_pl.training.callbacks.evaluation_files.write_table", full)
+    with pytest.warns(UserWarning, match="No space left on device"):
+        run.test()
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 @pytest.mark.timeout(900)  # two more programs that import everything

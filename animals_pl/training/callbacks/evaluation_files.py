@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,8 @@ from animals_pl.data.grouping import single_groups
 from animals_pl.data.tables import read_rows, write_table
 from animals_pl.errors import UsageError, listed
 from animals_pl.evaluation.predictions import Predictions, evaluation_metrics
-from animals_pl.files import atomic_write, printable
+from animals_pl.evaluation.robustness import ROBUSTNESS_FILE
+from animals_pl.files import StagedFolder, printable
 from animals_pl.training.callbacks.split_logits import LogitCollector, SplitLogits
 from animals_pl.training.checkpoint import load_checkpoint
 from animals_pl.training.classifier import AnimalClassifier
@@ -36,6 +39,7 @@ class Evaluation:
 
     Attributes:
         folder: Folder of its files: ``evaluation/val``, ``evaluation/test`` or ``evaluation/test-NAME`` of the run.
+        files: Where the files are now: beside ``folder`` until the evaluation is published.
         split: ``val`` or ``test``.
         catalog: The images (N).
         class_names: Name of each class (C,).
@@ -47,6 +51,7 @@ class Evaluation:
     """
 
     folder: Path
+    files: Path
     split: str
     catalog: Catalog
     class_names: list[str]
@@ -69,6 +74,35 @@ class EvaluationFiles(L.Callback):
         self.evaluation: Evaluation | None = None
         """The latest evaluation; ``None`` if the files could not be written."""
         self._collected = LogitCollector()
+        self._staged: StagedFolder | None = None
+        self._adds_files = False
+
+    @contextmanager
+    def more_files(self) -> Iterator[None]:
+        """Context in which files are added to an evaluation, such as its page.
+
+        The evaluation is published at the end, as a whole. If an error occurs, an earlier evaluation stays as it is.
+        """
+        self._adds_files = True
+        try:
+            yield
+            self._publish()
+        finally:
+            self._adds_files = False
+            self._discard()
+
+    def _publish(self) -> None:
+        if self._staged is None or self.evaluation is None:
+            return
+        self._staged.publish()
+        self._staged = None
+        self.evaluation = replace(self.evaluation, files=self.evaluation.folder)
+        print(printable(f"predictions and metrics with 95 % intervals: {self.evaluation.folder}"))
+
+    def _discard(self) -> None:
+        if self._staged is not None:
+            self._staged.discard()
+            self._staged = None
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
@@ -98,17 +132,23 @@ class EvaluationFiles(L.Callback):
         if ckpt_path is None or not isinstance(module, AnimalClassifier):
             return
         evaluation = evaluate_split(self.data, split, collected, module, Path(ckpt_path))
+        self.evaluation = None
         try:
-            _write(evaluation)
+            self._staged = StagedFolder(evaluation.folder)
+            self.evaluation = replace(evaluation, files=self._staged.path)
+            _write(self.evaluation)
+            if not self._adds_files:
+                self._publish()
         except OSError as error:
+            self.evaluation = None
             warnings.warn(
                 f"the evaluation cannot be written to {str(evaluation.folder)!r} ({error.strerror}). "
                 "Copy the run to a writable folder",
                 stacklevel=2,
             )
-            return
-        self.evaluation = evaluation
-        print(printable(f"predictions and metrics with 95 % intervals: {evaluation.folder}"))
+        finally:
+            if self.evaluation is None or not self._adds_files:
+                self._discard()
 
 
 def evaluation_folder(run: Path, split: str, test_root: str | None = None) -> Path:
@@ -143,8 +183,10 @@ def evaluate_split(
         "prior": module.prior,
     }
     metrics = {**facts, **evaluation_metrics(predictions, class_names)}
+    folder = evaluation_folder(run, split, test_root)
     return Evaluation(
-        evaluation_folder(run, split, test_root),
+        folder,
+        folder,
         split,
         catalog,
         class_names,
@@ -197,8 +239,7 @@ def _write(evaluation: Evaluation) -> None:
     }
     rounded = probabilities.round(DIGITS)
     table = pd.DataFrame(columns | {f"probability_{name}": rounded[:, label] for label, name in enumerate(names)})
-    (evaluation.folder / "report.html").unlink(missing_ok=True)  # of an earlier evaluation
-    shutil.rmtree(evaluation.folder / "figures", ignore_errors=True)
-    write_table(table, evaluation.folder / "predictions.csv")
-    with atomic_write(evaluation.folder / "metrics.json") as partial:
-        partial.write_text(metrics + "\n", encoding="utf-8")
+    with suppress(FileNotFoundError):  # its readers check that it is of the same model
+        shutil.copy(evaluation.folder / ROBUSTNESS_FILE, evaluation.files)
+    write_table(table, evaluation.files / "predictions.csv")
+    (evaluation.files / "metrics.json").write_text(metrics + "\n", encoding="utf-8")

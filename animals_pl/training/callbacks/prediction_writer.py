@@ -15,8 +15,9 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from animals_pl.data.catalog import english_name
 from animals_pl.data.decode import is_image
 from animals_pl.errors import UsageError
+from animals_pl.evaluation.top_k import UNKNOWN, is_unknown
 from animals_pl.files import atomic_write, require_writable
-from animals_pl.training.calibration import UNKNOWN, Output
+from animals_pl.training.calibration import Output
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -81,7 +82,7 @@ class PredictionWriter(BasePredictionWriter):
             name, probability = best[0]
             if self.unknown:
                 cells.append(f"{score:.6f}")
-                if score > threshold:
+                if is_unknown(score, threshold):
                     name, probability = UNKNOWN, ""
             path = paths[index]
             self._rows.writerow([_utf8(path), name, english_name(name), probability, *cells, problems.get(path, "")])
