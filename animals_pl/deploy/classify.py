@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from animals_pl.data.cores import available_cores
 from animals_pl.deploy.class_folders import copy_into, require_copy_folder
+from animals_pl.deploy.engines import EngineName
 from animals_pl.deploy.image_paths import STDIN, image_paths, require_existing
 from animals_pl.deploy.image_worker import ImageWorker
 from animals_pl.deploy.prediction_rows import RowRules
@@ -23,8 +24,8 @@ from animals_pl.deploy.runtime import Identifier
 from animals_pl.errors import UsageError, counted, require_range
 from animals_pl.files import is_stream, message_stream, printable, require_writable, track
 
-BATCH = 8
-"""Images that a thread reads, decodes and classifies together."""
+BATCH = 4
+"""Images that a thread takes at a time."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,6 +40,7 @@ def classify(
     threshold: float = 0.0,
     unknown: bool = False,
     copy: str | None = None,
+    engine: EngineName = "onnxruntime",
 ) -> None:
     """Classify images with an exported model and write one row per image.
 
@@ -56,6 +58,7 @@ def classify(
         threshold: Images with a lower probability get the class "review".
         unknown: Images of no known class get the class "unknown". The model must have a threshold for them.
         copy: Folder to copy the images to, into one folder per class. Nothing is overwritten.
+        engine: "openvino" needs the package openvino. Both give the same probabilities.
 
     Raises:
         UsageError: A path, the model or the output cannot be used, or there are no images.
@@ -65,7 +68,7 @@ def classify(
     require_existing(paths)
     target, copies = Path(output), None if copy is None else Path(copy)
     _require_output(target, resume)
-    identifier = Identifier(model, threads=1)
+    identifier = Identifier(model, engine=engine, threads=1)
     if copies:
         require_copy_folder(copies, identifier.class_names, paths)
     limit = identifier.metadata.unknown_threshold if unknown else math.inf

@@ -182,7 +182,7 @@ def _image(validation: Catalog, path: str, file: LoadedFile) -> np.ndarray:
     image, problem = load(validation.root / path, file.identifiers[0].metadata.input_size)
     if image is None:
         raise UsageError(f"validation image {path!r} cannot be used: {problem}. Export with weights=float32.")
-    return image
+    return np.asarray(image)
 
 
 def _milliseconds(files: Sequence[LoadedFile], image: np.ndarray) -> list[list[float]]:
