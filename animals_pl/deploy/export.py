@@ -17,6 +17,7 @@ from animals_pl.data.catalog import Catalog, english_name, find_images
 from animals_pl.data.decode import decode, decodes
 from animals_pl.deploy.golden import GoldenSource, drawings, golden_jpegs, spread
 from animals_pl.deploy.image_input import with_image_input
+from animals_pl.deploy.inference_time import EngineTimes, measure_engines
 from animals_pl.deploy.int8 import quantise_weights
 from animals_pl.deploy.int8_comparison import Int8Comparison, LoadedFile, compare, validation_images
 from animals_pl.deploy.metadata import GoldenImage, InputKind, WeightsKind, as_text, digest
@@ -85,6 +86,7 @@ def export(
     input: InputKind = "batch",
     golden: GoldenSource | None = None,
     weights: WeightsKind = "float32",
+    benchmark: bool = False,
 ) -> Export:
     """Export a checkpoint to a single, self-contained ONNX file.
 
@@ -106,6 +108,7 @@ def export(
         golden: Golden images: 8 validation images of the run, or 8 drawings ("practice") where photographs must not be
             passed on. Default: validation, or practice if the validation images no longer exist.
         weights: "int8" for a third of the size; refused if validation macro recall falls by more than 0.5 points.
+        benchmark: Measure the installed engines with the file on this CPU, and name the quickest.
 
     Returns:
         The file's path and the result of the comparison.
@@ -119,8 +122,10 @@ def export(
         >>> exported.path.name, exported.difference < 1e-4
         ('model.onnx', True)
     """
-    require_types(export, {"tta": tta, "input": input, "golden": golden, "weights": weights})
+    require_types(export, {"tta": tta, "input": input, "golden": golden, "weights": weights, "benchmark": benchmark})
     target = _require_output(output, ckpt_path)
+    if benchmark and is_stream(target):
+        raise UsageError(f"benchmark=true reads the file again, but output={str(output)!r} is a stream. Name a file.")
     model = load_model(ckpt_path, prior=prior)
     net = ExportedNet(model.net, tta or model.tta, model.calibration).eval()
     run = Path(ckpt_path).resolve().parent
@@ -135,7 +140,17 @@ def export(
         size = partial.stat().st_size
     exported = Export(target, f"{len(images)} {source}", difference, comparison)
     print(_summary(exported, size, metadata), file=message_stream(target))
+    if benchmark:
+        with redirect_stdout(message_stream(target)):
+            _print_times(measure_engines(target))
     return exported
+
+
+def _print_times(times: EngineTimes) -> None:
+    show(times.table())
+    for engine, fault in times.faults.items():
+        print(printable(f"{engine} was not measured: {fault}"))
+    print(f"quickest on this CPU: engine={times.quickest}")
 
 
 def _summary(exported: Export, size: int, metadata: dict[str, Any]) -> str:

@@ -47,7 +47,7 @@ def date_and_camera(picture: Image.Image) -> dict[str, str]:
     """
     try:
         exif = picture.getexif()
-        details = exif.get_ifd(ExifTags.IFD.Exif)
+        details = exif.get_ifd(ExifTags.IFD.Exif) if exif else {}  # without EXIF data, it costs more than the rest
     except Exception:  # decoders may raise any exception
         return {"date": "", "camera": ""}
     return {"date": _date(exif, details), "camera": _camera(exif)}
