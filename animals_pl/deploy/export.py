@@ -27,6 +27,7 @@ from animals_pl.errors import UsageError, require_types
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.files import atomic_write, is_stream, message_stream, printable, require_writable, show
 from animals_pl.models.layers import TTA, forward_tta
+from animals_pl.training.cpu import cpu_name, cpu_vectors
 from animals_pl.training.trained import TrainedModel, load_model
 
 TOLERANCES: dict[InputKind, float] = {"batch": 1e-4, "image": 0.05}
@@ -150,7 +151,8 @@ def _print_times(times: EngineTimes) -> None:
     show(times.table())
     for engine, fault in times.faults.items():
         print(printable(f"{engine} was not measured: {fault}"))
-    print(f"quickest on this CPU: engine={times.quickest}")
+    vectors = ", ".join(cpu_vectors()) or "no vector instructions known"
+    print(f"quickest on this CPU, {cpu_name()} ({vectors}): engine={times.quickest}")
 
 
 def _summary(exported: Export, size: int, metadata: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ from animals_pl.deploy.engines import EngineName
 from animals_pl.deploy.runtime import Identifier
 from animals_pl.errors import UsageError, counted, one_line
 from animals_pl.models.openvino_package import openvino_version
-from animals_pl.training.cpu import cpu_name, cpu_vectors
 
 THREADS = (1, 2)
 """Numbers of threads to measure the speed with."""
@@ -47,8 +46,7 @@ class EngineTimes:
 
     def table(self) -> Table:
         """The figures as a table."""
-        vectors = ", ".join(cpu_vectors()) or "no vector instructions known"
-        table = Table(title=f"{cpu_name()} ({vectors})", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("ms per image")
         for threads in THREADS:
             table.add_column(counted(threads, "thread"), justify="right")

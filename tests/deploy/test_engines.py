@@ -24,6 +24,7 @@ from animals_pl.deploy.int8_comparison import Int8Comparison
 from animals_pl.deploy.metadata import read_texts
 from animals_pl.errors import UsageError
 from animals_pl.models.openvino_package import openvino_version
+from animals_pl.training.cpu import cpu_name
 
 needs_openvino = pytest.mark.skipif(not openvino_version(), reason="OpenVINO is not installed")
 
@@ -205,7 +206,8 @@ def test_the_benchmark_names_the_quickest_engine(checkpoint, tmp_path, quick, mo
     times = {name: re.search(rf"{name} +([\d.]+) +[\d.]+", printed) for name in names}
     assert all(times.values())
     assert ("openvino was not measured: it is not installed" in printed) != installed
-    assert re.search(r"quickest on this CPU: engine=(\w+)", printed)[1] in names
+    found = re.search(r"quickest on this CPU, (.+) \((.+)\): engine=(\w+)", printed)
+    assert found and found[1] == cpu_name() and found[3] in names
 
 
 def test_the_quickest_engine_is_that_with_the_least_time():
