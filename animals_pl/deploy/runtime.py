@@ -83,6 +83,8 @@ class Identifier:
             require_range("threads", threads, 1, 1024)
         try:
             content, self.metadata = _read(file)
+            if engine == "openvino" and self.metadata.input == "image":
+                raise UsageError("it has input=image, and OpenVINO resizes without antialiasing")
             self._engine = load_engine(engine, content, threads, providers)
             self._require_interface()
             if self_check:
