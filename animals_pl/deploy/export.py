@@ -116,11 +116,6 @@ def export(
 
     Raises:
         UsageError: The checkpoint, the output or the folder cannot be used, or the file differs from torch.
-
-    Example:
-        >>> exported = export("checkpoints/my_animals/version_0/best.ckpt", "model.onnx")
-        model.onnx written (...
-        >>> assert exported.difference < 1e-4
     """
     require_types(export, {"tta": tta, "input": input, "golden": golden, "weights": weights, "benchmark": benchmark})
     target = _require_output(output, ckpt_path, benchmark)

@@ -160,7 +160,7 @@ def test_what_an_engine_computes_wrongly_or_not_at_all_is_refused(files, engine,
 @needs_openvino
 def test_openvino_does_not_resize(files):
     """It ignores ``antialias``, which golden images of 320 pixels do not show."""
-    with pytest.raises(UsageError, match="OpenVINO resizes without antialiasing. Choose engine=onnxruntime"):
+    with pytest.raises(UsageError, match=r"OpenVINO resizes without antialiasing\. Choose engine=onnxruntime"):
         Identifier(files["image"], engine="openvino")
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from animals_pl.models import openvino, registry
+from animals_pl.models.openvino_package import openvino_version
 from animals_pl.training import extraction
 from animals_pl.training.extraction import Extractor
 
