@@ -4,6 +4,7 @@ Importing this package loads nothing heavy; each name below is imported on first
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from animals_pl.training.trained import load_model as load_model
 
 __version__ = "0.2.0"
+
+# onnxruntime 1.32 and later would write a device id to the user's cache folder and send statistics to Microsoft. It
+# reads this when it is imported.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
     "AnimalClassifier": "training.classifier",

@@ -35,6 +35,9 @@ MAX_PIXEL_RATIO = 200
 """Ratio of decoded to file bytes above which an image over Pillow's size limit is a decompression bomb. Large
 photographs reach about 30."""
 
+MAX_FILE_BYTES = 2**30
+"""Largest image file that is read; Pillow's size limit is reached by 0.7 GB of uncompressed pixels."""
+
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 """Formats passed to Image.open. Others that Pillow supports run external programs (e.g. Ghostscript)."""
 
@@ -73,9 +76,16 @@ def is_image(file: Path) -> bool:
 
 
 def read_image(file: Path) -> bytes:
-    """Content of an image file. Raises OSError for a pipe or a device, since reading it might never end."""
-    if not stat.S_ISREG(file.stat().st_mode) and not file.is_dir():
+    """Content of an image file.
+
+    Raises:
+        OSError: It cannot be read, is larger than ``MAX_FILE_BYTES``, or is a pipe or a device, which might never end.
+    """
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode) and not file.is_dir():
         raise OSError(errno.EINVAL, "it is not a regular file", str(file))
+    if status.st_size > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {MAX_FILE_BYTES / 2**30:g} GiB", str(file))
     return file.read_bytes()
 
 

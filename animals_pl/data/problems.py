@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from animals_pl.data.decode import PixelFormatError, decode, open_image, upright
-from animals_pl.errors import UsageError
+from animals_pl.data.decode import PixelFormatError, open_image, upright, use_image
 
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd8]")
 """A marker that ends entropy-coded data or starts a segment with a length. Excludes stuffed bytes and restarts."""
@@ -25,18 +25,39 @@ def decode_checked(content: bytes, size: int | None = None) -> tuple[np.ndarray 
         The image (H, W, 3) uint8, or None if it cannot be decoded; and what is wrong with the file, empty if nothing.
         A truncated image has both.
     """
+    picture, problem = load_checked(content, size)
+    return None if picture is None else np.array(picture), problem
+
+
+def load_checked(
+    content: bytes, size: int | None = None, inspect: Callable[[Image.Image], None] | None = None
+) -> tuple[Image.Image | None, str]:
+    """:func:`decode_checked` with an upright RGB picture as the result, which saves two copies before it is resized.
+
+    Args:
+        content: Content of the file.
+        size: See :func:`~animals_pl.data.decode.decode`.
+        inspect: Called with the opened image when it has been decoded, to read its EXIF data.
+    """
+
+    def use(opened: Image.Image) -> Image.Image:
+        picture = upright(opened, size)
+        if inspect:
+            inspect(opened)
+        return picture
+
     if not content:
         return None, EMPTY
     try:
-        with open_image(content) as picture:
-            problem = zeros_problem(picture, content)
+        with open_image(content) as opened:
+            problem = zeros_problem(opened, content)
             if not problem:
-                return np.array(upright(picture, size)), ""
+                return use(opened), ""
     except Exception as error:  # decoders may raise any exception
         problem = problem_of(error)
     try:
-        return decode(content, size), problem
-    except UsageError:
+        return use_image(content, use), problem
+    except Exception:  # as above
         return None, problem
 
 

@@ -62,9 +62,9 @@ class Resize:
         """Create the rule from settings of the datamodule, or from the metadata of an exported file."""
         return cls(settings["resize"], settings["interpolation"], float(settings["crop_pct"]))
 
-    def __call__(self, image: np.ndarray, size: int) -> np.ndarray:
-        """Resize an (H, W, 3) uint8 image to (size, size, 3) uint8."""
-        picture = Image.fromarray(image)
+    def __call__(self, image: np.ndarray | Image.Image, size: int) -> np.ndarray:
+        """Resize an (H, W, 3) uint8 image or an RGB picture to (size, size, 3) uint8."""
+        picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
         box = self.box(picture.size, size)
         return np.asarray(picture.resize((size, size), Image.Resampling[self.interpolation.upper()], box))
 

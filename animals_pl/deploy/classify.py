@@ -15,6 +15,7 @@ from animals_pl.data.cores import available_cores
 from animals_pl.deploy.class_folders import copy_into, require_copy_folder
 from animals_pl.deploy.classify_boxes import classify_boxes
 from animals_pl.deploy.classify_options import Format, Options
+from animals_pl.deploy.engines import EngineName
 from animals_pl.deploy.image_paths import STDIN, image_paths
 from animals_pl.deploy.image_worker import ImageWorker
 from animals_pl.deploy.output_formats import write_output
@@ -26,8 +27,8 @@ from animals_pl.deploy.sequences import SEQUENCE_COLUMNS
 from animals_pl.errors import UsageError, counted
 from animals_pl.files import message_stream, printable, track
 
-BATCH = 8
-"""Images that a thread reads, decodes and classifies together."""
+BATCH = 4
+"""Images that a thread takes at a time."""
 
 
 def classify(
@@ -45,6 +46,7 @@ def classify(
     timezone: str | None = None,
     deployments: str | None = None,
     sequence: str | None = None,
+    engine: EngineName = "onnxruntime",
 ) -> None:
     """Classify images with an exported model and write one row per image.
 
@@ -69,12 +71,28 @@ def classify(
         timezone: For "camtrap-dp": time zone of the cameras, such as Europe/Rome or +02:00.
         deployments: For "camtrap-dp": CSV file with the columns folder, deploymentID, latitude and longitude.
         sequence: Longest time between images of a burst, such as 30s. Images of a burst get a joint class.
+        engine: "openvino" needs the package openvino. Both give the same probabilities.
 
     Raises:
         UsageError: A path, the model or the output cannot be used, or there are no images.
     """
-    inputs = Path(model), paths or [], Path(output), resume, top_k, threshold, unknown, _path(copy)
-    options = Options(*inputs, format, _path(detections), min_confidence, timezone, _path(deployments), sequence)
+    options = Options(
+        model=Path(model),
+        paths=paths or [],
+        output=Path(output),
+        resume=resume,
+        top_k=top_k,
+        threshold=threshold,
+        unknown=unknown,
+        copy=_path(copy),
+        format=format,
+        detections=_path(detections),
+        min_confidence=min_confidence,
+        timezone=timezone,
+        deployments=_path(deployments),
+        sequence=sequence,
+        engine=engine,
+    )
     options.check()
     identifier, rules = _model_and_rules(options)
     if options.detections:
@@ -88,7 +106,7 @@ def _path(text: str | None) -> Path | None:
 
 
 def _model_and_rules(options: Options) -> tuple[Identifier, RowRules]:
-    identifier = Identifier(options.model, threads=1)
+    identifier = Identifier(options.model, engine=options.engine, threads=1)
     limit = identifier.metadata.unknown_threshold if options.unknown else math.inf
     if limit is None:
         raise UsageError(f"unknown=true: {str(options.model)!r} has no threshold for unknown images. Remove unknown.")

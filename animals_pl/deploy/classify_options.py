@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from animals_pl.deploy.deployments import read_deployments
+from animals_pl.deploy.engines import EngineName
 from animals_pl.deploy.image_paths import require_existing
 from animals_pl.deploy.prediction_table import JSON_LINES, require_suffix
 from animals_pl.deploy.sequences import parse_gap
@@ -50,6 +51,7 @@ class Options:
     timezone: str | None
     deployments: Path | None
     sequence: str | None
+    engine: EngineName
 
     @cached_property
     def zone(self) -> tzinfo | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from animals_pl.data.decode import open_image, read_image
+from animals_pl.data.decode import read_image
 
 _DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)[ T](\d\d:\d\d:\d\d)")
 _OFFSET = re.compile(r"[+-]\d\d:\d\d")
@@ -40,15 +40,14 @@ def is_unchanged(path: str, size: object, modified: object) -> bool:
     return (str(size), str(modified)) == (str(status.st_size), str(status.st_mtime_ns))
 
 
-def date_and_camera(content: bytes) -> dict[str, str]:
-    """When and with which camera an image was taken, as ``date`` and ``camera``; empty if its EXIF data do not tell.
+def date_and_camera(picture: Image.Image) -> dict[str, str]:
+    """When and with which camera an opened image was taken, as ``date`` and ``camera``; empty if EXIF does not tell.
 
     The date is written as ``2024-05-31T06:12:59``, with the offset from UTC if it is known.
     """
     try:
-        with open_image(content) as picture:
-            exif = picture.getexif()
-            details = exif.get_ifd(ExifTags.IFD.Exif)
+        exif = picture.getexif()
+        details = exif.get_ifd(ExifTags.IFD.Exif) if exif else {}  # without EXIF data, it costs more than the rest
     except Exception:  # decoders may raise any exception
         return {"date": "", "camera": ""}
     return {"date": _date(exif, details), "camera": _camera(exif)}

@@ -11,11 +11,14 @@ from PIL import Image
 
 from animals_pl.data.catalog import find_images
 from animals_pl.data.decode import read_image, upright
-from animals_pl.data.problems import decode_checked, problem_of
+from animals_pl.data.problems import load_checked, problem_of
 from animals_pl.errors import UsageError
 
 Source: TypeAlias = str | Path | bytes | np.ndarray | Image.Image
 """An image: a file, its content, RGB pixels (H, W, 3) uint8, or a Pillow image."""
+
+Pixels: TypeAlias = np.ndarray | Image.Image
+"""RGB pixels: an array (H, W, 3) uint8, or an upright picture, which is resized without being copied."""
 
 
 def as_list(images: Any) -> list[Any]:
@@ -34,8 +37,8 @@ def expand_folders(sources: Iterable[Source]) -> list[Source]:
     return expanded
 
 
-def load(source: Source, size: int) -> tuple[np.ndarray | None, str]:
-    """Pixels (H, W, 3) uint8 of an image, or None if it cannot be decoded; and what is wrong with it.
+def load(source: Source, size: int) -> tuple[Pixels | None, str]:
+    """An image as RGB pixels, or None if it cannot be decoded; and what is wrong with it.
 
     Args:
         source: The image.
@@ -45,15 +48,15 @@ def load(source: Source, size: int) -> tuple[np.ndarray | None, str]:
         UsageError: The source is not an image of one of these types.
     """
     if isinstance(source, bytes):
-        return decode_checked(source, size)
+        return load_checked(source, size)
     if isinstance(source, str | Path):
         try:
-            return decode_checked(read_image(Path(source)), size)
+            return load_checked(read_image(Path(source)), size)
         except OSError as error:
             return None, f"cannot be read: {error.strerror}"
     if isinstance(source, Image.Image):
         try:
-            return np.array(upright(source)), ""
+            return upright(source), ""
         except Exception as error:  # decoders may raise any exception
             return None, problem_of(error)
     return require_pixels(source), ""

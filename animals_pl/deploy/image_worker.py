@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import numpy as np
-
-from animals_pl.data.problems import decode_checked
+from animals_pl.data.problems import load_checked
 from animals_pl.deploy.image_file import date_and_camera, is_unchanged, read_file
 from animals_pl.deploy.prediction_rows import RowRules
 from animals_pl.deploy.prediction_table import PredictionTable, Row
-from animals_pl.deploy.runtime import Identifier
-from animals_pl.evaluation.top_k import Prediction
-
-MOST_BYTES = 2**25
-"""Size of the decoded images at which a thread classifies them, even if there are more to read."""
+from animals_pl.deploy.runtime import Identifier, Prepared
 
 
 class Outcome(NamedTuple):
@@ -24,13 +18,6 @@ class Outcome(NamedTuple):
 
     row: Row
     kind: Literal["classified", "reused", "unchanged"]
-
-
-class _Decoded(NamedTuple):
-    path: str
-    facts: Row
-    image: np.ndarray | None
-    problem: str
 
 
 @dataclass(frozen=True)
@@ -49,21 +36,9 @@ class ImageWorker:
 
     def __call__(self, paths: Sequence[str]) -> list[Outcome]:
         """The rows of images, in their order."""
-        outcomes: dict[str, Outcome] = {}
-        decoded: list[_Decoded] = []
-        for path in paths:
-            found = self._known_or_decoded(path)
-            if isinstance(found, Outcome):
-                outcomes[path] = found
-                continue
-            decoded.append(found)
-            if sum(one.image.nbytes for one in decoded if one.image is not None) >= MOST_BYTES:
-                outcomes |= self._classified(decoded)
-                decoded = []
-        outcomes |= self._classified(decoded)
-        return [outcomes[path] for path in paths]
+        return [self._outcome(path) for path in paths]
 
-    def _known_or_decoded(self, path: str) -> Outcome | _Decoded:
+    def _outcome(self, path: str) -> Outcome:
         known = self.table.find_path(path)
         if known and is_unchanged(path, known["bytes"], known["modified"]):
             return Outcome(known, "unchanged")
@@ -72,16 +47,12 @@ class ImageWorker:
             return Outcome(known, "unchanged")
         if same := self.table.find_content(facts["sha256"]):
             return Outcome(same | facts | {"path": path}, "reused")
-        image = None
+        facts |= {"date": "", "camera": ""}
+        picture = None
         if not problem:
-            image, problem = decode_checked(content, self.identifier.metadata.input_size)
-        return _Decoded(path, facts | date_and_camera(content), image, problem)
-
-    def _classified(self, decoded: Sequence[_Decoded]) -> Iterator[tuple[str, Outcome]]:
-        """Yield the path and the outcome of each image."""
-        images = [one.image for one in decoded if one.image is not None]
-        predictions = iter(self.identifier.predict(images, top_k=self.rules.top_k, batch_size=len(images) or 1))
-        for path, facts, image, problem in decoded:
-            prediction = Prediction("", None, 0.0, []) if image is None else next(predictions)
-            row = self.rules.row(replace(prediction, path=path, problem=problem))
-            yield path, Outcome(row | facts, "classified")
+            size = self.identifier.metadata.input_size
+            picture, problem = load_checked(content, size, lambda opened: facts.update(date_and_camera(opened)))
+        pixels = None if picture is None else self.identifier.prepare(picture)
+        # One image per call: larger batches are slower, since less of what a layer computes stays in the core's cache.
+        (prediction,) = self.identifier.rank([Prepared(path, pixels, problem)], self.rules.top_k)
+        return Outcome(self.rules.row(prediction) | facts, "classified")

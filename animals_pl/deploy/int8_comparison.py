@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.table import Table
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.tables import read_image_rows
 from animals_pl.deploy.image_sources import load
+from animals_pl.deploy.inference_time import THREADS, milliseconds
 from animals_pl.deploy.runtime import Identifier
 from animals_pl.errors import UsageError, counted
 from animals_pl.evaluation.calibration import expected_calibration_error
@@ -25,13 +25,7 @@ from animals_pl.training.trained import TrainedModel
 MAX_RECALL_LOSS = 0.005
 """Maximum accepted loss of macro recall."""
 
-THREADS = (1, 2)
-"""Numbers of threads to measure the speed with."""
-
 BATCH_SIZE = 16
-
-ROUNDS, CALLS = 20, 2
-"""Rounds in which the files take turns, and consecutive calls of each: other work on the machine slows both."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +144,8 @@ def compare(float32: LoadedFile, int8: LoadedFile, validation: Catalog) -> Int8C
     """
     files = (float32, int8)
     expected, found = _probabilities(files, validation)
-    expected_ms, found_ms = _milliseconds(files, _image(validation, validation.paths[0], int8))
+    image = _image(validation, validation.paths[0], int8)
+    expected_ms, found_ms = milliseconds([file.identifiers for file in files], image)
     return Int8Comparison(
         images=len(found),
         float32=Measured(float32.mb, *_metrics(expected, validation), expected_ms),
@@ -182,20 +177,4 @@ def _image(validation: Catalog, path: str, file: LoadedFile) -> np.ndarray:
     image, problem = load(validation.root / path, file.identifiers[0].metadata.input_size)
     if image is None:
         raise UsageError(f"validation image {path!r} cannot be used: {problem}. Export with weights=float32.")
-    return image
-
-
-def _milliseconds(files: Sequence[LoadedFile], image: np.ndarray) -> list[list[float]]:
-    """Milliseconds of an image, for each file and number of threads."""
-    fastest = np.full((len(files), len(THREADS)), np.inf)
-    for _ in range(ROUNDS):
-        for row, file in zip(fastest, files, strict=True):
-            for index, identifier in enumerate(file.identifiers):
-                row[index] = min(row[index], *(_seconds(identifier, image) for _ in range(CALLS)))
-    return (1000 * fastest).tolist()
-
-
-def _seconds(identifier: Identifier, image: np.ndarray) -> float:
-    began = time.perf_counter()
-    identifier.probabilities(image)
-    return time.perf_counter() - began
+    return np.asarray(image)

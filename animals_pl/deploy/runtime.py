@@ -6,29 +6,37 @@ import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import onnxruntime
 
 from animals_pl.data.decode import read_image
 from animals_pl.data.problems import decode_checked
-from animals_pl.deploy.image_sources import Source, as_list, expand_folders, load, require_pixels
+from animals_pl.deploy.engines import CPU, OUTPUTS, EngineName, load_engine, require_engine
+from animals_pl.deploy.image_sources import Pixels, Source, as_list, expand_folders, load, require_pixels
 from animals_pl.deploy.metadata import GoldenImage, Metadata, digest, parse_metadata, read_texts
 from animals_pl.errors import UsageError, listed, one_line, require_range, require_types
 from animals_pl.evaluation.top_k import UNKNOWN, Prediction, top_k_prediction
-
-CPU = "CPUExecutionProvider"
-
-OUTPUTS = ["probabilities", "unknown_score"]
-
-FLOAT_ARITHMETIC = ("session.disable_quant_qdq", "1")
-"""Session option with which int8 weights become float32 when a file is loaded, instead of in every call."""
 
 MOST_ASPECT = 50
 """Longer images are cut to this aspect ratio before a graph resizes and crops them; it would need gigabytes."""
 
 _EXTERNAL_DATA = b"\n\x08location\x12"
 """The key of a path to a file with weights, in protobuf: field 1, 8 characters, and the tag of the value."""
+
+
+class Prepared(NamedTuple):
+    """An image to classify.
+
+    Attributes:
+        path: Its file.
+        pixels: See :meth:`Identifier.prepare`; None if it cannot be decoded.
+        problem: What is wrong with the file; empty if nothing.
+    """
+
+    path: str
+    pixels: np.ndarray | None
+    problem: str
 
 
 class Identifier:
@@ -38,8 +46,9 @@ class Identifier:
 
     Args:
         file: The ONNX file.
+        engine: ``onnxruntime``, or ``openvino`` if it is installed.
         providers: Names of onnxruntime's execution providers, the preferred one first.
-        threads: Threads of an operation. Default: one per core.
+        threads: Threads of a call. Default: one per core.
         self_check: Compare with the golden images, which takes the time of 8 images.
 
     Attributes:
@@ -47,7 +56,7 @@ class Identifier:
 
     Raises:
         UsageError: The file is not one of ``export``, is damaged or altered, or does not reproduce its golden images;
-            or a provider is not available.
+            or the engine or a provider is not available.
 
     Example:
         >>> from animals_pl import Identifier, export
@@ -63,23 +72,28 @@ class Identifier:
         self,
         file: str | Path,
         *,
+        engine: EngineName = "onnxruntime",
         providers: Sequence[str] = (CPU,),
         threads: int | None = None,
         self_check: bool = True,
     ) -> None:
-        _require_available(providers)
+        require_types(Identifier.__init__, {"engine": engine})
+        require_engine(engine, providers)
         if threads is not None:
             require_range("threads", threads, 1, 1024)
         try:
             content, self.metadata = _read(file)
-            self._session = _session(content, providers, threads)
+            if engine == "openvino" and self.metadata.input == "image":
+                raise UsageError("it has input=image, and OpenVINO resizes without antialiasing")
+            self._engine = load_engine(engine, content, threads, providers)
             self._require_interface()
             if self_check:
                 self.check_golden_images()
         except UsageError as error:
             reason = textwrap.shorten(one_line(error), 300, placeholder=" …").rstrip(".")
+            remedy = "Choose engine=onnxruntime, or write it" if engine == "openvino" else "Write it"
             raise UsageError(
-                f"file={str(file)!r} cannot be used: {reason}. Write it again with 'python -m animals_pl export'."
+                f"file={str(file)!r} cannot be used: {reason}. {remedy} again with 'python -m animals_pl export'."
             ) from error
 
     @property
@@ -112,7 +126,7 @@ class Identifier:
         threshold = self._threshold() if unknown else math.inf
         sources = expand_folders(as_list(images))
         starts = range(0, len(sources), batch_size)
-        batches = (self._predict_batch(sources[start : start + batch_size], top_k) for start in starts)
+        batches = (self.rank(list(map(self._load, sources[start : start + batch_size])), top_k) for start in starts)
         predictions = [prediction for batch in batches for prediction in batch]
         return [prediction.with_unknown(threshold) for prediction in predictions]
 
@@ -126,17 +140,34 @@ class Identifier:
 
     def outputs(self, images: np.ndarray | Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """:meth:`probabilities` (N, C), and unknown scores (N,) float32."""
-        arrays = [require_pixels(image) for image in as_list(images)]
-        if not arrays:
+        return self.run([self.prepare(require_pixels(image)) for image in as_list(images)])
+
+    def prepare(self, image: Pixels) -> np.ndarray:
+        """An image as the graph takes it: uint8 (3, S, S), or (H, W, 3) if the graph resizes."""
+        if self.metadata.input == "image":
+            return self._cut(np.asarray(image))
+        return self.metadata.rule(image, self.metadata.input_size).transpose(2, 0, 1)
+
+    def run(self, prepared: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`outputs` of images that were prepared."""
+        if not prepared:
             return np.empty((0, len(self.class_names)), np.float32), np.empty(0, np.float32)
         if self.metadata.input == "image":
-            runs = [self._session.run(OUTPUTS, {"image": self._cut(image)}) for image in arrays]
+            runs = [self._engine(image) for image in prepared]
             probabilities, scores = (np.concatenate(parts) for parts in zip(*runs, strict=True))
         else:
-            rule, size = self.metadata.rule, self.metadata.input_size
-            batch = np.stack([rule(image, size).transpose(2, 0, 1) for image in arrays])
-            probabilities, scores = self._session.run(OUTPUTS, {"images": batch})
+            probabilities, scores = self._engine(np.stack(prepared))
         return probabilities, scores
+
+    def rank(self, images: Sequence[Prepared], top_k: int) -> list[Prediction]:
+        """One prediction per image, with the most probable classes."""
+        probabilities, scores = self.run([one.pixels for one in images if one.pixels is not None])
+        rows = iter(zip(probabilities, scores.tolist(), strict=True))
+        outputs = [None if one.pixels is None else next(rows) for one in images]
+        return [
+            top_k_prediction(one.path, output, self.class_names, top_k, one.problem)
+            for one, output in zip(images, outputs, strict=True)
+        ]
 
     def check_golden_images(self) -> None:
         """Compare the probabilities of the golden images with those in the file.
@@ -170,16 +201,10 @@ class Identifier:
             raise UsageError(f"unknown=true: the model has a class {own[0]!r}. Remove unknown.")
         return self.metadata.unknown_threshold
 
-    def _predict_batch(self, sources: Sequence[Source], top_k: int) -> list[Prediction]:
-        loaded = [load(source, self.metadata.input_size) for source in sources]
-        probabilities, scores = self.outputs([image for image, _ in loaded if image is not None])
-        rows = iter(zip(probabilities, scores.tolist(), strict=True))
-        predictions = []
-        for source, (image, problem) in zip(sources, loaded, strict=True):
-            path = str(source) if isinstance(source, str | Path) else ""
-            row = None if image is None else next(rows)
-            predictions.append(top_k_prediction(path, row, self.class_names, top_k, problem))
-        return predictions
+    def _load(self, source: Source) -> Prepared:
+        image, problem = load(source, self.metadata.input_size)
+        path = str(source) if isinstance(source, str | Path) else ""
+        return Prepared(path, None if image is None else self.prepare(image), problem)
 
     def _cut(self, image: np.ndarray) -> np.ndarray:
         """The middle of an extremely long image, of which the graph crops the center."""
@@ -191,21 +216,9 @@ class Identifier:
 
     def _require_interface(self) -> None:
         expected = {"batch": ["images"], "image": ["image"]}[self.metadata.input]
-        inputs = [value.name for value in self._session.get_inputs()]
-        outputs = [value.name for value in self._session.get_outputs()]
+        inputs, outputs = self._engine.inputs, self._engine.outputs
         if inputs != expected or not {*OUTPUTS} <= {*outputs}:
             raise UsageError(f"it has the inputs {listed(inputs)} and the outputs {listed(outputs)}")
-
-
-def _require_available(providers: Sequence[str]) -> None:
-    available = onnxruntime.get_available_providers()
-    if isinstance(providers, str) or not providers:
-        raise UsageError(f"providers={providers!r} is not a list of names. Pass providers=[{available[-1]!r}].")
-    if missing := [name for name in providers if name not in available]:
-        raise UsageError(
-            f"providers={missing[0]} is not available; onnxruntime has {listed(available)}. Choose one of these, or "
-            "install a build of onnxruntime that has it."
-        )
 
 
 def _read(file: str | Path) -> tuple[bytes, Metadata]:
@@ -223,17 +236,3 @@ def _read(file: str | Path) -> tuple[bytes, Metadata]:
     if metadata.sha256 != sha256:
         raise UsageError("it was altered after the export")
     return content, metadata
-
-
-def _session(content: bytes, providers: Sequence[str], threads: int | None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.log_severity_level = 4  # errors are raised
-    options.add_session_config_entry(*FLOAT_ARITHMETIC)
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=list(providers))
-    except Exception as error:  # onnxruntime may raise any exception
-        raise UsageError(f"onnxruntime cannot load it ({one_line(error)})") from error
-    if unused := [name for name in providers if name not in session.get_providers()]:
-        raise UsageError(f"onnxruntime cannot start {unused[0]}. Choose another provider")
-    return session

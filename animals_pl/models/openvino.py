@@ -1,8 +1,7 @@
-"""Compute features with OpenVINO. The only module that imports it."""
+"""Compute features with OpenVINO."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -12,26 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from animals_pl.models.openvino_package import load_openvino
+
 Precision = Literal["float32", "bf16"]
-
-
-def load_openvino() -> Any:
-    """Return the module ``openvino``, or ``None`` if it is not installed.
-
-    Its telemetry is blocked: it would write a client id to the home folder and send statistics.
-    """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it then fails
-    try:
-        import openvino
-    except ImportError:
-        return None
-    return openvino
-
-
-def openvino_version() -> str:
-    """Version of OpenVINO, such as ``2026.4.1``; empty if it is not installed."""
-    openvino = load_openvino()
-    return openvino.__version__.partition("-")[0] if openvino else ""
 
 
 def computes_in_bf16() -> bool:

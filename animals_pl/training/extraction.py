@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from animals_pl.errors import one_line
-from animals_pl.models.openvino import OpenVinoFeatures, Precision, openvino_version
+from animals_pl.models.openvino import OpenVinoFeatures, Precision
+from animals_pl.models.openvino_package import openvino_version
 from animals_pl.models.transfer import TransferNet
 
 _CHECKED = 4

@@ -29,13 +29,10 @@ from rich.table import Table
 
 from animals_pl.data.catalog import scan_folder
 from animals_pl.errors import UsageError
-from animals_pl.training.cpu import cpu_facts, cpu_name
+from animals_pl.training.cpu import cpu_name, cpu_vectors
 from scripts.bench.benchmarks import BENCHMARKS, PARTS, TITLES
 from scripts.bench.ours import Options
 from scripts.bench.process_memory import PROJECT, link_images, run
-
-VECTORS = {"AVX2": "avx2", "AVX-512": "avx512f", "VNNI": "avx512_vnni", "BF16": "avx512_bf16", "AMX": "amx_bf16"}
-"""Vector instructions → their name in /proc/cpuinfo."""
 
 
 @dataclass(frozen=True)
@@ -110,14 +107,12 @@ def measure(part: str, name: str, repeat: int, options: Options) -> Result:
 
 def machine(keras: Path | None) -> str:
     """Cores, processor, its vector instructions, and versions in one line."""
-    flags = cpu_facts().get("flags", "").split()
     packages = {name: version(name) for name in ("torch", "onnxruntime", "openvino")}
     if keras and keras.exists():
         code = "from importlib.metadata import *; print(version(packages_distributions()['tensorflow'][0]))"
         answer = subprocess.run([keras, "-c", code], capture_output=True, text=True, check=False)
         packages["tensorflow"] = answer.stdout.strip() or "absent"
-    vectors = [name for name, flag in VECTORS.items() if flag in flags]
-    cores = f"{os.cpu_count()} cores, {cpu_name()} ({', '.join(vectors) or 'no vector instructions known'})"
+    cores = f"{os.cpu_count()} cores, {cpu_name()} ({', '.join(cpu_vectors()) or 'no vector instructions known'})"
     return "; ".join([cores, *(f"{name} {number}" for name, number in packages.items())])
 
 

@@ -23,8 +23,8 @@ from PIL import Image
 from animals_pl import Identifier
 from animals_pl.data.catalog import iter_images
 from animals_pl.deploy import image_worker
-from animals_pl.deploy.export import seal
 from animals_pl.deploy.metadata import read_texts
+from animals_pl.deploy.onnx_file import seal
 
 FIRST = ["path", "class", "english", "probability", "class_1", "probability_1"]
 LAST = ["unknown_score", "problem", "date", "camera", "bytes", "modified", "sha256", "model"]
@@ -189,17 +189,6 @@ def test_bad_files_have_a_reason_and_no_prediction_of_another(model, card, tmp_p
         assert (row["class"], float(row["probability"])) == (one.label, pytest.approx(one.probability, abs=1e-5))
 
 
-def test_large_images_are_classified_before_the_batch_is_complete(model, card, tmp_path, monkeypatch):
-    assert classify(model, card, "--output", tmp_path / "batch.jsonl") == 0
-    monkeypatch.setattr(image_worker, "MOST_BYTES", 1)
-    assert classify(model, card, "--output", tmp_path / "one.jsonl") == 0
-    labels = [
-        [(line["path"], line["class"]) for line in map(json.loads, file.read_text().splitlines())]
-        for file in (tmp_path / "batch.jsonl", tmp_path / "one.jsonl")
-    ]
-    assert labels[0] == labels[1]
-
-
 NAMES = [b"new\nline.jpg", b"carriage\rreturn.jpg", b"both\r\n.jpg", b"latin-\xe4.jpg", "ünï 🐕.jpg".encode()]
 NAMES += [b"[brackets].jpg", b"-dash.jpg", b'quote".jpg', b'comma,"\r\n".jpg', b"=cmd.jpg", b" blank .jpg", b"'.jpg"]
 
@@ -298,13 +287,13 @@ def test_a_folder_may_grow(model, card, tmp_path, monkeypatch):
 def computed(monkeypatch) -> list[int]:
     """Content lengths of the images that are decoded, as they are."""
     seen: list[int] = []
-    decode_checked = image_worker.decode_checked
+    load_checked = image_worker.load_checked
 
-    def count(content: bytes, size: int):
+    def count(content: bytes, *args: object):
         seen.append(len(content))
-        return decode_checked(content, size)
+        return load_checked(content, *args)
 
-    monkeypatch.setattr(image_worker, "decode_checked", count)
+    monkeypatch.setattr(image_worker, "load_checked", count)
     return seen
 
 

@@ -24,6 +24,7 @@ from animals_pl.data.catalog import ANIMALS10, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.resize import Resize
 from animals_pl.deploy import export as export_file
+from animals_pl.deploy import onnx_file
 from animals_pl.deploy.metadata import GoldenImage, read_texts
 from animals_pl.deploy.run_facts import run_metrics
 from animals_pl.errors import UsageError
@@ -215,7 +216,7 @@ def test_verified_on_drawn_images_if_the_training_images_are_gone(checkpoint, tm
     exported = export_file.export(checkpoint, tmp_path / "m.onnx")
     assert exported.verified_on == "16 generated images"
     assert exported.path.is_file()
-    assert exported.difference <= export_file.TOLERANCES["batch"]
+    assert exported.difference <= onnx_file.TOLERANCES["batch"]
 
 
 @pytest.mark.parametrize("arguments", [{"input": "video"}, {"golden": "train"}, {"tta": "vflip"}])
@@ -368,15 +369,15 @@ def test_a_file_with_other_unknown_scores_is_refused(refused, monkeypatch):
             probabilities, logits, unknown_score = self.net(images)
             return probabilities, logits, unknown_score + 0.01
 
-    convert = export_file._convert
-    monkeypatch.setattr(export_file, "_convert", lambda net, size: convert(OtherScores(net).eval(), size))
+    convert = onnx_file._convert
+    monkeypatch.setattr(onnx_file, "_convert", lambda net, size: convert(OtherScores(net).eval(), size))
     assert "in unknown_score (allowed" in refused()
 
 
 @pytest.mark.parametrize("kind", ["batch", "image"])
 def test_a_file_that_differs_from_torch_is_refused(refused, monkeypatch, kind):
-    convert = export_file._convert
-    monkeypatch.setattr(export_file, "_convert", lambda net, size: convert(OtherNet(net).eval(), size))
+    convert = onnx_file._convert
+    monkeypatch.setattr(onnx_file, "_convert", lambda net, size: convert(OtherNet(net).eval(), size))
     message = refused("--input", kind)
     assert "the exported file differs from torch by" in message
     assert "nothing was written" in message
@@ -388,8 +389,8 @@ def test_a_file_with_nan_outputs_is_refused(refused, monkeypatch):
             probabilities, *others = self.net(images)
             return probabilities * float("nan"), *others
 
-    convert = export_file._convert
-    monkeypatch.setattr(export_file, "_convert", lambda net, size: convert(NanNet(net).eval(), size))
+    convert = onnx_file._convert
+    monkeypatch.setattr(onnx_file, "_convert", lambda net, size: convert(NanNet(net).eval(), size))
     assert "differs from torch by nan" in refused()
 
 

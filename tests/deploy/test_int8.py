@@ -21,8 +21,8 @@ from animals_pl import Identifier, TrainedModel
 from animals_pl.cli import main
 from animals_pl.data.catalog import find_images, scan_folder
 from animals_pl.data.decode import decode
+from animals_pl.deploy import engines, onnx_file
 from animals_pl.deploy import export as export_file
-from animals_pl.deploy import runtime
 from animals_pl.deploy.int8 import quantise, quantise_weights
 from animals_pl.deploy.int8_comparison import Int8Comparison, LoadedFile, Measured, compare
 from animals_pl.deploy.metadata import GoldenImage, read_texts
@@ -117,8 +117,8 @@ def dequantised(quantised: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 def outputs_of(model: onnx.ModelProto) -> np.ndarray:
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry(*runtime.FLOAT_ARITHMETIC)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[runtime.CPU])
+    options.add_session_config_entry(*engines.FLOAT_ARITHMETIC)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[engines.CPU])
     image = np.random.default_rng(1).normal(size=(1, 3, 9, 9)).astype(np.float32)
     return session.run(None, {"image": image, "mirrored": image[..., ::-1]})[0]
 
@@ -303,7 +303,7 @@ def test_no_dequantisation_is_left_when_a_file_is_loaded(files, tmp_path, monkey
                 super().add_session_config_entry(key, value)
 
     assert any(node.op_type == "DequantizeLinear" for node in graph_of(files[1]).node)
-    monkeypatch.setattr(runtime.onnxruntime, "SessionOptions", Saving)
+    monkeypatch.setattr(engines.onnxruntime, "SessionOptions", Saving)
     Identifier(files[1])
     operators = {node.op_type for node in graph_of(tmp_path / "optimised.onnx").node}
     assert ("DequantizeLinear" in operators) != option
@@ -349,7 +349,7 @@ def refused(moved, tmp_path, capsys):
 
 
 def test_a_worse_file_is_refused_with_the_table(refused, monkeypatch):
-    monkeypatch.setattr(export_file, "compare", lambda *args: a_comparison(0.91, 0.9))
+    monkeypatch.setattr(onnx_file, "compare", lambda *args: a_comparison(0.91, 0.9))
     printed, error = refused()
     assert "macro recall 0.9100 0.9000" in " ".join(printed.split())
     assert "weights=int8 lowers macro recall by 1.0 points on 200 validation images (allowed: 0.5)" in error

@@ -17,9 +17,10 @@ from PIL import Image
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, Identifier, Prediction, fit, load_model
 from animals_pl.data.decode import decode
-from animals_pl.deploy import runtime
-from animals_pl.deploy.export import TOLERANCES, export, seal
+from animals_pl.deploy import engines
+from animals_pl.deploy.export import export
 from animals_pl.deploy.metadata import digest, read_texts
+from animals_pl.deploy.onnx_file import TOLERANCES, seal
 from animals_pl.errors import UsageError
 
 SIZE = 32
@@ -184,14 +185,14 @@ def test_unknown_needs_a_threshold_and_no_class_of_this_name(files, tmp_path, ch
     ],
 )
 def test_providers_and_threads_are_checked(files, monkeypatch, arguments, message):
-    monkeypatch.setattr(runtime.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(engines.onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(UsageError, match=message):
         Identifier(files["batch"], **arguments)
 
 
 def test_threads_are_used(files):
     identifier = Identifier(files["batch"], threads=2)
-    assert identifier._session.get_session_options().intra_op_num_threads == 2
+    assert identifier._engine.session.get_session_options().intra_op_num_threads == 2
 
 
 HEAVY = ("torch", "lightning", "timm", "pandas", "scipy", "sklearn", "matplotlib", "albumentations", "cv2", "onnx")
@@ -368,5 +369,5 @@ def test_seal_gives_the_digest_of_the_rest(files):
 
 def test_texts_equal_what_onnxruntime_reads(files):
     identifier = Identifier(files["batch"], self_check=False)
-    expected = identifier._session.get_modelmeta().custom_metadata_map
+    expected = identifier._engine.session.get_modelmeta().custom_metadata_map
     assert read_texts(files["batch"].read_bytes()) == expected

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from animals_pl.models import openvino, registry
+from animals_pl.models.openvino_package import openvino_version
 from animals_pl.training import extraction
 from animals_pl.training.extraction import Extractor
 
-needs_openvino = pytest.mark.skipif(not openvino.openvino_version(), reason="OpenVINO is not installed")
+needs_openvino = pytest.mark.skipif(not openvino_version(), reason="OpenVINO is not installed")
 
 BATCHES = [
     torch.randint(0, 256, (count, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(count))
