@@ -69,7 +69,7 @@ def export(
             passed on. Default: validation, or practice if the validation images no longer exist.
         weights: "int8" for a third of the size; refused if validation macro recall falls by more than 0.5 points.
         format: "timm" for a folder with model.safetensors and config.json, of a linear head on timm's own features. It
-            gives uncalibrated logits, and takes no input, golden, weights and prior.
+            gives uncalibrated logits, and takes no input, golden, weights, prior and benchmark.
         benchmark: Measure the installed engines with the file on this CPU, and name the quickest.
 
     Returns:
