@@ -16,6 +16,7 @@ from animals_pl.deploy.image_sources import Source, as_list, expand_folders, loa
 from animals_pl.deploy.metadata import GoldenImage, Metadata, digest, parse_metadata, read_texts
 from animals_pl.errors import UsageError, listed, one_line, require_range, require_types
 from animals_pl.evaluation.top_k import UNKNOWN, Prediction, top_k_prediction
+from animals_pl.hub import ONNX_FILE, local_file
 
 CPU = "CPUExecutionProvider"
 
@@ -37,7 +38,7 @@ class Identifier:
     The file is checked first: it must be whole, and it must give the probabilities of its golden images.
 
     Args:
-        file: The ONNX file.
+        file: The ONNX file, or ``hf://OWNER/NAME[@REVISION]`` for model.onnx of a model on the Hugging Face Hub.
         providers: Names of onnxruntime's execution providers, the preferred one first.
         threads: Threads of an operation. Default: one per core.
         self_check: Compare with the golden images, which takes the time of 8 images.
@@ -70,6 +71,7 @@ class Identifier:
         _require_available(providers)
         if threads is not None:
             require_range("threads", threads, 1, 1024)
+        file = local_file(file, "file", ONNX_FILE)
         try:
             content, self.metadata = _read(file)
             self._session = _session(content, providers, threads)
