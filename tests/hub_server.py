@@ -17,7 +17,23 @@ import pytest
 
 
 class StandIn(http.server.BaseHTTPRequestHandler):
-    """A server whose subclasses define ``do_GET`` and others."""
+    """A server whose subclasses define ``respond``."""
+
+    def do_HEAD(self) -> None:
+        self.respond()
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    def do_POST(self) -> None:
+        self.respond()
+
+    def do_PUT(self) -> None:
+        self.respond()
+
+    def respond(self) -> None:
+        """Answer a request."""
+        raise NotImplementedError
 
     def answer_json(self, value: object) -> None:
         self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})

@@ -31,10 +31,7 @@ class Hub(StandIn):
     refusal: tuple[int, str] | None
     asked: list[str]
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
+    def respond(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.asked.append(f"{self.command} {path}")
         api, resolve = "/api/datasets/zoo/animals/", f"/datasets/zoo/animals/resolve/{COMMIT}/"
