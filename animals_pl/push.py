@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ def _address(repo: str) -> Address:
     address = parse_address(repo if is_address(repo) else f"{SCHEME}{repo}", "repo", "model")
     if address.revision:
         raise UsageError(f"repo={repo!r} names a revision, but the main branch is written. Pass {address.name}.")
-    return address
+    return replace(address, text=repo)
 
 
 def _run_folder(run: str) -> Path:

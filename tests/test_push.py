@@ -6,8 +6,10 @@ import base64
 import hashlib
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,6 +21,7 @@ import torch
 from hub_server import StandIn, isolate, served, use_endpoint
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, Identifier, fit, load_model
+from animals_pl import push as push_module
 from animals_pl.cli import main
 from animals_pl.errors import UsageError
 from animals_pl.training.checkpoint import load_checkpoint
@@ -67,10 +70,10 @@ class Hub(StandIn):
         self.models[name] = {".gitattributes": b""}
         if values["visibility"] == "private":
             self.private.add(name)
-        self.answer_json({"url": f"https://hub/{name}"})
+        self.answer_json({"url": f"{huggingface_hub.constants.ENDPOINT}/{name}"})
 
     def _respond_for(self, name: str, call: str, body: bytes) -> None:
-        files = self.models[name]
+        files, url = self.models[name], huggingface_hub.constants.ENDPOINT
         lines = [json.loads(line) for line in body.splitlines()] if "/lfs/" not in call else [json.loads(body)]
         if call == "GET /api/models/NAME":
             siblings = [{"rfilename": file} for file in files]
@@ -83,7 +86,6 @@ class Hub(StandIn):
             ]
             self.answer_json({"files": answer})
         elif call.endswith("/info/lfs/objects/batch"):
-            url = huggingface_hub.constants.ENDPOINT
             objects = [
                 {**item, "actions": {"upload": {"href": f"{url}/lfs/{item['oid']}"}}} for item in lines[0]["objects"]
             ]
@@ -91,7 +93,7 @@ class Hub(StandIn):
         elif call == "POST /api/models/NAME/commit/main":
             for line in lines:
                 self._commit(files, line["key"], line["value"])
-            self.answer_json({"commitUrl": f"https://hub/{name}/commit/{'2' * 40}", "commitOid": "2" * 40})
+            self.answer_json({"commitUrl": f"{url}/{name}/commit/{'2' * 40}", "commitOid": "2" * 40})
         elif call == "PUT /api/models/NAME/settings":
             (self.private.add if lines[0]["visibility"] == "private" else self.private.remove)(name)
             self.answer_json({})
@@ -164,6 +166,20 @@ def timm_net(tiny_tree: Path, small_figures: None, tmp_path_factory: pytest.Temp
     return train(folder / "runs", tiny_tree, net="mobilenetv3_small_050", **options)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def files_are_written_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Export each run once: it takes seconds."""
+
+    @cache
+    def write(run: Path) -> dict[str, Path]:
+        return write_files(run, tmp_path_factory.mktemp("files"))
+
+    write_files = push_module._write_files
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(push_module, "_write_files", lambda run, folder: write(run))
+        yield
+
+
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Return a function that runs push, proves that it was refused, and returns the message."""
@@ -203,8 +219,8 @@ def test_a_new_repository_is_private_and_gets_all_files_in_one_commit(hub, timm_
     assert "zoo/net (private): README.md, best.ckpt, config.json, model.onnx, model.safetensors uploaded" in printed
 
 
-def test_a_model_without_a_timm_form_is_pushed_without_it(hub, own_net, capsys):
-    push(own_net)
+def test_a_model_without_a_timm_form_is_pushed_without_it(hub, own_net, tmp_path, capsys):
+    push(Path(shutil.copytree(own_net, tmp_path / "copy")))
     assert hub.models["zoo/net"].keys() - {".gitattributes"} == ALWAYS
     assert (
         "without config.json and model.safetensors: format=timm does not suit this model: "
@@ -234,8 +250,6 @@ def test_no_file_has_a_path_of_this_machine(hub, own_net, timm_net, tiny_tree, t
 
 
 def test_the_card_names_files_without_their_folder(hub, own_net, tmp_path):
-    import shutil
-
     run = Path(shutil.copytree(own_net, tmp_path / "copy"))
     config = (run / "config.yaml").read_text(encoding="utf-8")
     assert "augment: none" in config
