@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import huggingface_hub.constants
 import numpy as np
+import onnx
 import pytest
 import timm
 import torch
@@ -95,7 +96,7 @@ class Hub(StandIn):
                 self._commit(files, line["key"], line["value"])
             self.answer_json({"commitUrl": f"{url}/{name}/commit/{'2' * 40}", "commitOid": "2" * 40})
         elif call == "PUT /api/models/NAME/settings":
-            (self.private.add if lines[0]["visibility"] == "private" else self.private.remove)(name)
+            (self.private.add if lines[0]["visibility"] == "private" else self.private.discard)(name)
             self.answer_json({})
         else:
             self._download(files, call.rpartition("/resolve/")[2].partition("/"))
@@ -261,7 +262,8 @@ def test_the_card_names_files_without_their_folder(hub, own_net, tmp_path):
 
 def test_golden_images_are_drawings(hub, own_net):
     push(own_net)
-    assert Identifier("hf://zoo/net").metadata.golden_source == "practice"
+    exported = onnx.load_from_string(hub.models["zoo/net"]["model.onnx"])
+    assert {entry.key: entry.value for entry in exported.metadata_props}["golden_source"] == "practice"
 
 
 # ---------------------------------------------------------------- what is loaded
@@ -406,9 +408,12 @@ def test_an_existing_public_repository_needs_the_option(hub, own_net, refused):
 def test_an_upload_that_fails_leaves_the_repository_as_it_was(hub, own_net, refused):
     push(own_net)
     before = dict(hub.models["zoo/net"])
-    for call in ("POST /api/models/zoo/net/commit", "PUT /lfs/"):
+    for call, reason in (
+        ("POST /api/models/zoo/net/commit", "was refused by"),
+        ("PUT /lfs/", "broke off the transfer"),
+    ):
         hub.refusals = {call: (403, "")}
-        assert "with a token that has the permission" in refused(own_net, "zoo/net", "--public", "--yes")
+        assert f"repo='zoo/net' {reason}" in refused(own_net, "zoo/net", "--public", "--yes")
         assert hub.models["zoo/net"] == before
         assert hub.private == {"zoo/net"}
 

@@ -15,7 +15,7 @@ from animals_pl.errors import UsageError
 SET_BY_DATA = ("class_names", "input_size")
 """Arguments of ``AnimalClassifier`` that a new run takes from the data."""
 
-PORTABLE = ("state_dict", "calibration", "animals_pl_version", "pytorch-lightning_version")
+PORTABLE = ("epoch", "global_step", "state_dict", "calibration", "animals_pl_version", "pytorch-lightning_version")
 """Entries of a checkpoint that are passed on as they are."""
 
 
