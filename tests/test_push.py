@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
 import io
 import json
@@ -302,6 +303,22 @@ def test_the_pushed_checkpoint_predicts_exports_and_does_not_resume(hub, own_net
     capsys.readouterr()
     assert main(["fit", "--ckpt_path", "best.ckpt", "--data.root", str(tiny_tree), *cpu]) == 2
     assert "is for predictions only: it has no state of the optimizer. Pass the last.ckpt" in capsys.readouterr().err
+
+
+def test_classify_takes_a_model_of_the_hub(hub, own_net, tiny_tree):
+    push(own_net)
+    image = next(tiny_tree.rglob("*.jpg"))
+    assert main(["classify", "hf://zoo/net", str(image), "--output", "c.csv"]) == 0
+    expected = Identifier(own_onnx(hub)).predict(image)[0].label
+    (row,) = csv.DictReader(io.StringIO(Path("c.csv").read_text(encoding="utf-8")))
+    assert row["class"] == expected
+
+
+def own_onnx(hub: type[Hub]) -> Path:
+    """The uploaded ONNX file."""
+    file = Path("own.onnx")
+    file.write_bytes(hub.models["zoo/net"]["model.onnx"])
+    return file
 
 
 def test_a_revision_may_be_given(hub, own_net):

@@ -25,6 +25,7 @@ from animals_pl.deploy.runtime import Identifier
 from animals_pl.deploy.sequences import SEQUENCE_COLUMNS
 from animals_pl.errors import UsageError, counted
 from animals_pl.files import message_stream, printable, track
+from animals_pl.hub import ONNX_FILE, local_file
 
 BATCH = 8
 """Images that a thread reads, decodes and classifies together."""
@@ -52,7 +53,7 @@ def classify(
     read, so that an interrupted command can be continued.
 
     Args:
-        model: The ONNX file, written by ``export``.
+        model: The ONNX file, written by ``export``, or hf://OWNER/NAME for a model on the Hugging Face Hub.
         paths: Images, folders (searched at any depth), patterns such as "card/**/*.jpg", or - for a list of paths on
             standard input, separated by line ends or null characters. With ``detections``: their folder.
         output: The file to write: .csv, or .jsonl for one JSON object per line; for the others see ``format``.
@@ -73,7 +74,8 @@ def classify(
     Raises:
         UsageError: A path, the model or the output cannot be used, or there are no images.
     """
-    inputs = Path(model), paths or [], Path(output), resume, top_k, threshold, unknown, _path(copy)
+    file = Path(local_file(model, "model", ONNX_FILE))
+    inputs = file, paths or [], Path(output), resume, top_k, threshold, unknown, _path(copy)
     options = Options(*inputs, format, _path(detections), min_confidence, timezone, _path(deployments), sequence)
     options.check()
     identifier, rules = _model_and_rules(options)
