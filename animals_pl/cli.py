@@ -55,6 +55,7 @@ VERBS = {
     "classify": Verb(
         "classify images with an exported file, without PyTorch", "animals_pl.deploy.classify:classify", "model paths*"
     ),
+    "push": Verb("upload a run to the Hugging Face Hub", "animals_pl.push:push", "run repo"),
     "report": Verb(
         "rank all runs, compare two, choose a threshold, or write a model card",
         "animals_pl.experiments.run_table:report",

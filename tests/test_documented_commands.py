@@ -24,6 +24,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ELSEWHERE = {
     "prepare --source kaggle": "needs Kaggle; tests/data/sources run it against a local server",
     "prepare --source hf://datasets/OWNER/NAME": "needs the hub; tests/data/sources run it against a local server",
+    "push $run OWNER/NAME": "needs the hub; tests/test_push.py runs it against a local server",
+    "push $run OWNER/NAME --public true": "needs the hub; tests/test_push.py runs it against a local server",
+    "classify hf://OWNER/NAME CARD --output card.csv": "needs the hub, as push does",
     "export $run/best.ckpt --format timm --tta none --output timm_folder": "the run here may have another head; "
     "tests/deploy/test_timm_folder.py runs it",
     "classify model.onnx - --output card.jsonl": "reads a list from a pipe, as tests/deploy/test_classify.py does",

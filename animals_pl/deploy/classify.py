@@ -26,6 +26,7 @@ from animals_pl.deploy.runtime import Identifier
 from animals_pl.deploy.sequences import SEQUENCE_COLUMNS
 from animals_pl.errors import UsageError, counted
 from animals_pl.files import message_stream, printable, track
+from animals_pl.hub import ONNX_FILE, local_file
 
 BATCH = 4
 """Images that a thread takes at a time."""
@@ -54,7 +55,7 @@ def classify(
     read, so that an interrupted command can be continued.
 
     Args:
-        model: The ONNX file, written by ``export``.
+        model: The ONNX file, written by ``export``, or hf://OWNER/NAME for a model on the Hugging Face Hub.
         paths: Images, folders (searched at any depth), patterns such as "card/**/*.jpg", or - for a list of paths on
             standard input, separated by line ends or null characters. With ``detections``: their folder.
         output: The file to write: .csv, or .jsonl for one JSON object per line; for the others see ``format``.
@@ -77,7 +78,7 @@ def classify(
         UsageError: A path, the model or the output cannot be used, or there are no images.
     """
     options = Options(
-        model=Path(model),
+        model=Path(local_file(model, "model", ONNX_FILE)),
         paths=paths or [],
         output=Path(output),
         resume=resume,

@@ -17,6 +17,7 @@ from animals_pl.deploy.image_sources import Pixels, Source, as_list, expand_fold
 from animals_pl.deploy.metadata import GoldenImage, Metadata, digest, parse_metadata, read_texts
 from animals_pl.errors import UsageError, listed, one_line, require_range, require_types
 from animals_pl.evaluation.top_k import UNKNOWN, Prediction, top_k_prediction
+from animals_pl.hub import ONNX_FILE, local_file
 
 MOST_ASPECT = 50
 """Longer images are cut to this aspect ratio before a graph resizes and crops them; it would need gigabytes."""
@@ -45,7 +46,7 @@ class Identifier:
     The file is checked first: it must be whole, and it must give the probabilities of its golden images.
 
     Args:
-        file: The ONNX file.
+        file: The ONNX file, or ``hf://OWNER/NAME[@REVISION]`` for model.onnx of a model on the Hugging Face Hub.
         engine: ``onnxruntime``, or ``openvino`` if it is installed.
         providers: Names of onnxruntime's execution providers, the preferred one first.
         threads: Threads of a call. Default: one per core.
@@ -81,6 +82,7 @@ class Identifier:
         require_engine(engine, providers)
         if threads is not None:
             require_range("threads", threads, 1, 1024)
+        file = local_file(file, "file", ONNX_FILE)
         try:
             content, self.metadata = _read(file)
             if engine == "openvino" and self.metadata.input == "image":

@@ -136,12 +136,12 @@ def _seen_images(metrics: Mapping[str, Any]) -> int:
 
 
 def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of the settings in the card. A weights file is given by its name, without the folder."""
+    """Name and value of the settings in the card. Files are given by their names, without the folder."""
     values = []
     for key in SETTINGS:
         section, _, name = key.partition(".")
         value = config.get(section, {}).get(name)
-        if name == "weights" and value is not None:
+        if name in {"weights", "augment"} and value is not None:
             value = Path(value).name
         if value is not None:
             values.append((key, str(value).lower() if isinstance(value, bool) else str(value)))

@@ -9,10 +9,14 @@ from typing import Any
 import torch
 
 from animals_pl import __version__
+from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError
 
 SET_BY_DATA = ("class_names", "input_size")
 """Arguments of ``AnimalClassifier`` that a new run takes from the data."""
+
+PORTABLE = ("epoch", "global_step", "state_dict", "calibration", "animals_pl_version", "pytorch-lightning_version")
+"""Entries of a checkpoint that are passed on as they are."""
 
 
 def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
@@ -59,6 +63,18 @@ def model_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def data_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``AnimalsDataModule`` in a checkpoint; empty if it was trained with plain dataloaders."""
     return _arguments(checkpoint.get("datamodule_hyper_parameters", {}))
+
+
+def portable_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What predictions need of a checkpoint: without optimizer and callbacks, and without paths of this machine."""
+    model, data = model_settings(checkpoint), data_settings(checkpoint)
+    if model["weights"] is not None:
+        model["weights"] = Path(model["weights"]).name
+    return {
+        **{key: checkpoint[key] for key in PORTABLE if key in checkpoint},
+        "hyper_parameters": model,
+        "datamodule_hyper_parameters": {key: data[key] for key in PREPROCESSING if key in data},
+    }
 
 
 def require_same(key: str, given: Any, trained: Any) -> None:

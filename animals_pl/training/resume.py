@@ -19,6 +19,11 @@ def adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, monit
         UsageError: The model, the preprocessing or ``monitor`` differs from the run's.
     """
     checkpoint = load_checkpoint(ckpt_path, mmap=True)
+    if "optimizer_states" not in checkpoint:  # portable_checkpoint
+        raise UsageError(
+            f"ckpt_path={str(ckpt_path)!r} is for predictions only: it has no state of the optimizer. Pass the "
+            "last.ckpt of a run."
+        )
     monitors = {
         state.get("monitor") for key, state in checkpoint["callbacks"].items() if key.startswith("RunCheckpoint")
     }

@@ -20,6 +20,7 @@ from animals_pl.data.resize import Resize
 from animals_pl.errors import UsageError, require_range, require_types
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.evaluation.top_k import Prediction, top_k_prediction
+from animals_pl.hub import CHECKPOINT_FILE, local_file
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.training.calibration import Output, calibration_of, output, require_unknown
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings
@@ -160,7 +161,8 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None, prior: st
     """Load a trained model from a checkpoint, on the CPU.
 
     Args:
-        ckpt_path: The best.ckpt or last.ckpt of a run.
+        ckpt_path: The best.ckpt or last.ckpt of a run, or ``hf://OWNER/NAME[@REVISION]`` for best.ckpt of a model
+            on the Hugging Face Hub.
         resize: How images were resized. Only for a model that was trained with plain dataloaders; other checkpoints
             store the rule.
         prior: Class frequencies expected in use: ``train``, ``uniform``, or a CSV file with the columns ``class`` and
@@ -175,7 +177,7 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None, prior: st
         >>> [prediction.path for prediction in model.predict(["a.jpg", "b.jpg"])]
         ['a.jpg', 'b.jpg']
     """
-    checkpoint = load_checkpoint(ckpt_path)
+    checkpoint = load_checkpoint(local_file(ckpt_path, "ckpt_path", CHECKPOINT_FILE))
     data = data_settings(checkpoint)
     if resize is None:
         if not data:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import _socket
 import hashlib
-import http.server
 import io
 import json
-import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import huggingface_hub.constants
-import huggingface_hub.utils._http
 import pytest
+from hub_server import StandIn, isolate, served, use_endpoint
 from PIL import Image
 
 from animals_pl.cli import main
@@ -29,50 +24,33 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAMES = ["cat", "dog/wolf", "horse"]
 
 
-class Hub(http.server.BaseHTTPRequestHandler):
+class Hub(StandIn):
     """Stands in for the hub: knows the dataset zoo/animals at one commit."""
 
     files: dict[str, bytes]
     refusal: tuple[int, str] | None
     asked: list[str]
 
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
+    def respond(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.asked.append(f"{self.command} {path}")
         api, resolve = "/api/datasets/zoo/animals/", f"/datasets/zoo/animals/resolve/{COMMIT}/"
         name = path.removeprefix(resolve)
         if self.refusal:
-            self._answer(*self.refusal[:1], b"{}", {"X-Error-Code": self.refusal[1]})
+            self.answer(*self.refusal[:1], b"{}", {"X-Error-Code": self.refusal[1]})
         elif path in (f"{api}revision/v1", "/api/datasets/zoo/animals", f"{api}revision/{COMMIT}"):
             siblings = [{"rfilename": name} for name in self.files]
-            self._json({"id": "zoo/animals", "sha": COMMIT, "siblings": siblings, "private": False})
+            self.answer_json({"id": "zoo/animals", "sha": COMMIT, "siblings": siblings, "private": False})
         elif path.startswith(f"{api}revision/"):
-            self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+            self.answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
         elif path == f"{api}tree/{COMMIT}":
             rows = [("file", name, content) for name, content in self.files.items()]
-            self._json([{"type": kind, "path": name, "size": len(c), "oid": _sha(c)} for kind, name, c in rows])
+            self.answer_json([{"type": kind, "path": name, "size": len(c), "oid": _sha(c)} for kind, name, c in rows])
         elif name in self.files:
             content = self.files[name]
-            self._answer(200, content, {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": COMMIT})
+            self.answer(200, content, {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": COMMIT})
         else:
-            self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-
-    def _json(self, value: object) -> None:
-        self._answer(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
-
-    def _answer(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+            self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
 
 def _sha(content: bytes) -> str:
@@ -82,42 +60,15 @@ def _sha(content: bytes) -> str:
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder, with caches of its own and without a user's token."""
-    constants = huggingface_hub.constants
-    monkeypatch.setenv("ANIMALS_PL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda seconds: None)  # between its retries
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
-
-
-def use_endpoint(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """As HF_ENDPOINT does, which is read when huggingface_hub is imported."""
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", url)
-    template = url + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    return isolate(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def hub(own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     """Serve files, to this machine only."""
     handler = type("TinyHub", (Hub,), {"files": {}, "refusal": None, "asked": []})
-
-    def connect(self: socket.socket, address: tuple[str, int]) -> None:
-        assert address[0] == "127.0.0.1"
-        _socket.socket.connect(self, address)  # what the fixture no_network has replaced
-
-    monkeypatch.setattr(socket.socket, "connect", connect)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        use_endpoint(monkeypatch, f"http://127.0.0.1:{server.server_port}")
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-        thread.start()
+    with served(handler, monkeypatch):
         yield handler
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
