@@ -77,13 +77,18 @@ class State:
         self._lock = threading.RLock()
         with self._explained():
             self._database = sqlite3.connect(file, timeout=2, isolation_level=None, check_same_thread=False)
+        try:
+            self._open(hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest())  # a URL may have a password
+        except UsageError:
+            self.close()
+            raise
+
+    def _open(self, source: str) -> None:
+        with self._explained():
             # Exclusive: a second process is refused. The lock ends with the process, however that ends.
             self._database.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._database.execute("PRAGMA journal_mode=WAL")
             self._database.execute("PRAGMA synchronous=FULL")  # fsync after each transaction
-        self._open(hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest())  # a URL may have a password
-
-    def _open(self, source: str) -> None:
         with self._transaction() as database:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             is_new = not version and not database.execute("SELECT 1 FROM sqlite_master").fetchone()
