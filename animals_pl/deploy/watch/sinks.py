@@ -159,6 +159,8 @@ def reason_of(error: BaseException) -> str:
         return f"the command ended with exit code {error.returncode}"
     if isinstance(error, subprocess.TimeoutExpired):
         return f"the command took more than {COMMAND_TIMEOUT:g} s"
+    if isinstance(error, urllib.error.URLError) and isinstance(error.reason, OSError):
+        return one_line(error.reason)
     return one_line(error)
 
 

@@ -62,7 +62,7 @@ def test_alerts_are_the_files_at_or_above_the_threshold(model, identifier, tiny_
         if probability >= {"elefante": 0.2, "cane": 0.3}.get(name, 2)
         and one.unknown_score <= identifier.metadata.unknown_threshold
     }
-    args = [model, card, "--alert", "elephant,cane:0.3", "--threshold", 0.2, "--quiet", 0]
+    args = [model, card, "--alert", "elephant,cane:0.3", "--threshold", 0.2, "--quiet", 0, "--unknown"]
     args += ["--output", out, "--snapshots", snaps]
     assert watch_until(lambda: len(lines(out)) >= len(expected), *args) == 130
     found = lines(out)
@@ -90,7 +90,12 @@ def with_threshold(model: Path, file: Path, threshold: float | None) -> Path:
 
 @pytest.mark.parametrize(
     ("above", "options", "expected"),
-    [(-1, [], 0), (-1, ["--unknown", "false"], 3), (1, ["--unknown"], 3), (None, [], 3)],
+    [
+        (-1, ["--unknown", "null"], 0),
+        (-1, ["--unknown", "false"], 3),
+        (1, ["--unknown", "true"], 3),
+        (None, ["--unknown", "null"], 3),
+    ],
 )
 def test_images_of_no_known_class_raise_no_alert(
     model, identifier, certain, card, tmp_path, monkeypatch, above, options, expected
@@ -401,6 +406,7 @@ sys.exit(main(sys.argv[1:]))
 
 def test_runs_where_only_the_runtime_is_installed_and_writes_to_standard_output(model, card, certain, tmp_path):
     command = [sys.executable, "-c", WITHOUT_TORCH, "watch", model, card, "--alert", "dog:0", "--settle", "0"]
+    command += ["--unknown", "false"]
     (card / "a.jpg").write_bytes(certain["cane"])
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert json.loads(process.stdout.readline())["path"] == str(card / "a.jpg")
@@ -412,7 +418,8 @@ def test_runs_where_only_the_runtime_is_installed_and_writes_to_standard_output(
 
 def test_ends_when_the_reader_of_standard_output_is_gone(model, card, certain):
     command = [sys.executable, "-m", "animals_pl", "watch", model, card, "--alert", "dog:0", "--quiet", "0"]
-    with subprocess.Popen([*command, "--settle", "0"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    command += ["--settle", "0", "--unknown", "false"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         (card / "a.jpg").write_bytes(certain["cane"])
         log = process.stderr.read()

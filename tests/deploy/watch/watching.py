@@ -55,6 +55,7 @@ def watch(*args: object) -> int:
     """Run the command in this process, with short times."""
     options = [] if "--settle" in args else ["--settle", "0"]
     options += [] if "--every" in args else ["--every", "10ms"]
+    options += [] if "--unknown" in args else ["--unknown", "false"]  # the tiny model may know no image
     return main(["watch", *map(str, args), *options])
 
 
