@@ -122,18 +122,6 @@ def distinct(content: bytes, number: int) -> bytes:
     return content[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + content[2:]
 
 
-def write_video(file: Path, images: list[np.ndarray], fps: float = 10) -> Path:
-    """Write a video of RGB images of the same size."""
-    import cv2
-
-    height, width, _ = images[0].shape
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height))
-    for image in images:
-        writer.write(np.ascontiguousarray(image[:, :, ::-1]))
-    writer.release()
-    return file
-
-
 def pixels(content: bytes, size: tuple[int, int] = (96, 96)) -> np.ndarray:
     """RGB pixels of an image, resized."""
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB").resize(size))
