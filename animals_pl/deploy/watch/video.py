@@ -84,12 +84,9 @@ class VideoFile:
                 key = f"{status.st_size} {status.st_mtime_ns} {position:.3f}"
                 facts = {"path": str(self._file), "position": round(position, 3)}
                 yield Frame(key, position, _rgb(pixels), facts)
-        expected = capture.get(self._cv2.CAP_PROP_FRAME_COUNT)
         capture.release()
         if not number:
             raise UsageError(f"source={str(self._file)!r} has no frames that OpenCV can read. Choose another file.")
-        if not self._stop and number < 0.9 * expected:
-            log(f"{self._file}: damaged after {number:,} of {expected:,.0f} frames")
 
     def _position(self, capture: Any, number: int) -> float:
         """Seconds from the start; from the frame rate if the file has no times."""
