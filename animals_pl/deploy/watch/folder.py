@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from animals_pl.data.decode import has_image_suffix
-from animals_pl.data.problems import decode_checked
+from animals_pl.data.problems import load_checked
 from animals_pl.deploy.image_file import date_and_camera, read_file
 from animals_pl.deploy.watch.frame import Frame, Frames, Stop
 from animals_pl.deploy.watch.log import log
@@ -130,8 +130,9 @@ class Folder:
         self._failed.discard(file.path)
         if (facts["bytes"], facts["modified"]) != (file.bytes, file.modified):
             return None
-        pixels, problem = decode_checked(content, self._size)
-        return self._frame(file, facts["sha256"], pixels, problem, date_and_camera(content))
+        details = {"date": "", "camera": ""}
+        picture, problem = load_checked(content, self._size, lambda opened: details.update(date_and_camera(opened)))
+        return self._frame(file, facts["sha256"], None if picture is None else np.array(picture), problem, details)
 
     def _frame(
         self, file: FileVersion, key: str, pixels: np.ndarray | None, problem: str, facts: dict[str, str]

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from watching import distinct, lines, watch, watch_until
 
-from animals_pl.deploy.export import seal
 from animals_pl.deploy.metadata import read_texts
+from animals_pl.deploy.onnx_file import seal
 from animals_pl.deploy.watch import folder as folder_module
 from animals_pl.deploy.watch.folder import CENSUS, REMEMBERED, Folder
 from animals_pl.deploy.watch.frame import Stop
