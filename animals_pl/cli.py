@@ -56,6 +56,9 @@ VERBS = {
         "classify images with an exported file, without PyTorch", "animals_pl.deploy.classify:classify", "model paths*"
     ),
     "push": Verb("upload a run to the Hugging Face Hub", "animals_pl.push:push", "run repo"),
+    "watch": Verb(
+        "watch a folder, a video or a stream, and raise alerts", "animals_pl.deploy.watch.command:watch", "model source"
+    ),
     "report": Verb(
         "rank all runs, compare two, choose a threshold, or write a model card",
         "animals_pl.experiments.run_table:report",

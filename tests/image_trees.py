@@ -1,4 +1,4 @@
-"""Write folders of small images."""
+"""Write folders of small images, and videos."""
 
 from __future__ import annotations
 
@@ -20,3 +20,15 @@ def write_tree(root: Path, counts: dict[str, int], seed: int = 0) -> Path:
             pixels = (colour + rng.normal(0, 25, shape)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{name}_{index}.jpg", quality=90)
     return root
+
+
+def write_video(file: Path, images: list[np.ndarray], fps: float = 10) -> Path:
+    """Write a video of RGB images of the same size."""
+    import cv2
+
+    height, width, _ = images[0].shape
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), fps, (width, height))
+    for image in images:
+        writer.write(np.ascontiguousarray(image[:, :, ::-1]))
+    writer.release()
+    return file

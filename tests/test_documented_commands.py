@@ -8,11 +8,12 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm.models._builder as timm_builder
 import torch
 import yaml
-from image_trees import write_tree
+from image_trees import write_tree, write_video
 from test_docs import COMMANDS, PAGES, PROJECT, blocks
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,6 +21,8 @@ from animals_pl.cli import main
 from animals_pl.data.catalog import ANIMALS10
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+WATCH = "runs until it is stopped; tests/deploy/watch stop it"
 
 ELSEWHERE = {
     "prepare --source kaggle": "needs Kaggle; tests/data/sources run it against a local server",
@@ -32,6 +35,10 @@ ELSEWHERE = {
     "classify model.onnx - --output card.jsonl": "reads a list from a pipe, as tests/deploy/test_classify.py does",
     "classify model.onnx --detections CARD/md.json --output CARD/species.json": "needs a file of MegaDetector; "
     "tests/deploy/test_megadetector.py writes one",
+    "watch model.onnx CARD --alert elephant,dog:0.9": WATCH,
+    "watch model.onnx CARD --alert elephant --output alerts.jsonl --snapshots snapshots": WATCH,
+    "watch model.onnx rtsp://user:password@192.0.2.7/stream2 --alert elephant --post https://example.org/alerts": WATCH,
+    'watch model.onnx 0 --alert cat --run ["notify-send", "A cat"]': WATCH,
     "export $run/best.ckpt --output small.onnx --weights int8": "may refuse a net that has learned nothing, as the "
     "one here; tests/deploy/test_int8.py runs it",
 }
@@ -63,6 +70,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             archive.write(file, file.relative_to(folder / "datasets" / "animals10"))
     (folder / "Downloads").mkdir()
     shutil.move(folder / "archive.zip", folder / "Downloads")
+    write_video(folder / "film.avi", [np.full((96, 128, 3), level, np.uint8) for level in range(0, 250, 10)])
     (folder / "exclude.csv").write_text("path\nMY_IMAGES/cane/cane_0.jpg\n")
     rows = [f"{name},{count}\n" for count, name in enumerate(ANIMALS10, 1)]
     (folder / "field.csv").write_text("class,frequency\n" + "".join(rows))

@@ -59,12 +59,17 @@ def _image_suffixes() -> set[str]:
     return _OTHER_SUFFIXES | known
 
 
+def has_image_suffix(name: str) -> bool:
+    """Whether a file is an image by the suffix of its name."""
+    return os.path.splitext(name)[1].lower() in _image_suffixes()  # noqa: PTH122 - called for each file of a folder
+
+
 def is_image(file: Path) -> bool:
     """Whether a file is an image, decodable or not: by its suffix, or else by its content.
 
     A link to a file that does not exist, a pipe and a device with such a suffix are images that cannot be read.
     """
-    if file.suffix.lower() in _image_suffixes():
+    if has_image_suffix(file.name):
         return os.path.lexists(file) and not file.is_dir()
     if not file.is_file():
         return False

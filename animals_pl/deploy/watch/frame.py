@@ -1,0 +1,95 @@
+"""Images from a source, and where a program may stop between them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from animals_pl.deploy.watch.state import FileVersion
+
+_NAP = 0.1
+"""Seconds after which a waiting program notices a signal."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image of a source.
+
+    Attributes:
+        key: What identifies it in its source: a hash of its content, or its time.
+        time: When it was taken, in seconds, for the quiet time of the rules.
+        pixels: RGB (H, W, 3) uint8; None if it cannot be decoded.
+        facts: Further keys of its alerts.
+        problem: What is wrong with it; empty if nothing.
+        file: The file that is done when the image is.
+    """
+
+    key: str
+    time: float
+    pixels: np.ndarray | None
+    facts: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
+    file: FileVersion | None = None
+
+
+Frames: TypeAlias = Generator[Frame | None, None, None]
+"""Images of a source, and None while there is none, so that the caller can do something else."""
+
+
+class Stop:
+    """Whether the program has to stop, and the signal that said so."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal is not None
+
+    def wait(self, seconds: float) -> None:
+        """Sleep, but not longer than until the next signal."""
+        end = time.monotonic() + seconds
+        # No threading.Event: set() in a signal handler waits forever if the signal comes inside of wait().
+        while not self and (left := end - time.monotonic()) > 0:
+            time.sleep(min(_NAP, left))
+
+    def end_process(self, verb: str) -> None:
+        """Raise what ends a process after the signal, if there was one.
+
+        Raises:
+            KeyboardInterrupt: SIGINT; the exit code is 130.
+            SystemExit: SIGTERM; the exit code is 143.
+        """
+        if self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signal == signal.SIGTERM:
+            print(f"animals_pl {verb}: terminated", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGTERM)
+
+    @contextmanager
+    def on_signals(self) -> Iterator[None]:
+        """Stop at SIGINT and SIGTERM, in a main thread; a second SIGINT interrupts as usual."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self.signal = signal.Signals(number)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        for number in before:
+            signal.signal(number, stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
