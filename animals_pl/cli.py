@@ -27,6 +27,9 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 MACHINE_ERRORS |= {errno.EFBIG, errno.ENAMETOOLONG, errno.EMFILE}
 """Disk, permission and open-file errors, reported in one line instead of a traceback."""
 
+SERVE_PACKAGES = {"starlette", "uvicorn", "h11", "python_multipart"}
+"""Packages of the extra ``serve``. Other missing packages are of the extra ``train``."""
+
 
 class Verb(NamedTuple):
     """A subcommand."""
@@ -54,6 +57,11 @@ VERBS = {
     "export": Verb("export a checkpoint as a verified ONNX file", "animals_pl.deploy.export:export", "ckpt_path"),
     "classify": Verb(
         "classify images with an exported file, without PyTorch", "animals_pl.deploy.classify:classify", "model paths*"
+    ),
+    "serve": Verb(
+        "serve a web page and an HTTP interface that identify animals, without PyTorch",
+        "animals_pl.deploy.server.command:serve",
+        "model",
     ),
     "report": Verb(
         "rank all runs, compare two, choose a threshold, or write a model card",
@@ -121,7 +129,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("animals_pl"):
             raise
-        message, code = f"error: the package {error.name} is missing. Run: pip install 'animals_pl[train]'", WRONG_USE
+        extra = "serve" if error.name in SERVE_PACKAGES else "train"
+        message, code = f"error: the package {error.name} is missing. Run: pip install 'animals_pl[{extra}]'", WRONG_USE
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise

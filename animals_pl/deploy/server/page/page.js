@@ -1,0 +1,221 @@
+import { TEXTS } from "./texts.js";
+
+const MOST_CLASSES = 30; // in the list of tested animals
+const RANKS = 5; // bars; their room is reserved in page.css
+
+const element = (id) => document.getElementById(id);
+
+const state = {
+  language: storedLanguage(),
+  model: null, // answer of GET model
+  outcome: { kind: "empty" }, // empty, working, prediction (image) or problem (status)
+  upload: null, // AbortController of the request under way
+};
+
+function storedLanguage() {
+  const stored = localStorage.getItem("language");
+  return stored in TEXTS ? stored : navigator.language.startsWith("it") ? "it" : "en";
+}
+
+const texts = () => TEXTS[state.language];
+
+// Class names are Italian in Animals-10; other models have one name per class.
+const nameOf = (item) => (state.language === "it" ? item.label : item.english);
+
+function percentOf(value) {
+  const format = new Intl.NumberFormat(state.language, { maximumFractionDigits: 0 });
+  return value > 0 && value < 0.01 ? "< 1 %" : `${format.format(value > 0.99 && value < 1 ? 99 : 100 * value)} %`;
+}
+
+const countOf = (value) => new Intl.NumberFormat(state.language).format(value);
+
+// ---------------------------------------------------------------- requests
+
+function takeTokenFromAddress() {
+  const token = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (token) {
+    sessionStorage.setItem("token", token);
+    history.replaceState(null, "", location.pathname + location.search);
+  }
+}
+
+function request(path, options = {}) {
+  const token = sessionStorage.getItem("token");
+  return fetch(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
+}
+
+async function loadModel() {
+  const tokenWasSent = Boolean(sessionStorage.getItem("token"));
+  let response;
+  try {
+    response = await request("model");
+  } catch {
+    return show({ kind: "problem", status: 0 });
+  }
+  element("token-form").hidden = response.status !== 401;
+  element("tool").hidden = response.status === 401;
+  if (response.status === 401) {
+    element("token-problem").textContent = tokenWasSent ? texts().wrongToken : "";
+    element("token").focus();
+  } else if (response.ok) {
+    state.model = await response.json();
+    draw();
+  }
+}
+
+async function identify(file) {
+  state.upload?.abort();
+  const upload = (state.upload = new AbortController());
+  preview(file);
+  show({ kind: "working" });
+  let outcome;
+  try {
+    outcome = await outcomeOf(file, upload.signal);
+  } catch {
+    outcome = { kind: "problem", status: 0 };
+  }
+  if (upload === state.upload) show(outcome); // otherwise a newer photo was chosen
+}
+
+async function outcomeOf(file, signal) {
+  if (state.model && file.size > state.model.limits.bytes) return { kind: "problem", status: 413 };
+  const body = new Blob([file], { type: "application/octet-stream" });
+  const response = await request("identify", { method: "POST", body, signal });
+  if (!response.ok) return { kind: "problem", status: response.status };
+  return { kind: "prediction", image: (await response.json()).images[0] };
+}
+
+// ---------------------------------------------------------------- drawing
+
+function preview(file) {
+  const image = element("preview");
+  URL.revokeObjectURL(image.src);
+  image.src = URL.createObjectURL(file);
+  image.hidden = false;
+  element("hint").hidden = true;
+  image.onerror = () => {
+    image.hidden = true;
+    element("hint").hidden = false;
+    element("hint").textContent = file.name;
+  };
+}
+
+function show(outcome) {
+  state.outcome = outcome;
+  drawOutcome();
+}
+
+function draw() {
+  document.documentElement.lang = state.language;
+  document.title = texts().title;
+  for (const item of document.querySelectorAll("[data-text]")) item.textContent = texts()[item.dataset.text];
+  for (const item of document.querySelectorAll("[data-label]")) item.ariaLabel = texts()[item.dataset.label];
+  for (const item of document.querySelectorAll("[data-language]")) {
+    item.ariaPressed = String(item.dataset.language === state.language);
+  }
+  drawMeaning();
+  drawOutcome();
+}
+
+function drawOutcome() {
+  const { kind, image, status } = state.outcome;
+  const section = element("result");
+  section.className = `result ${kind}${image?.unknown ? " unknown" : ""}`;
+  section.ariaBusy = String(kind === "working");
+  element("label").textContent = kind === "prediction" ? (image.unknown ? texts().unknown : nameOf(image)) : "";
+  element("percent").textContent = kind === "prediction" && !image.unknown ? percentOf(image.probability) : "";
+  element("note").textContent = noteOf(kind, image, status);
+  const ranked = kind === "prediction" ? image.top.slice(0, RANKS) : [];
+  element("bars").replaceChildren(...ranked.map(bar));
+  element("announcement").textContent = announcementOf(kind, image);
+}
+
+function noteOf(kind, image, status) {
+  if (kind === "empty" || kind === "working") return texts()[kind];
+  if (kind === "problem") return texts().problems[status] ?? texts().problems.other;
+  if (image.problem) return texts().damagedNote;
+  return image.unknown ? texts().unknownNote : "";
+}
+
+function announcementOf(kind, image) {
+  if (kind === "empty") return "";
+  const answer = kind === "prediction" && !image.unknown ? texts().announce(nameOf(image), percentOf(image.probability)) : "";
+  return [kind === "prediction" && image.unknown ? `${texts().unknown}.` : answer, element("note").textContent]
+    .filter(Boolean)
+    .join(" ");
+}
+
+function bar(item) {
+  const row = document.createElement("li");
+  const [name, value, track, fill] = ["span", "span", "span", "span"].map((tag) => document.createElement(tag));
+  name.textContent = nameOf(item);
+  value.textContent = percentOf(item.probability);
+  value.className = "value";
+  track.className = "track";
+  fill.style.width = `${100 * item.probability}%`;
+  track.append(fill);
+  row.append(name, value, track);
+  return row;
+}
+
+function drawMeaning() {
+  if (!state.model) return;
+  const { classes, metrics, unknown } = state.model;
+  element("unknown-meaning").textContent = unknown ? texts().unknownMeaning : texts().unknownMissing;
+  const count = countOf(classes.length);
+  element("tested").textContent = metrics
+    ? texts().tested(countOf(metrics.images), count, ...["value", "low", "high"].map((key) => percentOf(metrics.acc[key])))
+    : texts().untested(count);
+  element("classes").replaceChildren(...classItems(classes, metrics?.recall ?? {}));
+}
+
+function classItems(classes, recall) {
+  const lines = classes.slice(0, MOST_CLASSES).map((item) => {
+    const value = recall[item.label]?.value;
+    return value == null ? nameOf(item) : `${nameOf(item)} ${percentOf(value)}`;
+  });
+  if (classes.length > MOST_CLASSES) lines.push(texts().more(countOf(classes.length - MOST_CLASSES)));
+  return lines.map((line) => Object.assign(document.createElement("li"), { textContent: line }));
+}
+
+// ---------------------------------------------------------------- events
+
+function firstImage(transfer) {
+  const file = [...(transfer?.files ?? [])][0];
+  if (file) identify(file);
+  return Boolean(file);
+}
+
+for (const id of ["choose", "capture"]) {
+  element(id).addEventListener("change", (event) => {
+    firstImage(event.target);
+    event.target.value = ""; // the same file can be chosen again
+  });
+}
+addEventListener("paste", (event) => firstImage(event.clipboardData) && event.preventDefault());
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  element("drop").classList.add("over");
+});
+addEventListener("dragleave", (event) => event.relatedTarget ?? element("drop").classList.remove("over"));
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  element("drop").classList.remove("over");
+  if (!element("tool").hidden) firstImage(event.dataTransfer);
+});
+for (const button of document.querySelectorAll("[data-language]")) {
+  button.addEventListener("click", () => {
+    state.language = button.dataset.language;
+    localStorage.setItem("language", state.language);
+    draw();
+  });
+}
+element("token-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("token", element("token").value.trim());
+  loadModel();
+});
+
+takeTokenFromAddress();
+draw();
+loadModel();
