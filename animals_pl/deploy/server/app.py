@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,10 +58,11 @@ def create_app(identifier: Identifier, limits: Limits | None = None, token: str 
         Route("/model", service.model),
         Route("/health", _health),
         Route("/openapi.json", _openapi),
-        Mount("/", StaticFiles(directory=PAGE, html=True)),
     ]
     handlers = {HTTPException: _error, ClientDisconnect: _disconnected}
-    return _SecurityHeaders(Starlette(routes=routes, exception_handlers=handlers))  # type: ignore[arg-type]
+    app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+    app.router.default = StaticFiles(directory=PAGE, html=True)  # a Mount would hide that /identify is for POST only
+    return _SecurityHeaders(app)
 
 
 class _Service:

@@ -29,6 +29,7 @@ class PunctualProtocol(H11Protocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start to wait, or refuse one connection too many."""
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
             self._end_with(BUSY)
@@ -36,15 +37,18 @@ class PunctualProtocol(H11Protocol):
             self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
+        """Stop waiting when a head has arrived."""
         super().handle_events()
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
+        """Wait for the next request."""
         self._expect_request()
         super().on_response_complete()
 

@@ -23,8 +23,9 @@ const texts = () => TEXTS[state.language];
 const nameOf = (item) => (state.language === "it" ? item.label : item.english);
 
 function percentOf(value) {
-  const format = new Intl.NumberFormat(state.language, { maximumFractionDigits: 0 });
-  return value > 0 && value < 0.01 ? "< 1 %" : `${format.format(value > 0.99 && value < 1 ? 99 : 100 * value)} %`;
+  const percent = (number) => new Intl.NumberFormat(state.language, { style: "percent" }).format(number);
+  if (value > 0 && value < 0.005) return `< ${percent(0.01)}`;
+  return value >= 0.995 && value < 1 ? `> ${percent(0.99)}` : percent(value);
 }
 
 const countOf = (value) => new Intl.NumberFormat(state.language).format(value);
@@ -134,7 +135,7 @@ function noteOf(kind, image, status) {
   if (kind === "empty" || kind === "working") return texts()[kind];
   if (kind === "problem") return texts().problems[status] ?? texts().problems.other;
   if (image.problem) return texts().damagedNote;
-  return image.unknown ? texts().unknownNote : "";
+  return image.unknown ? texts().unknownNote : texts().probabilityNote(Math.min(99, Math.round(100 * image.probability)));
 }
 
 function announcementOf(kind, image) {
@@ -146,16 +147,18 @@ function announcementOf(kind, image) {
 }
 
 function bar(item) {
-  const row = document.createElement("li");
-  const [name, value, track, fill] = ["span", "span", "span", "span"].map((tag) => document.createElement(tag));
-  name.textContent = nameOf(item);
-  value.textContent = percentOf(item.probability);
-  value.className = "value";
+  const track = withChildren("span", span(""));
   track.className = "track";
-  fill.style.width = `${100 * item.probability}%`;
-  track.append(fill);
-  row.append(name, value, track);
-  return row;
+  track.firstChild.style.width = `${100 * item.probability}%`;
+  return withChildren("li", span(nameOf(item)), " ", span(percentOf(item.probability)), track);
+}
+
+const span = (text) => withChildren("span", text);
+
+function withChildren(tag, ...children) {
+  const parent = document.createElement(tag);
+  parent.append(...children);
+  return parent;
 }
 
 function drawMeaning() {
@@ -172,10 +175,10 @@ function drawMeaning() {
 function classItems(classes, recall) {
   const lines = classes.slice(0, MOST_CLASSES).map((item) => {
     const value = recall[item.label]?.value;
-    return value == null ? nameOf(item) : `${nameOf(item)} ${percentOf(value)}`;
+    return [nameOf(item), value == null ? "" : percentOf(value)];
   });
-  if (classes.length > MOST_CLASSES) lines.push(texts().more(countOf(classes.length - MOST_CLASSES)));
-  return lines.map((line) => Object.assign(document.createElement("li"), { textContent: line }));
+  if (classes.length > MOST_CLASSES) lines.push([texts().more(countOf(classes.length - MOST_CLASSES)), ""]);
+  return lines.map((line) => withChildren("li", ...line.map((text) => span(text))));
 }
 
 // ---------------------------------------------------------------- events
