@@ -29,6 +29,10 @@ ELSEWHERE = {
     "classify model.onnx - --output card.jsonl": "reads a list from a pipe, as tests/deploy/test_classify.py does",
     "classify model.onnx --detections CARD/md.json --output CARD/species.json": "needs a file of MegaDetector; "
     "tests/deploy/test_megadetector.py writes one",
+    **dict.fromkeys(
+        ["serve model.onnx", "serve model.onnx --host 0.0.0.0"],
+        "runs until it is stopped; tests/deploy/test_serve_process.py starts and ends it",
+    ),
     "export $run/best.ckpt --output small.onnx --weights int8": "may refuse a net that has learned nothing, as the "
     "one here; tests/deploy/test_int8.py runs it",
 }

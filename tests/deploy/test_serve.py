@@ -18,6 +18,7 @@ from tempfile import SpooledTemporaryFile
 import jsonschema
 import numpy as np
 import pytest
+import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 from test_packaging import BLOCK
@@ -342,6 +343,18 @@ def test_a_port_in_use_and_a_wrong_model(tmp_path, capsys):
     (tmp_path / "model.onnx").write_text("no model")
     assert main(["serve", str(tmp_path / "model.onnx"), "--port", "0"]) == 2
     assert "it is not an ONNX file" in capsys.readouterr().err
+
+
+def test_answers_are_sent_without_delay(tiny_export, monkeypatch):
+    """Nagle's algorithm would hold back the body of an answer until the client has confirmed the head."""
+    found = []
+
+    def run(self, sockets):
+        found.extend(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "run", run)
+    assert main(["serve", str(tiny_export), "--port", "0"]) == 0
+    assert found == [1]
 
 
 def test_a_missing_package_is_named(tmp_path):
