@@ -25,7 +25,7 @@ from test_packaging import BLOCK
 
 from animals_pl import Identifier
 from animals_pl.cli import main
-from animals_pl.deploy.server.answers import finds_unknown
+from animals_pl.deploy.server.answers import LARGE_IMAGE, finds_unknown
 from animals_pl.deploy.server.app import PAGE, SECURITY_HEADERS, create_app
 from animals_pl.deploy.server.limits import MOST_IMAGES, MOST_SCANS, Limits
 
@@ -175,6 +175,9 @@ def test_requests_that_are_refused(client, content, headers, status, text):
         ("POST", "/model", 405),
         ("POST", "/", 405),
         ("GET", "/nothing", 404),
+        ("POST", "/identify/", 405),
+        ("GET", "/%00", 404),
+        ("GET", "/%ff", 404),
         ("GET", "/..%2f..%2fapp.py", 404),
         ("GET", "/%2e%2e/app.py", 404),
         ("POST", "/identify?top_k=0", 400),
@@ -266,6 +269,22 @@ def test_a_body_that_does_not_arrive_in_time(identifier):
     asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == 408
     assert "longer than 0.01 s" in json.loads(sent[1]["body"])["error"]
+
+
+@pytest.mark.parametrize(
+    ("content", "is_large"),
+    [(encoded(2100, 2000, "PNG"), True), (encoded(2100, 2000, "JPEG"), False), (encoded(1900, 2000, "PNG"), False)],
+    ids=["large", "JPEG", "small"],
+)
+def test_large_images_are_decoded_one_at_a_time(identifier, content, is_large, monkeypatch):
+    held = []
+    predict = identifier.predict
+    monkeypatch.setattr(
+        identifier, "predict", lambda *args, **kw: held.append(LARGE_IMAGE.locked()) or predict(*args, **kw)
+    )
+    assert TestClient(create_app(identifier)).post("/identify", content=content).status_code == 200
+    assert held == [is_large]
+    assert not LARGE_IMAGE.locked()
 
 
 # ---------------------------------------------------------------- token and headers

@@ -92,12 +92,21 @@ def test_a_silent_client_is_given_up(server):
     assert exchange(server) == b""
 
 
-def test_slow_clients_take_no_more_than_their_places(server, photo):
-    """Bodies that do not come occupy all places for the time limit, and then the server serves again."""
-    head = b"POST /identify HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n"
-    with ThreadPoolExecutor(20) as pool:
-        statuses = Counter(answer.split()[1] for answer in pool.map(lambda _: exchange(server, head), range(20)))
-    assert statuses == {b"408": 4, b"503": 16}
+def test_slow_clients_occupy_places_until_they_go(tiny_export, photo, tmp_path):
+    head = b"POST /identify HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
+    with running_server(tiny_export, "--max_requests", "3", log=tmp_path / "other_log") as other:
+        with ExitStack() as stack:
+            for _ in range(3):
+                connection = stack.enter_context(socket.create_connection(other.address))
+                connection.sendall(head)
+                assert connection.recv(100).startswith(b"HTTP/1.1 100 ")  # the server waits for the body
+            status, headers, _ = other.request("POST", "/identify", photo)
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert other.request("GET", "/health")[0] == 200
+        while status == 503:  # until the server has noticed that they are gone
+            status = other.request("POST", "/identify", photo)[0]
+        assert status == 200
+        assert "Traceback" not in other.log.read_text()
 
 
 def test_100_parallel_requests_are_answered_or_told_to_come_back(server, photo):

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 from animals_pl.data.decode import FORMATS, open_image
 from animals_pl.data.problems import EMPTY
 from animals_pl.deploy.metadata import Metadata
 from animals_pl.deploy.runtime import Identifier
-from animals_pl.deploy.server.limits import MOST_IMAGES, MOST_SCANS, Limits
+from animals_pl.deploy.server.limits import LARGE, MOST_IMAGES, MOST_SCANS, Limits
 from animals_pl.deploy.server.uploads import Upload
 from animals_pl.evaluation.top_k import UNKNOWN, Prediction
 
 Answer = dict[str, Any]
+
+LARGE_IMAGE = threading.Lock()
+"""Held while an image of more than :data:`LARGE` pixels is decoded: only one is in memory."""
 
 
 def finds_unknown(metadata: Metadata) -> bool:
@@ -23,12 +28,13 @@ def finds_unknown(metadata: Metadata) -> bool:
 
 def identify(identifier: Identifier, upload: Upload, most_pixels: int, top_k: int) -> Answer:
     """The prediction of an uploaded image; ``label`` is None if it cannot be decoded or is too expensive to decode."""
-    problem = excess(upload.content, most_pixels)
+    problem, is_large = examine(upload.content, most_pixels)
     if problem:
         prediction = Prediction("", None, 0.0, [], problem)
     else:
         unknown = finds_unknown(identifier.metadata)
-        prediction = identifier.predict(upload.content, top_k=top_k, unknown=unknown)[0]
+        with LARGE_IMAGE if is_large else nullcontext():
+            prediction = identifier.predict(upload.content, top_k=top_k, unknown=unknown)[0]
     english = dict(zip(identifier.class_names, identifier.metadata.english_names, strict=True))
     return {
         "name": upload.name,
@@ -50,18 +56,24 @@ def status_of(answers: list[Answer]) -> int:
     return 415 if problem == EMPTY or problem.startswith("not an image") else 422
 
 
-def excess(content: bytes, most_pixels: int) -> str:
-    """Why an image is too expensive to decode; empty if it is not, or cannot be opened."""
+def examine(content: bytes, most_pixels: int) -> tuple[str, bool]:
+    """What an image would cost, from its header.
+
+    Returns:
+        Why it is too expensive to decode, empty if it is not or cannot be opened; and whether it must be decoded while
+        :data:`LARGE_IMAGE` is held.
+    """
     try:
         with open_image(content) as picture:
-            pixels, kind = picture.width * picture.height, picture.format
+            pixels, is_jpeg = picture.width * picture.height, picture.format in ("JPEG", "MPO")
     except Exception:  # decoders may raise any exception; Identifier.predict says what is wrong
-        return ""
+        return "", False
     if pixels > most_pixels:
-        return f"too many pixels: {pixels / 1e6:,.1f} megapixels (allowed: {most_pixels / 1e6:g})"
-    # Scan headers are not counted twice: in image data, ff is followed by 00.
-    scans = content.count(b"\xff\xda") if kind in ("JPEG", "MPO") else 0
-    return f"too many scans: {scans} (allowed: {MOST_SCANS})" if scans > MOST_SCANS else ""
+        return f"too many pixels: {pixels / 1e6:,.1f} megapixels (allowed: {most_pixels / 1e6:g})", False
+    scans = content.count(b"\xff\xda") if is_jpeg else 0  # in image data, ff is followed by 00 or d0 to d7
+    if scans > MOST_SCANS:
+        return f"too many scans: {scans} (allowed: {MOST_SCANS})", False
+    return "", not is_jpeg and pixels > LARGE  # a JPEG is decoded at a reduced size
 
 
 def model_facts(metadata: Metadata, limits: Limits) -> dict[str, Any]:

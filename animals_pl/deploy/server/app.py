@@ -61,6 +61,7 @@ def create_app(identifier: Identifier, limits: Limits | None = None, token: str 
     ]
     handlers = {HTTPException: _error, ClientDisconnect: _disconnected}
     app = Starlette(routes=routes, exception_handlers=handlers)  # type: ignore[arg-type]
+    app.router.redirect_slashes = False
     app.router.default = StaticFiles(directory=PAGE, html=True)  # a Mount would hide that /identify is for POST only
     return _SecurityHeaders(app)
 
