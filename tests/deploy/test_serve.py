@@ -34,8 +34,8 @@ LIMITS = Limits(max_mb=1, max_megapixels=2, max_requests=1, timeout=20)
 
 
 @pytest.fixture(scope="module")
-def identifier(tiny_export) -> Identifier:
-    return Identifier(tiny_export, threads=1)
+def identifier(model) -> Identifier:
+    return Identifier(model, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_a_truncated_image_has_a_result_and_a_problem(client):
 
 
 @pytest.mark.parametrize(("threshold", "is_unknown"), [(-1e9, True), (1e9, False), (None, False)])
-def test_unknown(tiny_export, photo, threshold, is_unknown):
-    identifier = Identifier(tiny_export, threads=1)
+def test_unknown(model, photo, threshold, is_unknown):
+    identifier = Identifier(model, threads=1)
     identifier.metadata = dataclasses.replace(identifier.metadata, unknown_threshold=threshold)
     client = TestClient(create_app(identifier))
     (found,) = client.post("/identify", content=photo).json()["images"]
@@ -343,14 +343,14 @@ def test_both_languages_have_the_same_texts():
         (["--host", "no.such.host.invalid", "--token", TOKEN], "host='no.such.host.invalid', port=8000: cannot listen"),
     ],
 )
-def test_wrong_options(options, message, tiny_export, capsys):
-    assert main(["serve", str(tiny_export), *options]) == 2
+def test_wrong_options(options, message, model, capsys):
+    assert main(["serve", str(model), *options]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_token_from_the_environment_is_checked(tiny_export, monkeypatch, capsys):
+def test_a_token_from_the_environment_is_checked(model, monkeypatch, capsys):
     monkeypatch.setenv("ANIMALS_PL_TOKEN", "short")
-    assert main(["serve", str(tiny_export)]) == 2
+    assert main(["serve", str(model)]) == 2
     assert "token has fewer than 16 characters" in capsys.readouterr().err
 
 
@@ -364,7 +364,7 @@ def test_a_port_in_use_and_a_wrong_model(tmp_path, capsys):
     assert "it is not an ONNX file" in capsys.readouterr().err
 
 
-def test_answers_are_sent_without_delay(tiny_export, monkeypatch):
+def test_answers_are_sent_without_delay(model, monkeypatch):
     """Nagle's algorithm would hold back the body of an answer until the client has confirmed the head."""
     found = []
 
@@ -372,7 +372,7 @@ def test_answers_are_sent_without_delay(tiny_export, monkeypatch):
         found.extend(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in sockets)
 
     monkeypatch.setattr(uvicorn.Server, "run", run)
-    assert main(["serve", str(tiny_export), "--port", "0"]) == 0
+    assert main(["serve", str(model), "--port", "0"]) == 0
     assert found == [1]
 
 

@@ -25,9 +25,9 @@ def photo(tiny_tree) -> Path:
 
 
 @pytest.fixture
-def known(tiny_export) -> Path:
+def known(model) -> Path:
     """The model with a threshold that no image exceeds."""
-    return with_threshold(tiny_export, "known.onnx", 1e9)
+    return with_threshold(model, "known.onnx", 1e9)
 
 
 @pytest.fixture
@@ -130,9 +130,8 @@ def test_a_photo_is_dropped_and_pasted(page):
     wait(page, lambda: has_class(page, "prediction"))
 
 
-def test_an_unknown_animal(browser, tiny_export, photo, tmp_path):
-    model = with_threshold(tiny_export, "unknown.onnx", -1e9)
-    with running_server(model, log=tmp_path / "log") as server:
+def test_an_unknown_animal(browser, model, photo, tmp_path):
+    with running_server(with_threshold(model, "unknown.onnx", -1e9), log=tmp_path / "log") as server:
         open_page(browser, server.url)
         choose(browser, photo)
         assert (text(browser, "label"), text(browser, "percent")) == ("Unknown", "")
@@ -140,8 +139,8 @@ def test_an_unknown_animal(browser, tiny_export, photo, tmp_path):
         assert len(browser.find_elements(By.CSS_SELECTOR, "#bars li")) == 5
 
 
-def test_a_model_without_threshold_says_so(browser, tiny_export, tmp_path):
-    with running_server(with_threshold(tiny_export, "none.onnx", None), log=tmp_path / "log") as server:
+def test_a_model_without_threshold_says_so(browser, model, tmp_path):
+    with running_server(with_threshold(model, "none.onnx", None), log=tmp_path / "log") as server:
         open_page(browser, server.url)
         assert text(browser, "unknown-meaning").startswith("This model cannot tell")
 

@@ -92,9 +92,9 @@ def test_a_silent_client_is_given_up(server):
     assert exchange(server) == b""
 
 
-def test_slow_clients_occupy_places_until_they_go(tiny_export, photo, tmp_path):
+def test_slow_clients_occupy_places_until_they_go(model, photo, tmp_path):
     head = b"POST /identify HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n"
-    with running_server(tiny_export, "--max_requests", "3", log=tmp_path / "other_log") as other:
+    with running_server(model, "--max_requests", "3", log=tmp_path / "other_log") as other:
         with ExitStack() as stack:
             for _ in range(3):
                 connection = stack.enter_context(socket.create_connection(other.address))
@@ -148,8 +148,8 @@ def test_damaged_requests_are_refused(server, sent):
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 431 "))
 
 
-def test_sigterm_ends_the_server(tiny_export, loopback, tmp_path):
-    with running_server(tiny_export, log=tmp_path / "other_log") as other:
+def test_sigterm_ends_the_server(model, loopback, tmp_path):
+    with running_server(model, log=tmp_path / "other_log") as other:
         assert other.request("GET", "/health")[0] == 200
     assert other.process.returncode == -15
     assert (tmp_path / "other_log").read_text() == ""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
 from animals_pl.data.decode import FORMATS, open_image
-from animals_pl.data.problems import EMPTY
 from animals_pl.deploy.metadata import Metadata
 from animals_pl.deploy.runtime import Identifier
 from animals_pl.deploy.server.limits import LARGE, MOST_IMAGES, MOST_SCANS, Limits
@@ -29,10 +27,10 @@ def finds_unknown(metadata: Metadata) -> bool:
 def identify(identifier: Identifier, upload: Upload, most_pixels: int, top_k: int) -> Answer:
     """The prediction of an uploaded image; ``label`` is None if it cannot be decoded or is too expensive to decode."""
     problem, is_large = examine(upload.content, most_pixels)
+    unknown = finds_unknown(identifier.metadata)
     if problem:
         prediction = Prediction("", None, 0.0, [], problem)
     else:
-        unknown = finds_unknown(identifier.metadata)
         with LARGE_IMAGE if is_large else nullcontext():
             prediction = identifier.predict(upload.content, top_k=top_k, unknown=unknown)[0]
     english = dict(zip(identifier.class_names, identifier.metadata.english_names, strict=True))
@@ -41,7 +39,7 @@ def identify(identifier: Identifier, upload: Upload, most_pixels: int, top_k: in
         "label": prediction.label,
         "english": english.get(prediction.label or "", prediction.label),
         "probability": prediction.probability,
-        "unknown": finds_unknown(identifier.metadata) and prediction.label == UNKNOWN,
+        "unknown": unknown and prediction.label == UNKNOWN,
         "unknown_score": prediction.unknown_score,
         "top": [{"label": label, "english": english[label], "probability": value} for label, value in prediction.top],
         "problem": prediction.problem,
@@ -52,8 +50,7 @@ def status_of(answers: list[Answer]) -> int:
     """HTTP status: 200 if any image has a label; otherwise 415 for another format, 422 for a damaged or huge image."""
     if any(answer["label"] is not None for answer in answers):
         return 200
-    problem = answers[0]["problem"]
-    return 415 if problem == EMPTY or problem.startswith("not an image") else 422
+    return 415 if answers[0]["problem"].startswith("not an image") else 422
 
 
 def examine(content: bytes, most_pixels: int) -> tuple[str, bool]:
@@ -78,10 +75,11 @@ def examine(content: bytes, most_pixels: int) -> tuple[str, bool]:
 
 def model_facts(metadata: Metadata, limits: Limits) -> dict[str, Any]:
     """What ``GET /model`` answers. Golden images are left out: they may be private photographs."""
+    names = zip(metadata.class_names, metadata.english_names, strict=True)
     return {
         "model": metadata.sha256[:12],
         "version": metadata.animals_pl_version,
-        "classes": list(_classes(metadata)),
+        "classes": [{"label": label, "english": english} for label, english in names],
         "unknown": finds_unknown(metadata),
         "metrics": metadata.metrics,
         "input_size": metadata.input_size,
@@ -93,8 +91,3 @@ def model_facts(metadata: Metadata, limits: Limits) -> dict[str, Any]:
             "formats": list(FORMATS),
         },
     }
-
-
-def _classes(metadata: Metadata) -> Iterator[dict[str, str]]:
-    for label, english in zip(metadata.class_names, metadata.english_names, strict=True):
-        yield {"label": label, "english": english}
