@@ -157,7 +157,8 @@ def test_the_token_is_asked_for_or_taken_from_the_address(browser, known, photo,
         browser.get(server.url)
         field = browser.find_element(By.ID, "token")
         wait(browser, field.is_displayed)
-        assert not browser.find_element(By.ID, "tool").is_displayed()
+        for element in ("tool", "meaning"):
+            assert not browser.find_element(By.ID, element).is_displayed()
         field.send_keys("wrong" + Keys.ENTER)
         wait(browser, lambda: text(browser, "token-problem"))
         field.clear()

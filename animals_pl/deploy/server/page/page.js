@@ -53,9 +53,10 @@ async function loadModel() {
   } catch {
     return show({ kind: "problem", status: 0 });
   }
-  element("token-form").hidden = response.status !== 401;
-  element("tool").hidden = response.status === 401;
-  if (response.status === 401) {
+  const locked = response.status === 401;
+  element("token-form").hidden = !locked;
+  element("tool").hidden = element("meaning").hidden = locked;
+  if (locked) {
     element("token-problem").textContent = tokenWasSent ? texts().wrongToken : "";
     element("token").focus();
   } else if (response.ok) {
@@ -82,6 +83,7 @@ async function outcomeOf(file, signal) {
   if (state.model && file.size > state.model.limits.bytes) return { kind: "problem", status: 413 };
   const body = new Blob([file], { type: "application/octet-stream" });
   const response = await request("identify", { method: "POST", body, signal });
+  if (response.status === 401) loadModel(); // asks for the token
   if (!response.ok) return { kind: "problem", status: response.status };
   return { kind: "prediction", image: (await response.json()).images[0] };
 }
@@ -184,7 +186,7 @@ function classItems(classes, recall) {
 // ---------------------------------------------------------------- events
 
 function firstImage(transfer) {
-  const file = [...(transfer?.files ?? [])][0];
+  const file = element("tool").hidden ? undefined : transfer?.files[0];
   if (file) identify(file);
   return Boolean(file);
 }
@@ -204,7 +206,7 @@ addEventListener("dragleave", (event) => event.relatedTarget ?? element("drop").
 addEventListener("drop", (event) => {
   event.preventDefault();
   element("drop").classList.remove("over");
-  if (!element("tool").hidden) firstImage(event.dataTransfer);
+  firstImage(event.dataTransfer);
 });
 for (const button of document.querySelectorAll("[data-language]")) {
   button.addEventListener("click", () => {
