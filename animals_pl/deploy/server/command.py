@@ -11,9 +11,11 @@ import warnings
 from contextlib import suppress
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from animals_pl.deploy.runtime import Identifier
 from animals_pl.deploy.server.app import create_app
+from animals_pl.deploy.server.device_page import write_device_page
 from animals_pl.deploy.server.limits import Limits
 from animals_pl.deploy.server.protocol import PunctualProtocol
 from animals_pl.errors import UsageError, require_range
@@ -35,6 +37,8 @@ def serve(
     max_megapixels: float = 50.0,
     max_requests: int = 16,
     timeout: float = 30.0,
+    static: str | None = None,
+    ort_web: str | None = None,
 ) -> None:
     """Serve an exported model: a web page, and an HTTP interface.
 
@@ -50,35 +54,51 @@ def serve(
         max_megapixels: Maximum size of an image, in 10^6 pixels.
         max_requests: Maximum number of requests at the same time. Further ones are told to come back later.
         timeout: Maximum time for receiving a request, in seconds.
+        static: Folder to create with a page that works without this server and without a network, for any web server.
+            The model must have been exported with input=image. Nothing is served.
+        ort_web: For static: the folder dist of npm's package onnxruntime-web.
 
     Raises:
         UsageError: The model or an option cannot be used, or the address is in use.
     """
+    if static is not None:
+        write_device_page(model, static, ort_web)
+        return
+    if ort_web is not None:
+        raise UsageError("ort_web only applies to static. Remove it, or pass --static FOLDER.")
     require_range("port", port, 0, 65535)
-    require_range("max_mb", max_mb, 0.001, 1000)
-    require_range("max_megapixels", max_megapixels, 0.001, 1000)
-    require_range("max_requests", max_requests, 1, 1000)
-    require_range("timeout", timeout, 1, 3600)
+    limits = _limits(max_mb, max_megapixels, max_requests, timeout)
     token = _require_token(token or os.environ.get(TOKEN_VARIABLE), host)
-    limits = Limits(max_mb, max_megapixels, max_requests, timeout)
     with _listen(host, port) as listener:
-        app = create_app(Identifier(model, threads=1), limits, token)
-        config = uvicorn.Config(
-            app,
-            http=PunctualProtocol,
-            ws="none",
-            lifespan="off",
-            log_level="warning",
-            proxy_headers=False,
-            server_header=False,
-            timeout_keep_alive=math.ceil(timeout),
-            timeout_graceful_shutdown=MOST_SECONDS_TO_END,
-        )
+        server = _server(create_app(Identifier(model, threads=1), limits, token), limits)
         shown_host = f"[{host}]" if ":" in host else host
         print(f"http://{shown_host}:{listener.getsockname()[1]}/ (Ctrl-C to end)", flush=True)
         # decoders change the filters of warnings, in several threads
         with warnings.catch_warnings(), suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run([listener])
+            server.run([listener])
+
+
+def _limits(max_mb: float, max_megapixels: float, max_requests: int, timeout: float) -> Limits:
+    require_range("max_mb", max_mb, 0.001, 1000)
+    require_range("max_megapixels", max_megapixels, 0.001, 1000)
+    require_range("max_requests", max_requests, 1, 1000)
+    require_range("timeout", timeout, 1, 3600)
+    return Limits(max_mb, max_megapixels, max_requests, timeout)
+
+
+def _server(app: ASGIApp, limits: Limits) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        http=PunctualProtocol,
+        ws="none",
+        lifespan="off",
+        log_level="warning",
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=math.ceil(limits.timeout),
+        timeout_graceful_shutdown=MOST_SECONDS_TO_END,
+    )
+    return uvicorn.Server(config)
 
 
 def _require_token(token: str | None, host: str) -> str | None:

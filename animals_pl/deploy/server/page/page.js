@@ -1,3 +1,4 @@
+import * as backend from "./backend.js";
 import { TEXTS } from "./texts.js";
 
 const MOST_CLASSES = 30; // in the list of tested animals
@@ -30,37 +31,20 @@ function percentOf(value) {
 
 const countOf = (value) => new Intl.NumberFormat(state.language).format(value);
 
-// ---------------------------------------------------------------- requests
-
-function takeTokenFromAddress() {
-  const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (token) {
-    sessionStorage.setItem("token", token);
-    history.replaceState(null, "", location.pathname + location.search);
-  }
-}
-
-function request(path, options = {}) {
-  const token = sessionStorage.getItem("token");
-  return fetch(path, { ...options, headers: token ? { Authorization: `Bearer ${token}` } : {} });
-}
+// ---------------------------------------------------------------- the model
 
 async function loadModel() {
-  const tokenWasSent = Boolean(sessionStorage.getItem("token"));
-  let response;
-  try {
-    response = await request("model");
-  } catch {
-    return show({ kind: "problem", status: 0 });
-  }
-  const locked = response.status === 401;
+  const { status, model } = await backend.loadModel();
+  const locked = status === 401;
   element("token-form").hidden = !locked;
   element("tool").hidden = element("meaning").hidden = locked;
   if (locked) {
-    element("token-problem").textContent = tokenWasSent ? texts().wrongToken : "";
+    element("token-problem").textContent = backend.tokenWasSent() ? texts().wrongToken : "";
     element("token").focus();
-  } else if (response.ok) {
-    state.model = await response.json();
+  } else if (status !== 200) {
+    show({ kind: "problem", status });
+  } else {
+    state.model = model;
     draw();
   }
 }
@@ -70,22 +54,15 @@ async function identify(file) {
   const upload = (state.upload = new AbortController());
   preview(file);
   show({ kind: "working" });
-  let outcome;
-  try {
-    outcome = await outcomeOf(file, upload.signal);
-  } catch {
-    outcome = { kind: "problem", status: 0 };
-  }
+  const outcome = await outcomeOf(file, upload.signal);
   if (upload === state.upload) show(outcome); // otherwise a newer photo was chosen
 }
 
 async function outcomeOf(file, signal) {
   if (state.model && file.size > state.model.limits.bytes) return { kind: "problem", status: 413 };
-  const body = new Blob([file], { type: "application/octet-stream" });
-  const response = await request("identify", { method: "POST", body, signal });
-  if (response.status === 401) loadModel(); // asks for the token
-  if (!response.ok) return { kind: "problem", status: response.status };
-  return { kind: "prediction", image: (await response.json()).images[0] };
+  const { status, image } = await backend.identify(file, signal);
+  if (status === 401) loadModel(); // asks for the token
+  return status === 200 ? { kind: "prediction", image } : { kind: "problem", status };
 }
 
 // ---------------------------------------------------------------- drawing
@@ -112,6 +89,7 @@ function draw() {
   document.documentElement.lang = state.language;
   document.title = texts().title;
   for (const item of document.querySelectorAll("[data-text]")) item.textContent = texts()[item.dataset.text];
+  element("privacy").textContent = texts()[backend.PRIVACY];
   for (const item of document.querySelectorAll("[data-label]")) item.ariaLabel = texts()[item.dataset.label];
   for (const item of document.querySelectorAll("[data-language]")) {
     item.ariaPressed = String(item.dataset.language === state.language);
@@ -217,10 +195,9 @@ for (const button of document.querySelectorAll("[data-language]")) {
 }
 element("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem("token", element("token").value.trim());
+  backend.setToken(element("token").value.trim());
   loadModel();
 });
 
-takeTokenFromAddress();
 draw();
 loadModel();
