@@ -29,6 +29,10 @@ ELSEWHERE = {
     "classify model.onnx - --output card.jsonl": "reads a list from a pipe, as tests/deploy/test_classify.py does",
     "classify model.onnx --detections CARD/md.json --output CARD/species.json": "needs a file of MegaDetector; "
     "tests/deploy/test_megadetector.py writes one",
+    "serve phone.onnx --static SITE --ort_web package/dist": "needs onnxruntime-web; tests/deploy/test_serve_static.py "
+    "runs it",
+    "export $run/best.ckpt --output phone.onnx --input image --weights int8 --golden practice": "may refuse a net that "
+    "has learned nothing, as the one here; tests/deploy/test_int8.py runs it",
     **dict.fromkeys(
         ["serve model.onnx", "serve model.onnx --host 0.0.0.0"],
         "runs until it is stopped; tests/deploy/test_serve_process.py starts and ends it",
