@@ -27,6 +27,9 @@ MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 MACHINE_ERRORS |= {errno.EFBIG, errno.ENAMETOOLONG, errno.EMFILE}
 """Disk, permission and open-file errors, reported in one line instead of a traceback."""
 
+SERVE_PACKAGES = {"starlette", "uvicorn", "h11", "python_multipart"}
+"""Packages of the extra ``serve``. Other missing packages are of the extra ``train``."""
+
 
 class Verb(NamedTuple):
     """A subcommand."""
@@ -58,6 +61,11 @@ VERBS = {
     "push": Verb("upload a run to the Hugging Face Hub", "animals_pl.push:push", "run repo"),
     "watch": Verb(
         "watch a folder, a video or a stream, and raise alerts", "animals_pl.deploy.watch.command:watch", "model source"
+    ),
+    "serve": Verb(
+        "serve a web page and an HTTP interface that identify animals, without PyTorch",
+        "animals_pl.deploy.server.command:serve",
+        "model",
     ),
     "report": Verb(
         "rank all runs, compare two, choose a threshold, or write a model card",
@@ -125,7 +133,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("animals_pl"):
             raise
-        message, code = f"error: the package {error.name} is missing. Run: pip install 'animals_pl[train]'", WRONG_USE
+        extra = "serve" if error.name in SERVE_PACKAGES else "train"
+        message, code = f"error: the package {error.name} is missing. Run: pip install 'animals_pl[{extra}]'", WRONG_USE
     except OSError as error:
         if error.errno not in MACHINE_ERRORS:
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import rich
 import torch
 from image_trees import write_tree
 from matplotlib.figure import Figure
+from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from animals_pl.data.catalog import ANIMALS10
 
@@ -64,6 +66,29 @@ def no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", refuse)
         yield
+
+
+@pytest.fixture
+def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow connections again, to servers and browsers that a test starts."""
+    monkeypatch.setattr(socket.socket, "connect", super(socket.socket, socket.socket).connect)
+
+
+@pytest.fixture
+def browser(tmp_path: Path, loopback: None) -> Iterator[Chrome]:
+    """A headless browser, which saves downloads in ``tmp_path``."""
+    program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
+    driver = shutil.which("chromedriver")
+    if not program or not driver:
+        pytest.skip("there is no browser to drive; on Debian and Ubuntu: apt install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = program
+    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=1300,1000"):
+        options.add_argument(f"--{argument}")
+    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    with Chrome(options=options, service=ChromeService(driver)) as chrome:
+        yield chrome
 
 
 def shared_folder(variable: str, name: str) -> Path:

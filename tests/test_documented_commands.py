@@ -39,6 +39,14 @@ ELSEWHERE = {
     "watch model.onnx CARD --alert elephant --output alerts.jsonl --snapshots snapshots": WATCH,
     "watch model.onnx rtsp://user:password@192.0.2.7/stream2 --alert elephant --post https://example.org/alerts": WATCH,
     'watch model.onnx 0 --alert cat --run ["notify-send", "A cat"]': WATCH,
+    "serve phone.onnx --static SITE --ort_web package/dist": "needs onnxruntime-web; tests/deploy/test_serve_static.py "
+    "runs it",
+    "export $run/best.ckpt --output phone.onnx --input image --weights int8 --golden practice": "may refuse a net that "
+    "has learned nothing, as the one here; tests/deploy/test_int8.py runs it",
+    **dict.fromkeys(
+        ["serve model.onnx", "serve model.onnx --host 0.0.0.0"],
+        "runs until it is stopped; tests/deploy/test_serve_process.py starts and ends it",
+    ),
     "export $run/best.ckpt --output small.onnx --weights int8": "may refuse a net that has learned nothing, as the "
     "one here; tests/deploy/test_int8.py runs it",
 }

@@ -144,7 +144,7 @@ def modules_loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("name", ["animals_pl.deploy.runtime", "animals_pl.deploy.classify"])
+@pytest.mark.parametrize("name", [f"animals_pl.deploy.{name}" for name in ("runtime", "classify", "server.command")])
 def test_the_runtime_needs_numpy_pillow_and_onnxruntime_only(name):
     """Of this project's dependencies; rich comes with ``animals_pl.files`` when a table is printed."""
     imported = modules_loaded_by(f"import {name}")

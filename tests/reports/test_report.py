@@ -6,15 +6,13 @@ import csv
 import html
 import re
 import shutil
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import pytest
 from PIL import Image
-from selenium.webdriver import ActionChains, Chrome, ChromeOptions, ChromeService
+from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
@@ -38,24 +36,6 @@ def report(tmp_path_factory) -> Path:
     source, output = folder / "my #1 images", folder / "report"
     assert main(["analyze", str(source), "--output", str(output)]) == 0
     return output
-
-
-@pytest.fixture
-def browser(tmp_path, monkeypatch) -> Iterator[Chrome]:
-    """A headless browser without access to the network."""
-    program = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
-    driver = shutil.which("chromedriver")
-    if not program or not driver:
-        pytest.skip("there is no browser to drive; on Debian and Ubuntu: apt install chromium chromium-driver")
-    monkeypatch.setattr(socket.socket, "connect", super(socket.socket, socket.socket).connect)
-    options = ChromeOptions()
-    options.binary_location = program
-    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=1300,1000"):
-        options.add_argument(f"--{argument}")
-    options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with Chrome(options=options, service=ChromeService(driver)) as chrome:
-        yield chrome
 
 
 def rows(file: Path) -> list[dict[str, str]]:
