@@ -77,23 +77,10 @@ def classify(
     Raises:
         UsageError: A path, the model or the output cannot be used, or there are no images.
     """
-    options = Options(
-        model=Path(local_file(model, "model", ONNX_FILE)),
-        paths=paths or [],
-        output=Path(output),
-        resume=resume,
-        top_k=top_k,
-        threshold=threshold,
-        unknown=unknown,
-        copy=_path(copy),
-        format=format,
-        detections=_path(detections),
-        min_confidence=min_confidence,
-        timezone=timezone,
-        deployments=_path(deployments),
-        sequence=sequence,
-        engine=engine,
-    )
+    file = Path(local_file(model, "model", ONNX_FILE))
+    inputs = file, paths or [], Path(output), resume, top_k, threshold, unknown, _path(copy)
+    formats = format, _path(detections), min_confidence, timezone, _path(deployments), sequence
+    options = Options(*inputs, *formats, engine)
     options.check()
     identifier, rules = _model_and_rules(options)
     if options.detections:

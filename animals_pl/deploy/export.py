@@ -52,15 +52,13 @@ def export(
 
     Input ``images``: uint8 RGB (B, 3, S, S) for any B. Outputs: ``probabilities`` (calibrated) and ``logits`` (B, C),
     ``unknown_score`` (B,). Normalisation is part of the graph. The metadata has the class names, the preprocessing, the
-    threshold of the score, metrics of the run, and 8 golden images with the probabilities that the file must give for
-    them, which ``Identifier`` checks when it loads the file. The file is compared with torch on images before it
-    replaces an existing one.
+    threshold of the score, metrics of the run, and 8 golden images with their probabilities, which ``Identifier``
+    checks when it loads the file. The file is compared with torch on images before it replaces an existing one.
 
     Args:
         ckpt_path: The best.ckpt or last.ckpt of a run.
         output: The ONNX file to write, or the folder with ``format="timm"``.
-        image_folder: Folder of images to verify on. Default: the training data, or generated images if it no longer
-            exists.
+        image_folder: Folder of images to verify on. Default: the training data, or generated images if it is gone.
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
         prior: Class frequencies expected in use: train, uniform, or a CSV file with the columns class and frequency.
             Default: the model's own prior, without adjustment.
@@ -68,8 +66,7 @@ def export(
         golden: Golden images: 8 validation images of the run, or 8 drawings ("practice") where photographs must not be
             passed on. Default: validation, or practice if the validation images no longer exist.
         weights: "int8" for a third of the size; refused if validation macro recall falls by more than 0.5 points.
-        format: "timm" for a folder with model.safetensors and config.json, of a linear head on timm's own features. It
-            gives uncalibrated logits, and takes no input, golden, weights, prior and benchmark.
+        format: "timm" for a folder of timm, of a linear head on timm's own features; logits are not calibrated.
         benchmark: Measure the installed engines with the file on this CPU, and name the quickest.
 
     Returns:
