@@ -29,8 +29,8 @@ def small_png(encoded: str) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def clean(outputs: list[Any]) -> list[Any]:
-    """Outputs as plain text and small images: no HTML, no colours, no warnings, one block of text per cell."""
+def clean(outputs: list[Any], folder: str) -> list[Any]:
+    """Outputs as plain text and small images: no HTML, colours, warnings and ``folder``; one block of text per cell."""
     cleaned: list[Any] = []
     for output in outputs:
         data = output.get("data", {})
@@ -41,7 +41,7 @@ def clean(outputs: list[Any]) -> list[Any]:
             cleaned.append(output)
         elif output.get("name") != "stderr":
             lines = ANSI.sub("", output.get("text") or data["text/plain"]).splitlines()
-            text = "".join(f"{line.rstrip()}\n" for line in lines)
+            text = "".join(f"{line.rstrip()}\n" for line in lines).replace(f"{folder}/", "")
             if cleaned and cleaned[-1].output_type == "stream":
                 cleaned[-1].text += text
             else:
@@ -57,7 +57,7 @@ def main() -> None:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
-            cell.outputs = clean(cell.outputs)
+            cell.outputs = clean(cell.outputs, folder)
     notebook.metadata["language_info"] = {"name": "python"}
     nbformat.write(notebook, TUTORIAL)
 
