@@ -155,7 +155,7 @@ def _folder_name(name: str, refuse: Callable[[str], UsageError]) -> str:
 
 
 def _suffix(content: bytes) -> str:
-    """Suffix of an image file by its content; ``.jpg`` if it is no image, so that it is reported as broken."""
+    """Suffix of an image file by its content; ``.jpg`` if it is not an image, so that it is reported as broken."""
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as picture:
             kind = picture.format or "JPEG"

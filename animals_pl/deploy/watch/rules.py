@@ -55,5 +55,5 @@ class AlertRules:
         return found
 
     def _is_quiet(self, label: int, time: float) -> bool:
-        # A last alert in the future is no reason: clocks of boards without a battery jump when the network is up.
+        # A last alert in the future does not count: clocks of boards without a battery jump when the network is up.
         return label in self.last and 0 <= time - self.last[label] < self._quiet
