@@ -16,6 +16,8 @@ import pandas as pd
 from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.files import atomic_write
 
+pd.set_option("mode.string_storage", "python")  # pyarrow's strings, the default if it is installed, must be UTF-8
+
 
 def write_table(table: pd.DataFrame, file: Path) -> None:
     """Write a table as CSV atomically. File names that are not valid UTF-8 are preserved."""
