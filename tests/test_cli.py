@@ -1167,7 +1167,7 @@ def test_test_without_test_images_is_refused(refused, tiny_tree, tmp_path):
 def test_test_on_a_folder_with_an_unknown_class_is_refused(refused, run, make_tree):
     tree = make_tree("other", {"dog": 2, "unicorn": 2})
     message = refused("test", "--ckpt_path", run.best, "--data.test_root", tree)
-    assert "data.test_root names 'unicorn'" in message
+    assert "data.test_root contains 'unicorn'" in message
     assert "scoiattolo (squirrel)" in message
 
 

@@ -161,12 +161,16 @@ def test_a_stream_that_is_cut_is_connected_again_and_the_elephant_raises_one_ale
     camera, out = Camera(lambda number: scene[min(number, 59)]), tmp_path / "out.jsonl"
     args = [model, camera.url, "--alert", f"elephant:{level(identifier, scene)}", "--output", out]
 
+    def alert_after_another_frame() -> bool:
+        camera.gate.release()
+        return bool(lines(out))
+
     def play() -> None:
         camera.send(45)
         camera.cut.set()
         until(lambda: camera.connections >= 2)
         camera.cut.clear()
-        camera.send(30)
+        until(alert_after_another_frame)
 
     player = threading.Thread(target=play)
     player.start()
