@@ -85,6 +85,10 @@ def browser(tmp_path: Path, loopback: None) -> Iterator[Chrome]:
     options.binary_location = program
     for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "window-size=1300,1000"):
         options.add_argument(f"--{argument}")
+    for argument in ("use-fake-device-for-media-stream", "use-fake-ui-for-media-stream"):  # a camera, permitted
+        options.add_argument(f"--{argument}")
+    mouse = "primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4,availablePointerTypes=4"
+    options.add_argument(f"--blink-settings={mouse}")
     options.add_experimental_option("prefs", {"download.default_directory": str(tmp_path)})
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     with Chrome(options=options, service=ChromeService(driver)) as chrome:

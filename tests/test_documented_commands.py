@@ -39,8 +39,7 @@ ELSEWHERE = {
     "watch model.onnx CARD --alert elephant --output alerts.jsonl --snapshots snapshots": WATCH,
     "watch model.onnx rtsp://user:password@192.0.2.7/stream2 --alert elephant --post https://example.org/alerts": WATCH,
     'watch model.onnx 0 --alert cat --run ["notify-send", "A cat"]': WATCH,
-    "serve phone.onnx --static SITE --ort_web package/dist": "needs onnxruntime-web; tests/deploy/test_serve_static.py "
-    "runs it",
+    "serve phone.onnx --static SITE": "needs npm and a network; tests/deploy/test_serve_static.py runs it",
     "export $run/best.ckpt --output phone.onnx --input image --weights int8 --golden practice": "may refuse a net that "
     "has learned nothing, as the one here; tests/deploy/test_int8.py runs it",
     **dict.fromkeys(

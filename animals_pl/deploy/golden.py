@@ -83,5 +83,6 @@ def _jpeg(image: np.ndarray, longer_side: int) -> bytes:
     scale = longer_side / max(picture.size)
     width, height = (max(1, round(scale * side)) for side in picture.size)
     stream = io.BytesIO()
-    picture.resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=QUALITY)
+    # Without chroma subsampling, whose inversion is where JPEG decoders differ most.
+    picture.resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=QUALITY, subsampling=0)
     return stream.getvalue()

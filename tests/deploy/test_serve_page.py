@@ -9,6 +9,7 @@ import pytest
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 from serving import running_server
 from test_classify import with_threshold
@@ -70,6 +71,9 @@ def top(browser: Chrome, selector: str) -> float:
 
 @pytest.mark.parametrize("element", ["choose", "capture"])
 def test_a_photo_is_identified_in_both_languages(page, known, photo, element):
+    if element == "capture":
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+        assert not page.find_element(By.ID, "webcam").is_displayed()
     expected = Identifier(known).predict(photo, top_k=5)[0]
     places = [top(page, selector) for selector in ("#note", "#bars", ".meaning")]
     choose(page, photo, element)
@@ -174,6 +178,41 @@ def test_the_token_is_asked_for_or_taken_from_the_address(browser, known, photo,
         assert has_class(browser, "prediction")
 
 
+@pytest.fixture
+def webcam(page) -> WebElement:
+    """The button that a computer has in place of a phone's."""
+    assert not page.find_element(By.ID, "camera").is_displayed()
+    return page.find_element(By.ID, "webcam")
+
+
+def is_recording(page: Chrome) -> bool:
+    return page.execute_script("return document.querySelector('video').srcObject?.active ?? false")
+
+
+def test_a_photo_is_taken_with_the_camera_of_a_computer(page, webcam):
+    dialog, take = page.find_element(By.ID, "viewfinder"), page.find_element(By.CSS_SELECTOR, "[value=take]")
+    webcam.click()
+    wait(page, take.is_displayed)
+    assert is_recording(page)
+    take.click()
+    wait(page, lambda: has_class(page, "prediction"))
+    assert not dialog.is_displayed() and not is_recording(page)
+    photo = page.execute_script("return document.getElementById('preview').src")
+    webcam.click()
+    wait(page, take.is_displayed)
+    ActionChains(page).send_keys(Keys.ESCAPE).perform()
+    wait(page, lambda: not is_recording(page))
+    assert not dialog.is_displayed()
+    assert page.execute_script("return document.getElementById('preview').src") == photo
+
+
+def test_a_camera_that_may_not_be_used(page, webcam):
+    page.execute_script("navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('denied'))")
+    webcam.click()
+    wait(page, lambda: has_class(page, "problem"))
+    assert text(page, "note") == "There is no camera, or this page may not use it."
+
+
 def test_everything_is_reached_with_the_keyboard(page):
     names = []
     for _ in range(3):  # the button of the first language has the focus
@@ -182,7 +221,7 @@ def test_everything_is_reached_with_the_keyboard(page):
         names.append(focused.get_attribute("id") or focused.get_attribute("data-language"))
         outlined = "arguments[0].closest('.button') ?? arguments[0]"
         assert page.execute_script(f"return getComputedStyle({outlined}).outlineStyle", focused) == "solid"
-    assert names == ["it", "choose", "capture"]
+    assert names == ["it", "choose", "webcam"]
 
 
 @pytest.mark.parametrize("width", [360, 1440])

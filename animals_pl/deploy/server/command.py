@@ -56,7 +56,8 @@ def serve(
         timeout: Maximum time for receiving a request, in seconds.
         static: Folder to create with a page that works without this server and without a network, for any web server.
             The model must have been exported with input=image. Nothing is served.
-        ort_web: For static: the folder dist of npm's package onnxruntime-web.
+        ort_web: For static: the folder dist of npm's package onnxruntime-web. Default: npm downloads a fixed version,
+            and its hash is checked.
 
     Raises:
         UsageError: The model or an option cannot be used, or the address is in use.

@@ -13,12 +13,10 @@ from animals_pl.deploy.runtime import Identifier
 from animals_pl.deploy.server.answers import model_facts
 from animals_pl.deploy.server.app import PAGE
 from animals_pl.deploy.server.limits import Limits
-from animals_pl.errors import UsageError, listed
+from animals_pl.deploy.server.ort_web import ort_files
+from animals_pl.errors import UsageError
 
 DEVICE = Path(__file__).with_name("device")
-
-ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-"""Files of npm's onnxruntime-web that the page needs."""
 
 _HEAD = """
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; \
@@ -33,7 +31,7 @@ def write_device_page(model: str, output: str, ort_web: str | None) -> None:
     Args:
         model: The ONNX file, exported with ``input=image``.
         output: Folder to create.
-        ort_web: Folder ``dist`` of npm's package onnxruntime-web.
+        ort_web: Folder ``dist`` of npm's package onnxruntime-web. ``None``: npm downloads it.
 
     Raises:
         UsageError: The model, the folder of onnxruntime-web or the output cannot be used.
@@ -41,10 +39,10 @@ def write_device_page(model: str, output: str, ort_web: str | None) -> None:
     folder = Path(output)
     if folder.exists():
         raise UsageError(f"static={output!r} exists. Choose another folder.")
-    runtime = _runtime_files(ort_web)
     metadata = Identifier(model).metadata
     if metadata.input != "image":
         raise UsageError(f"static: {model!r} has input={metadata.input}. Export it with --input image.")
+    runtime = ort_files(ort_web)
     files = {file.name: file.read_bytes() for part in (PAGE, DEVICE) for file in sorted(part.iterdir())} | runtime
     files["index.html"] = files["index.html"].replace(b"</title>", b"</title>" + _HEAD.encode())
     files["model.onnx"] = read_image(Path(model))
@@ -54,14 +52,6 @@ def write_device_page(model: str, output: str, ort_web: str | None) -> None:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     print(f"{output} written ({len(files)} files, {sum(map(len, files.values())) / 1e6:.1f} MB)")
-
-
-def _runtime_files(ort_web: str | None) -> dict[str, bytes]:
-    if ort_web is None:
-        raise UsageError("static needs --ort_web, the folder dist of npm's package onnxruntime-web.")
-    if missing := [name for name in ORT_FILES if not (Path(ort_web) / name).is_file()]:
-        raise UsageError(f"ort_web={ort_web!r} has no {listed(missing)}. Pass the folder dist of onnxruntime-web.")
-    return {name: (Path(ort_web) / name).read_bytes() for name in ORT_FILES}
 
 
 def _facts(metadata: Metadata) -> dict[str, Any]:

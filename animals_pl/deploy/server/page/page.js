@@ -1,4 +1,5 @@
 import * as backend from "./backend.js";
+import * as camera from "./camera.js";
 import { TEXTS } from "./texts.js";
 
 const MOST_CLASSES = 30; // in the list of tested animals
@@ -63,6 +64,15 @@ async function outcomeOf(file, signal) {
   const { status, image } = await backend.identify(file, signal);
   if (status === 401) loadModel(); // asks for the token
   return status === 200 ? { kind: "prediction", image } : { kind: "problem", status };
+}
+
+async function photograph() {
+  try {
+    const photo = await camera.takePhoto();
+    if (photo) identify(photo);
+  } catch {
+    show({ kind: "problem", status: "camera" });
+  }
 }
 
 // ---------------------------------------------------------------- drawing
@@ -175,6 +185,8 @@ for (const id of ["choose", "capture"]) {
     event.target.value = ""; // the same file can be chosen again
   });
 }
+element("webcam").hidden = !camera.isAvailable();
+element("webcam").addEventListener("click", photograph);
 addEventListener("paste", (event) => firstImage(event.clipboardData) && event.preventDefault());
 addEventListener("dragover", (event) => {
   event.preventDefault();
