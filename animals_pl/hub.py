@@ -26,7 +26,7 @@ PACKAGES = {"dataset": "'animals_pl[train,hub]'", "model": "huggingface_hub"}
 """What ``pip install`` needs."""
 
 ONNX_FILE, CHECKPOINT_FILE = "model.onnx", "best.ckpt"
-"""Files of a model on the hub: of ``Identifier``, and of ``load_model``."""
+"""Files of a model on the hub, for ``Identifier`` and for ``load_model``."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,10 @@ def hub_errors(address: Address) -> Iterator[None]:
     except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         fault = f"cannot be reached ({one_line(error)}). Check the network, and that HF_HUB_OFFLINE is not set"
         raise _refusal(address, fault) from error
-    except (RuntimeError, ConnectionError, PermissionError) as error:  # of hf_xet, and of the threads of an upload
-        if isinstance(error, PermissionError) and error.errno:  # of this machine's files
+    except (RuntimeError, ConnectionError, PermissionError) as error:  # raised by hf_xet and by upload threads
+        if isinstance(error, PermissionError) and error.errno:  # raised by a file of this machine
             raise
-        fault = f"broke off the transfer ({one_line(error.__cause__ or error)}). Try again"
+        fault = f"could not be transferred completely ({one_line(error.__cause__ or error)}). Try again"
         raise _refusal(address, fault) from error
 
 

@@ -37,7 +37,7 @@ def push(run: str, repo: str, public: bool = False, yes: bool = False) -> None:
     A new repository is private. It gets model.onnx, best.ckpt (for predictions only), the model card as README.md and,
     for a linear head on timm's own features without test-time augmentation, model.safetensors and config.json for timm.
     All are uploaded in one commit. The golden images in model.onnx are drawings, because photographs may not be
-    redistributed without permission. No file has paths of this machine.
+    redistributed without permission. No file contains paths of this machine.
 
     Args:
         run: Folder of the run, with its best.ckpt.
@@ -129,7 +129,7 @@ def _write_files(run: Path, folder: Path) -> dict[str, Path]:
     write_model_card(run, str(folder / CARD_FILE))
     model = load_model(checkpoint)
     torch.save(portable_checkpoint(load_checkpoint(checkpoint)), folder / CHECKPOINT_FILE)
-    with redirect_stdout(io.StringIO()):  # names of temporary files
+    with redirect_stdout(io.StringIO()):  # it names temporary files
         export(checkpoint, folder / ONNX_FILE, golden="practice")
     try:
         timm_model(model)

@@ -19,12 +19,13 @@ PACKAGE = PROJECT / "animals_pl"
 HEAVY = {"torch", "torchvision", "lightning", "timm", "cv2", "albumentations", "onnx", "onnxruntime", "matplotlib"}
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 
-BASE = {"errors", "files", "hub"}
+BASE = {"errors", "files", "durations", "hub"}
 LOWER = BASE | {"data", "models", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
     "hub": {"errors"},
+    "durations": {"errors"},
     "arguments": {"errors"},
     "configurations": {"errors"},
     "data": BASE,

@@ -427,7 +427,7 @@ def test_an_upload_that_fails_leaves_the_repository_as_it_was(hub, own_net, refu
     before = dict(hub.models["zoo/net"])
     for call, reason in (
         ("POST /api/models/zoo/net/commit", "was refused by"),
-        ("PUT /lfs/", "broke off the transfer"),
+        ("PUT /lfs/", "could not be transferred completely"),
     ):
         hub.refusals = {call: (403, "")}
         assert f"repo='zoo/net' {reason}" in refused(own_net, "zoo/net", "--public", "--yes")

@@ -20,7 +20,7 @@ SCALE = 1.15
 """Side of a crop relative to the longer side of its box. A center crop of 0.875 then keeps the whole box."""
 
 MOST_REDUCED = 0.01
-"""Boxes with a smaller longer side are treated as this large when the size of a JPEG is chosen."""
+"""Lower bound on the longer side of a box, as a fraction of the image, when a JPEG's decoding size is chosen."""
 
 LEADS_OUT = "its path leads out of the folder of the images"
 
@@ -34,7 +34,7 @@ class Box(NamedTuple):
     height: float
 
     def clipped(self) -> Box | None:
-        """The part inside of the image; None if there is none."""
+        """The part inside the image; None if there is none."""
         left, top = max(0.0, self.x), max(0.0, self.y)
         right, bottom = min(1.0, self.x + self.width), min(1.0, self.y + self.height)
         return Box(left, top, right - left, bottom - top) if left < right and top < bottom else None
@@ -112,7 +112,7 @@ def square_crop(image: np.ndarray, box: Box) -> np.ndarray:
 
     Args:
         image: RGB (H, W, 3).
-        box: A box inside of the image.
+        box: A box inside the image.
     """
     height, width = image.shape[:2]
     side = max(1, round(SCALE * max(box.width * width, box.height * height)))
@@ -122,6 +122,6 @@ def square_crop(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def _interval(center: float, length: int, limit: int) -> tuple[int, int]:
-    """Start and end of an interval inside of 0…limit."""
+    """Start and end of an interval inside 0…limit."""
     start = min(max(0, round(center - length / 2)), max(0, limit - length))
     return start, min(limit, start + length)

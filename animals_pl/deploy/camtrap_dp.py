@@ -110,7 +110,7 @@ class Package:
             print(f"warning: {text}. Pass --deployments.", file=sys.stderr)
 
     def _time(self, row: Row) -> tuple[datetime, bool]:
-        """When an image was taken, and whether EXIF data tell; otherwise the modification time of the file."""
+        """When an image was taken, and True; without a date in EXIF, the modification time of the file, and False."""
         date = parse_date(row["date"])
         if date is None:
             try:
@@ -227,7 +227,7 @@ class Package:
 
 
 def _media_id(row: Row) -> str:
-    """The same in every package that has the image under the same path."""
+    """Identifier of an image; the same in every package in which the image has this path."""
     return hashlib.sha256(os.fsencode(row["path"])).hexdigest()[:20]
 
 

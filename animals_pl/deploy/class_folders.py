@@ -16,13 +16,13 @@ def require_copy_folder(folder: Path, class_names: Sequence[str], paths: Sequenc
     """Check the folder for copies before the work starts.
 
     Raises:
-        UsageError: It cannot be written or is inside of a folder that is classified, or a class name is not the name
-            of a folder.
+        UsageError: The folder cannot be written or is inside a folder that is classified, or a class name cannot be
+            the name of a folder.
     """
     require_writable(folder, "copy", folder=True)
     for path in paths:
         if os.path.isdir(path) and folder.resolve().is_relative_to(Path(path).resolve()):  # noqa: PTH112
-            raise UsageError(f"copy={str(folder)!r} is inside of {path!r}, which is classified. Choose another folder.")
+            raise UsageError(f"copy={str(folder)!r} is inside {path!r}, which is classified. Choose another folder.")
     for name in class_names:
         if name in {"", ".", ".."} or "\0" in name or "/" in name or os.sep in name:
             raise UsageError(f"copy: the class {name!r} cannot be the name of a folder. Remove copy.")

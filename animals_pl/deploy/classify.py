@@ -58,9 +58,9 @@ def classify(
         model: The ONNX file, written by ``export``, or hf://OWNER/NAME for a model on the Hugging Face Hub.
         paths: Images, folders (searched at any depth), patterns such as "card/**/*.jpg", or - for a list of paths on
             standard input, separated by line ends or null characters. With ``detections``: their folder.
-        output: The file to write: .csv, or .jsonl for one JSON object per line; for the others see ``format``.
+        output: The file to write: .csv, or .jsonl for one JSON object per line; for other formats see ``format``.
         resume: Continue the output file. Images in it are skipped if their size and modification time are the same,
-            moved or renamed images keep their result, and images with another content are classified again.
+            moved or renamed images keep their result, and images whose content has changed are classified again.
         top_k: Number of classes per image.
         threshold: Images with a lower probability get the class "review".
         unknown: Images of no known class get the class "unknown". The model must have a threshold for them.
@@ -149,14 +149,14 @@ def _write_rows(paths: Sequence[str], worker: ImageWorker, copies: Path | None) 
 
 def _summary(counts: Counter[str], seconds: float) -> str:
     images = counts.total() - counts["problem"]
-    texts = {"reused": "with a known content", "unchanged": "unchanged", "problem": "with a problem"}
+    texts = {"reused": "with known content", "unchanged": "unchanged", "problem": "with a problem"}
     parts = [f"{counts[kind]:,} {text}" for kind, text in texts.items() if counts[kind]]
     details = f" ({', '.join(parts)})" if parts else ""
     return f"{counted(images, 'image')}{details} in {seconds:.1f} s, {images / seconds:,.0f} images/s"
 
 
 def _distinct(paths: Iterable[str]) -> Iterator[str]:
-    """The paths without repetitions. The memory holds a number per path."""
+    """The paths without repetitions. One integer per path is kept in memory."""
     seen: set[int] = set()
     for path in paths:
         if hash(path) not in seen:

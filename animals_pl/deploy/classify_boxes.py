@@ -30,7 +30,7 @@ MOST_PROBLEMS = 10
 
 
 def classify_boxes(detections: Path, options: Options, identifier: Identifier, rules: RowRules) -> None:
-    """Classify the boxes in a file of MegaDetector and write the output.
+    """Classify the boxes in a MegaDetector file and write the output.
 
     Raises:
         UsageError: The file cannot be used.

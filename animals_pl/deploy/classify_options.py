@@ -1,4 +1,4 @@
-"""The options of the command classify, and which of them go together. Needs numpy only."""
+"""Options of the command ``classify`` and their validation. Needs numpy only."""
 
 from __future__ import annotations
 
@@ -15,19 +15,16 @@ from animals_pl.deploy.deployments import read_deployments
 from animals_pl.deploy.engines import EngineName
 from animals_pl.deploy.image_paths import require_existing
 from animals_pl.deploy.prediction_table import JSON_LINES, require_suffix
-from animals_pl.deploy.sequences import parse_gap
 from animals_pl.deploy.timestamps import parse_timezone
+from animals_pl.durations import duration
 from animals_pl.errors import UsageError, require_range
 from animals_pl.files import is_stream, require_empty, require_writable
 
 Format = Literal["megadetector", "camtrap-dp"]
-"""Formats that are written when all images are classified. None: a table, row by row."""
+"""Formats that are written when all images are classified. None: a table, which is written row by row."""
 
 ROWS = ".rows.jsonl"
-"""Added to the name of an output whose format is written at the end: the rows until then."""
-
-MOST_SECONDS = 24 * 3600
-"""Longest ``sequence``."""
+"""Suffix of the file that holds the rows until an output is written at the end."""
 
 MIN_CONFIDENCE = 0.2
 """Default of ``min_confidence``: the ``typical_detection_threshold`` of MegaDetector 5."""
@@ -61,13 +58,14 @@ class Options:
     @cached_property
     def gap(self) -> float | None:
         """Longest time between images of a sequence, in seconds. None: there are no sequences."""
-        return None if self.sequence is None else parse_gap(self.sequence)
+        return None if self.sequence is None else duration("sequence", self.sequence, most_days=1)
 
     def check(self) -> None:
-        """Raise a :class:`UsageError` for values that are out of range or do not go together, or a bad output."""
+        """Raise a :class:`UsageError` if a value is out of range, options conflict, or the output cannot be used."""
         require_range("top_k", self.top_k, 1, 2**20)
         require_range("threshold", self.threshold, 0, 1)
-        require_range("sequence", self.gap or 0, 0, MOST_SECONDS)
+        if self.gap is not None and self.detections is None and self.format == "megadetector":
+            raise UsageError("sequence cannot be stored in MegaDetector's format. Remove sequence, or write a table.")
         if self.detections is None:
             self._check_images()
         else:
@@ -81,9 +79,6 @@ class Options:
         require_existing(self.paths)
         if self.min_confidence is not None:
             raise UsageError("min_confidence only applies to detections. Pass detections, or remove it.")
-
-        if self.format == "megadetector" and self.gap is not None:
-            raise UsageError("sequence has no place in MegaDetector's format. Remove sequence, or write a table.")
 
     def _check_detections(self) -> None:
         if len(self.paths) > 1 or not all(Path(path).is_dir() for path in self.paths):
@@ -110,7 +105,7 @@ class Options:
         if format is None:
             require_suffix(self.output)
         elif self.output.suffix.lower() != ".json" and not stream:
-            raise UsageError(f"output={str(self.output)!r} does not end in .json, as the format needs. Rename it.")
+            raise UsageError(f"output={str(self.output)!r} does not end in .json. Rename it.")
         if stream and self.resume:
             raise UsageError(f"output={str(self.output)!r} is a stream, which cannot be continued. Remove resume.")
         if stream or not self.output.exists() or not self.output.stat().st_size:
@@ -124,10 +119,10 @@ class Options:
 
     @contextmanager
     def row_file(self) -> Iterator[Path]:
-        """File for the rows: the output, or one beside it that is removed at the end if all went well.
+        """File for the rows: the output, or a file beside it that is removed on success.
 
         Raises:
-            UsageError: It is left from an interrupted command, which is not to be resumed.
+            UsageError: The file is left from an interrupted command, and ``resume`` is false.
         """
         if is_stream(self.output) and (self.format or self.sequence):
             with tempfile.TemporaryDirectory() as folder:

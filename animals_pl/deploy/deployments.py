@@ -28,7 +28,7 @@ ANYWHERE = 20_037_508
 """Half of the circumference of the Earth in metres: the uncertainty of coordinates that are not known."""
 
 PLACEHOLDER = "PLACEHOLDER"
-"""Starts every value that the user has to replace."""
+"""Prefix of every value that the user has to replace."""
 
 _LIMITS = {"latitude": 90.0, "longitude": 180.0}
 
@@ -76,7 +76,7 @@ def read_deployments(file: Path, zone: tzinfo) -> dict[PurePath, dict[str, str]]
         Folder → the columns of :data:`COLUMNS` that are in the table. Dates have an offset from UTC.
 
     Raises:
-        UsageError: The table cannot be read, lacks a column, has an unknown one, or a value that is not valid.
+        UsageError: The table cannot be read, lacks a column, or has an unknown column or an invalid value.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -110,7 +110,7 @@ def _by_folder(rows: Iterable[dict[str, str]], zone: tzinfo) -> dict[PurePath, d
         folder = PurePath(os.path.normpath(values.pop(FOLDER)))
         _check_values(values, number, zone)
         if folder in table or ids.setdefault(values["deploymentID"], values) != values:
-            raise ValueError(f"line {number} has a folder, or a deploymentID with other values, a second time")
+            raise ValueError(f"line {number} repeats a folder, or a deploymentID with different values")
         table[folder] = ids[values["deploymentID"]]
     return table
 

@@ -97,7 +97,7 @@ class OpenVino:
         openvino, cores = load_openvino(), available_cores()
         streams = max(1, cores // (threads or cores))  # calls that run at the same time
         config = {
-            "INFERENCE_PRECISION_HINT": "f32",  # on CPUs with bfloat16 it would be used
+            "INFERENCE_PRECISION_HINT": "f32",  # the default on CPUs with bfloat16 is bfloat16
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": streams * (threads or cores),
         }
@@ -127,7 +127,7 @@ class OpenVino:
 def _compute_float_weights(model: Any) -> None:
     """Replace int8 weights in an OpenVINO model by the float32 weights that they stand for.
 
-    OpenVINO 2026.4 computes them when it compiles the model, and gives wrong results with more than one stream.
+    Otherwise, OpenVINO 2026.4 converts them while it compiles the model, and gives wrong results with several streams.
     """
     from openvino.passes import ConstantFolding, Manager  # after load_openvino
 

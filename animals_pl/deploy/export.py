@@ -33,7 +33,7 @@ class Export:
     difference: float
     """Maximum difference of a probability, with float32 weights; for timm, of a logit."""
     comparison: Int8Comparison | None = None
-    """With int8 weights: what they change."""
+    """With int8 weights: the comparison with float32."""
 
 
 def export(
@@ -58,15 +58,16 @@ def export(
     Args:
         ckpt_path: The best.ckpt or last.ckpt of a run.
         output: The ONNX file to write, or the folder with ``format="timm"``.
-        image_folder: Folder of images to verify on. Default: the training data, or generated images if it is gone.
+        image_folder: Folder of images to verify on. Default: the training data, or drawings if it no longer exists.
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.
         prior: Class frequencies expected in use: train, uniform, or a CSV file with the columns class and frequency.
             Default: the model's own prior, without adjustment.
         input: "batch" for resized images. "image" for one decoded image (H, W, 3) of any size, which the graph resizes.
-        golden: Golden images: 8 validation images of the run, or 8 drawings ("practice") where photographs must not be
-            passed on. Default: validation, or practice if the validation images no longer exist.
+        golden: Golden images: "validation" for 8 validation images of the run, or "practice" for 8 drawings, if your
+            photographs must not be passed on. Default: validation, or practice if those images no longer exist.
         weights: "int8" for a third of the size; refused if validation macro recall falls by more than 0.5 points.
-        format: "timm" for a folder of timm, of a linear head on timm's own features; logits are not calibrated.
+        format: "timm" writes a folder for timm and transformers. The model must have a linear head on timm's own
+            features; logits are not calibrated.
         benchmark: Measure the installed engines with the file on this CPU, and name the quickest.
 
     Returns:

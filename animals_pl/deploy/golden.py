@@ -30,7 +30,7 @@ QUALITY = 90
 def golden_jpegs(
     source: GoldenSource | None, root: str | None, run: Path, size: int
 ) -> tuple[list[bytes], GoldenSource]:
-    """JPEG files for the golden probabilities, without EXIF data, and where their images come from.
+    """Golden images as JPEG files without EXIF data, and where they come from.
 
     Args:
         source: ``validation``: validation images of the run. ``practice``: drawings. Default: validation images if
@@ -83,6 +83,6 @@ def _jpeg(image: np.ndarray, longer_side: int) -> bytes:
     scale = longer_side / max(picture.size)
     width, height = (max(1, round(scale * side)) for side in picture.size)
     stream = io.BytesIO()
-    # Without chroma subsampling, whose inversion is where JPEG decoders differ most.
+    # No chroma subsampling: JPEG decoders differ most in how they reverse it.
     picture.resize((width, height), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=QUALITY, subsampling=0)
     return stream.getvalue()

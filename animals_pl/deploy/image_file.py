@@ -1,4 +1,4 @@
-"""Read an image file and what is known about it. Needs Pillow only."""
+"""Read an image file, its size, modification time and hash, and its EXIF date and camera. Needs Pillow only."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def is_unchanged(path: str, size: object, modified: object) -> bool:
 
 
 def date_and_camera(picture: Image.Image) -> dict[str, str]:
-    """When and with which camera an opened image was taken, as ``date`` and ``camera``; empty if EXIF does not tell.
+    """When and with which camera an opened image was taken, as ``date`` and ``camera``; empty if not in EXIF.
 
     The date is written as ``2024-05-31T06:12:59``, with the offset from UTC if it is known.
     """
     try:
         exif = picture.getexif()
-        details = exif.get_ifd(ExifTags.IFD.Exif) if exif else {}  # without EXIF data, it costs more than the rest
+        details = exif.get_ifd(ExifTags.IFD.Exif) if exif else {}  # slow, so only called if there are EXIF data
     except Exception:  # decoders may raise any exception
         return {"date": "", "camera": ""}
     return {"date": _date(exif, details), "camera": _camera(exif)}

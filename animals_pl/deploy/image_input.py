@@ -19,8 +19,8 @@ OPERATORS = {
 }
 """Interpolation → attributes of ONNX's Resize that give the pixels of Pillow's filter.
 
-On uint8 images, onnxruntime rounds as Pillow does: they differ by 0.01 of 255 levels on average (float: 0.17), in half
-of the time. Only a tiny image that is enlarged many times differs by up to 9 levels where bicubic overshoots.
+On uint8 images, onnxruntime rounds as Pillow does: the mean difference is 0.01 of 255 levels (on float images 0.17, in
+twice the time). Only tiny images that are enlarged many times differ by up to 9 levels, where bicubic overshoots.
 """
 
 _WHOLE = """

@@ -19,7 +19,7 @@ _BLOCK = 2**16
 
 
 def require_existing(paths: Sequence[str]) -> None:
-    """Raise a :class:`UsageError` if there are no paths, or one is not a file, a folder or a pattern of some."""
+    """Raise a :class:`UsageError` if there are no paths, or one does not exist and matches no file as a pattern."""
     if not paths:
         raise UsageError("paths is empty. Pass images, folders or patterns, or - for a list on standard input.")
     for path in paths:

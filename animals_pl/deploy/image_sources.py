@@ -65,7 +65,7 @@ def load(source: Source, size: int) -> tuple[Pixels | None, str]:
 def require_pixels(image: np.ndarray) -> np.ndarray:
     """The image, if it is RGB pixels (H, W, 3) uint8. Otherwise raises UsageError."""
     if not isinstance(image, np.ndarray):
-        raise UsageError(f"images has a {type(image).__name__}. Pass paths, bytes, arrays or Pillow images.")
+        raise UsageError(f"images contains a {type(image).__name__}. Pass paths, bytes, arrays or Pillow images.")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
-        raise UsageError(f"images has a {image.dtype} array of shape {image.shape}. Pass RGB uint8 of shape (H, W, 3).")
+        raise UsageError(f"images contains a {image.dtype} array of shape {image.shape}. Pass RGB uint8 (H, W, 3).")
     return image

@@ -43,7 +43,7 @@ class ImageWorker:
         if known and is_unchanged(path, known["bytes"], known["modified"]):
             return Outcome(known, "unchanged")
         content, facts, problem = read_file(path)
-        if known and facts["sha256"] in ("", known["sha256"]):  # "": a result is better than none
+        if known and facts["sha256"] in ("", known["sha256"]):  # "": unreadable now, so the earlier result is kept
             return Outcome(known, "unchanged")
         if same := self.table.find_content(facts["sha256"]):
             return Outcome(same | facts | {"path": path}, "reused")

@@ -21,10 +21,10 @@ THREADS = (1, 2)
 """Numbers of threads to measure the speed with."""
 
 ROUNDS, CALLS = 20, 2
-"""Rounds in which the files take turns, and consecutive calls of each: other work on the machine slows both."""
+"""Rounds in which the files take turns, so that other load slows all of them, and consecutive calls per turn."""
 
 HEIGHT, WIDTH = 225, 300
-"""Size in pixels of the image that engines are measured with; as most images of Animals-10."""
+"""Size in pixels of the image that engines are measured with: that of most images in Animals-10."""
 
 
 @dataclass(frozen=True)

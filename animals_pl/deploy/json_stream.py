@@ -1,6 +1,6 @@
 """Read and write a large JSON object whose members include one long array. Standard library only.
 
-The memory holds one element of the array at a time.
+Only one element of the array is in memory at a time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def read_members(file: Path, array: str) -> Iterator[tuple[str, Any]]:
 
     Raises:
         ValueError: The file is not such an object, has a key twice, a number that is not finite, or a value of more
-            than :data:`MOST_CHARACTERS`. The message is a part of a sentence, such as "it is not JSON (…)".
+            than :data:`MOST_CHARACTERS`. The message is part of a sentence, such as "it is not JSON (…)".
     """
     with file.open(encoding="utf-8-sig") as stream:
         text = _Text(stream)

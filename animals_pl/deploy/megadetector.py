@@ -27,7 +27,7 @@ ANIMAL = "animal"
 """Name of the detection category whose boxes are classified."""
 
 FORMAT_VERSION = "1.4"
-"""Version of the files with whole images; they have no member that a later version introduced."""
+"""Version of the files with whole images; they use no member of a later version."""
 
 _LARGEST = 1e9
 """Maximum magnitude of a coordinate or confidence in a file that is read."""
@@ -35,7 +35,7 @@ _LARGEST = 1e9
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file says apart from its images.
+    """Contents of a file other than its images.
 
     Attributes:
         animal_ids: Identifiers of the detection categories with the name :data:`ANIMAL`.
@@ -69,7 +69,7 @@ def check(file: Path) -> Contents:
                 images += 1
         return Contents(_animal_ids(members), images)
     except ValueError as error:
-        raise UsageError(f"detections={str(file)!r} cannot be used: {error}. Pass a file of MegaDetector.") from error
+        raise UsageError(f"detections={str(file)!r} cannot be used: {error}. Pass MegaDetector's output.") from error
 
 
 def _animal_ids(members: dict[str, Any]) -> frozenset[str]:
@@ -104,7 +104,7 @@ def _fault_of(image: Any) -> str:
 
 def _lacks(detection: Any) -> str:
     if not isinstance(detection, dict) or not isinstance(detection.get("category"), str):
-        return "category, a text"
+        return "category, a string"
     if not _is_number(detection.get("conf")):
         return "conf, a number"
     box = detection.get("bbox")

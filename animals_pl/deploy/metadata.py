@@ -40,12 +40,12 @@ _SHA256_KEY = b"\n\x06sha256"
 """How the metadata entry ``sha256`` starts in protobuf: the tag of the key, its length and the key."""
 
 _VARINT, _BYTES = 0, 2
-"""The wire types of protobuf that the fields of a ModelProto have."""
+"""Protobuf wire types of the fields of a ModelProto."""
 
 
 @dataclass(frozen=True)
 class GoldenImage:
-    """An image and what the file must answer.
+    """An image and the probabilities that the file must reproduce.
 
     Attributes:
         jpeg: Content of a JPEG file.
@@ -62,7 +62,7 @@ class GoldenImage:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> GoldenImage:
-        """The inverse of :meth:`as_json`. Raises ValueError, TypeError or KeyError if the values are others."""
+        """The inverse of :meth:`as_json`. Raises ValueError, TypeError or KeyError for invalid values."""
         probabilities = np.array(values["probabilities"], dtype=float)
         return cls(base64.b64decode(values["jpeg"], validate=True), probabilities)
 
@@ -79,7 +79,7 @@ class Metadata:
         input_size: Side S of the images that the net sees, in pixels.
         resize, interpolation, crop_pct: How an image is resized, as in ``data.*``.
         golden_images: Images that the file must reproduce, see :class:`GoldenImage`.
-        golden_tolerance: Maximum difference of a probability from the golden images'.
+        golden_tolerance: Maximum difference of a probability from that of a golden image.
         sha256: :func:`digest` of the file.
         metrics: Metrics of the run's test or validation images; None if it was not evaluated.
         weights: Type of the weights in the file.
@@ -158,9 +158,9 @@ def read_texts(content: bytes) -> dict[str, str]:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256 of everything in an ONNX file but the metadata entry ``sha256``.
+    """SHA-256 of everything in an ONNX file except the metadata entry ``sha256``.
 
-    It tells accidental changes. Whoever changes a file on purpose can also write another digest.
+    It detects accidental changes only: anyone who changes a file on purpose can also replace the digest.
 
     Raises:
         ValueError: The content is not an ONNX file, or is truncated.

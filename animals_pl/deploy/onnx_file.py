@@ -64,7 +64,7 @@ class ExportedNet(nn.Module):
 
 @dataclass(frozen=True)
 class Variant:
-    """What file is written from a model; see :func:`animals_pl.deploy.export.export`."""
+    """Options of the file to write; see :func:`animals_pl.deploy.export.export`."""
 
     tta: TTA
     prior: str | None
@@ -78,10 +78,10 @@ class OnnxFile:
     """A written file.
 
     Attributes:
-        metadata: What it says about itself.
+        metadata: Its metadata.
         size: In bytes.
         difference: Maximum difference of a probability from torch, with float32 weights.
-        comparison: With int8 weights: what they change.
+        comparison: With int8 weights: the comparison with float32.
     """
 
     metadata: dict[str, Any]
@@ -172,7 +172,7 @@ def _convert(net: nn.Module, size: int) -> onnx.ModelProto:
         verbose=False,
     )
     assert program is not None  # only the legacy exporter returns None
-    proto = program.model_proto  # a new one at each access
+    proto = program.model_proto  # the property returns a new object each time
     graph = proto.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output):
         part.ClearField("metadata_props")  # stack traces: 0.3 MB for a MobileNet, with paths of this machine
@@ -218,7 +218,7 @@ def _verify(file: Path, net: nn.Module, contents: list[bytes], model: TrainedMod
 def _write_int8(
     file: Path, proto: onnx.ModelProto, metadata: dict[str, Any], validation: Catalog
 ) -> tuple[onnx.ModelProto, Int8Comparison]:
-    """Replace a verified file by its int8 variant, and print what this changes, which is added to the metadata.
+    """Replace a verified file by its int8 variant; print the comparison and add it to the metadata.
 
     Raises:
         UsageError: The variant is worse.
@@ -236,7 +236,7 @@ def _write_int8(
 def _write_own_probabilities(file: Path, proto: onnx.ModelProto, metadata: dict[str, Any], jpegs: list[bytes]) -> None:
     """Give the golden images the file's own probabilities.
 
-    A graph that resizes, or has int8 weights, differs from torch by more than from itself on another machine.
+    A graph that resizes or has int8 weights differs more from torch than from itself on another machine.
     """
     identifier = Identifier(file, self_check=False)
     own = identifier.probabilities([decode(jpeg, metadata["input_size"]) for jpeg in jpegs])

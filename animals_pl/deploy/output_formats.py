@@ -1,4 +1,4 @@
-"""Write the rows of all images in the format that was asked for."""
+"""Write the rows of all images in the requested format."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Rows = Callable[[], Iterable[Row]]
 
 
 def write_output(options: Options, rules: RowRules, table: PredictionTable) -> None:
-    """Write the output from the rows of the finished table, with sequences if asked for.
+    """Write the output from the rows of the finished table, with sequences if requested.
 
-    A table without sequences is the output already.
+    A table without sequences is already complete and is not written again.
     """
     rows: Rows = table.rows
     if options.gap is not None:
@@ -48,4 +48,4 @@ WRITERS: dict[str, Callable[[Options, RowRules, Rows], None]] = {
     "megadetector": _write_megadetector,
     "camtrap-dp": _write_camtrap_dp,
 }
-"""Format → what writes it."""
+"""Format → function that writes it."""

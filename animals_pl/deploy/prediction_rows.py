@@ -22,7 +22,7 @@ class RowRules:
         metadata: The model's metadata.
         top_k: Classes per row.
         threshold: Images with a lower probability are :data:`REVIEW`.
-        unknown_threshold: Images with a higher score are :data:`UNKNOWN`; infinity: none is.
+        unknown_threshold: Images with a higher score are :data:`UNKNOWN`; infinity: no image is.
         later: Columns whose values are known when all images are classified. Until then they are empty.
     """
 
@@ -41,7 +41,7 @@ class RowRules:
 
     @cached_property
     def model(self) -> str:
-        """Start of the digest of the model."""
+        """First 12 characters of the model's SHA-256."""
         return self.metadata.sha256[:12]
 
     def row(self, prediction: Prediction) -> Row:
@@ -59,7 +59,7 @@ class RowRules:
         }
 
     def fault_of(self, row: Row) -> str:
-        """Why a row that was read cannot be of this model with these settings; empty if it can."""
+        """Why an existing row cannot come from this model with these settings; empty if it can."""
         if row["model"] != self.model:
             return "it was written with another model"
         probability, score = (

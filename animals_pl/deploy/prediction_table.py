@@ -20,7 +20,7 @@ Row: TypeAlias = dict[str, Any]
 JSON_LINES = ".jsonl"
 
 MOST_TORN = 2**20
-"""Maximum size of an incomplete last row in bytes. A longer one is a damaged file, from which nothing is removed."""
+"""Maximum size of an incomplete last row in bytes. If it is longer, the file is damaged and nothing is removed."""
 
 
 def require_suffix(file: Path) -> None:
@@ -32,7 +32,7 @@ def require_suffix(file: Path) -> None:
 class PredictionTable:
     """A table of predictions, used as a context manager to append rows.
 
-    The memory holds only where in the file the rows of a path and of a content are.
+    Only the positions of the rows in the file, by path and by content, are kept in memory.
 
     Args:
         file: The file, or a stream. With the suffix ``.jsonl`` each line is a JSON object, otherwise it is CSV.
@@ -63,7 +63,7 @@ class PredictionTable:
             self._remove_outdated()
 
     def resume(self, fault_of: Callable[[Row], str]) -> None:
-        """Find the rows that are in the file, and remove an incomplete one at its end.
+        """Index the rows in the file, and remove an incomplete one at its end.
 
         Args:
             fault_of: Returns why a row cannot be in this table; empty if it can.
@@ -91,11 +91,11 @@ class PredictionTable:
             os.truncate(self._file, end)
 
     def find_path(self, path: str) -> Row | None:
-        """The row of a path when the table was resumed."""
+        """The row that a path had when the table was resumed, if any."""
         return self._find("path", path, self._by_path)
 
     def find_content(self, sha256: str) -> Row | None:
-        """A row of a file with this content when the table was resumed."""
+        """A row that a file with this content had when the table was resumed, if any."""
         return self._find("sha256", sha256, self._by_content)
 
     def rows(self) -> Iterator[Row]:
@@ -171,7 +171,7 @@ class PredictionTable:
 
     def _require_columns(self, columns: list[str]) -> None:
         if columns != self._columns:
-            raise self._error("it has other columns, as with another top_k or sequence")
+            raise self._error("its columns differ, as with another top_k or sequence")
 
     def _error(self, fault: str) -> UsageError:
         return UsageError(f"output={str(self._file)!r} cannot be continued: {fault}. Choose another output.")

@@ -1,4 +1,4 @@
-"""What an exported file says about its run: metrics and package versions."""
+"""Metadata of an exported file about its run: metrics and package versions."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from animals_pl.evaluation.top_k import UNKNOWN, Prediction, top_k_prediction
 from animals_pl.hub import ONNX_FILE, local_file
 
 MOST_ASPECT = 50
-"""Longer images are cut to this aspect ratio before a graph resizes and crops them; it would need gigabytes."""
+"""Images are cut to at most this aspect ratio before a graph resizes and crops them, which could take gigabytes."""
 
 _EXTERNAL_DATA = b"\n\x08location\x12"
 """The key of a path to a file with weights, in protobuf: field 1, 8 characters, and the tag of the value."""
@@ -43,7 +43,7 @@ class Prepared(NamedTuple):
 class Identifier:
     """A model exported by ``animals_pl export``, ready to predict.
 
-    The file is checked first: it must be whole, and it must give the probabilities of its golden images.
+    The file is checked first: it must be complete, and reproduce the probabilities of its golden images.
 
     Args:
         file: The ONNX file, or ``hf://OWNER/NAME[@REVISION]`` for model.onnx of a model on the Hugging Face Hub.
@@ -53,11 +53,11 @@ class Identifier:
         self_check: Compare with the golden images, which takes the time of 8 images.
 
     Attributes:
-        metadata: What the file says about itself: class names, preprocessing, metrics, threshold for unknown images.
+        metadata: Metadata of the file: class names, preprocessing, metrics, threshold for unknown images.
 
     Raises:
-        UsageError: The file is not one of ``export``, is damaged or altered, or does not reproduce its golden images;
-            or the engine or a provider is not available.
+        UsageError: The file was not written by ``export``, is damaged or altered, or does not reproduce its golden
+            images; or the engine or a provider is not available.
 
     Example:
         >>> from animals_pl import Identifier, export
@@ -117,7 +117,7 @@ class Identifier:
 
         Returns:
             One prediction per image, in the order given; its path is empty if the image is not a file. An image that
-            cannot be decoded has no label but a problem.
+            cannot be decoded has a problem instead of a label.
 
         Raises:
             UsageError: A value has the wrong type, shape or range, or the file has no threshold for ``unknown``.

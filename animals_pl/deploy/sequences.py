@@ -7,7 +7,6 @@ sequence, and all get its joint class.
 from __future__ import annotations
 
 import os
-import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC
@@ -17,7 +16,6 @@ import numpy as np
 from animals_pl.deploy.prediction_rows import RowRules
 from animals_pl.deploy.prediction_table import Row
 from animals_pl.deploy.timestamps import parse_date
-from animals_pl.errors import UsageError
 
 SEQUENCE_ID = "sequence_id"
 
@@ -26,28 +24,14 @@ SEQUENCE_COLUMNS = (SEQUENCE_ID, "sequence_class", "sequence_probability")
 LEAST = 5e-7
 """Lower bound of probabilities in logarithms: tables have six digits."""
 
-_SECONDS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600}
-
-
-def parse_gap(text: str) -> float:
-    """Seconds of a duration such as ``30s``, ``2min`` or ``1h``.
-
-    Raises:
-        UsageError: It is none.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|m|h|)", text)
-    if not found:
-        raise UsageError(f"sequence={text!r} is not a duration. Pass one such as 30s, 2min or 1h.")
-    return float(found[1]) * _SECONDS[found[2]]
-
 
 def joint_probabilities(probabilities: np.ndarray) -> np.ndarray:
     """Class probabilities (C,) of one animal on N images, from those of the images (N, C).
 
     Their geometric mean, normalised: the logarithmic opinion pool with equal weights (Genest and Zidek, "Combining
     probability distributions", Statistical Science 1(1), 1986). The images of a burst show the same animal at the same
-    place, and their errors are similar: N equal images are worth one, and give its probabilities. The product of the
-    probabilities would be right for independent images, and is overconfident for a burst.
+    place, and their errors are similar: N identical images give the probabilities of one. The product of the
+    probabilities would be right for independent images, but is overconfident for a burst.
     """
     logarithms = np.log(np.maximum(probabilities, LEAST)).mean(axis=0)
     joint = np.exp(logarithms - logarithms.max())
@@ -73,7 +57,7 @@ def split_sequences(groups: Sequence[int], times: Sequence[float], gap: float) -
 
     Args:
         groups: Images of different groups are in different sequences.
-        times: In seconds; NaN: not known, which is a sequence of its own.
+        times: In seconds; an image with an unknown time (NaN) is a sequence of its own.
         gap: Longest time between neighbours, in seconds.
     """
     group, time = np.asarray(groups), np.asarray(times, dtype=float)

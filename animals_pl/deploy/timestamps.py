@@ -32,7 +32,7 @@ def parse_timezone(text: str) -> tzinfo:
 
 
 def parse_date(text: str) -> datetime | None:
-    """A date such as ``2024-05-31T06:12:59``, with or without an offset; None if it is empty or no date."""
+    """A date such as ``2024-05-31T06:12:59``, with or without an offset; None if the text is not a date."""
     try:
         return datetime.fromisoformat(text)
     except ValueError:

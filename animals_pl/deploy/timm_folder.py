@@ -32,11 +32,11 @@ LOGIT_TOLERANCE = 1e-4
 """Maximum accepted difference of a logit, as a fraction of the largest if that is above 1."""
 
 PIXEL_TOLERANCE = 1.0
-"""Maximum accepted mean difference of a resized pixel, in levels of 0…255. Pillow gives other values by at most one
-level if it crops after resizing (mean of an Animals-10 image: at most 0.2)."""
+"""Maximum accepted mean difference of a resized pixel, in levels of 0…255. If Pillow crops after resizing, its pixels
+differ by at most one level (mean over an Animals-10 image: at most 0.2)."""
 
 TIE_TOLERANCE = 0.01
-"""Two classes whose probabilities differ by less count as the same: a few pixels decide between them."""
+"""Classes whose probabilities differ by less are accepted as equal: tiny pixel differences can reorder them."""
 
 
 def export_timm_folder(
@@ -54,7 +54,7 @@ def export_timm_folder(
         The folder, what it was verified on, and the maximum difference of a logit.
 
     Raises:
-        UsageError: The model has no timm form, the folder cannot be written, or timm gives other results.
+        UsageError: The model cannot be expressed as a timm model, the folder cannot be written, or results differ.
     """
     target = Path(output)
     if target.suffix.lower() == ".onnx":
@@ -81,7 +81,7 @@ def timm_model(model: TrainedModel, tta: TTA | None = None) -> Any:
     """The model as a plain timm model for normalised images, in evaluation mode.
 
     Raises:
-        UsageError: It has no such form.
+        UsageError: The model cannot be expressed as a timm model.
     """
     net: Any = model.net
     fault = ""
@@ -92,7 +92,7 @@ def timm_model(model: TrainedModel, tta: TTA | None = None) -> Any:
     elif not net.head_fits_classifier:
         fault = f"timm's classifier is one layer, but model.head={model.hparams['head']} has two"
     elif (tta or model.tta) != "none":
-        raise UsageError(f"format=timm has no test-time augmentation, but tta={tta or model.tta}. Pass tta=none.")
+        raise UsageError(f"format=timm cannot include test-time augmentation (tta={tta or model.tta}). Pass tta=none.")
     if not fault:
         plain: Any = timm.create_model(net.name, num_classes=len(model.class_names), **net.size_option())
         if _set_classifier(plain.get_classifier(), net.head[-1]):
@@ -169,7 +169,7 @@ def _verify(folder: Path, model: TrainedModel, images: list[np.ndarray]) -> floa
     ):
         if not value <= limit:  # also true for NaN
             raise UsageError(
-                f"timm gives other results than the checkpoint: {name} differ by {value:.1e} (allowed: {limit:g}), so "
+                f"timm's results differ from those of the checkpoint: {name} by {value:.1e} (allowed: {limit:g}), so "
                 "nothing was written. Choose format=onnx, or report an issue."
             )
     return difference

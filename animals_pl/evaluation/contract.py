@@ -28,9 +28,9 @@ THRESHOLDS = np.append(expit(np.linspace(14, -4, 181)), 0.0)
 """Probabilities that are tested by default: 1 - 10⁻⁶ to 0.02, and 0. They must not depend on the validation labels."""
 
 LEAST_ACCEPTED = 0.25
-"""Thresholds that accept a smaller share of the labels are not tested for wrong labels. Among few accepted labels a
-single wrong one would end the sequence. Skipping does not raise the error rate as long as labels with a lower score are
-not right more often, since it depends on the number of accepted labels only."""
+"""Thresholds that accept a smaller share of the labels are not tested for wrong labels. Among few accepted labels, a
+single wrong one would end the sequence. Skipping depends only on the number of accepted labels, so it does not raise
+the error rate if labels with a lower score are not right more often."""
 
 
 @dataclass(frozen=True)

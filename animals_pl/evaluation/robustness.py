@@ -76,7 +76,7 @@ def mean_corruption_error(errors: Mapping[str, float | None]) -> float | None:
 
 
 def saved_robustness(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Contents of an evaluation's robustness.json; ``None`` if there is none for this model and these images.
+    """Contents of an evaluation's robustness.json; ``None`` if it is missing or of another model or other images.
 
     Args:
         folder: Folder of the evaluation.

@@ -20,7 +20,7 @@ from animals_pl.evaluation.figures import draw_literally, drawable
 COLOURS = matplotlib.color_sequences["tab10"]
 LINES = ("-", "--", ":")
 MOST_RUNS = len(COLOURS) * len(LINES)
-"""Runs that can be told apart."""
+"""Maximum number of runs with distinct colours and line styles."""
 
 CURVES = {
     "loss/train": "training loss",

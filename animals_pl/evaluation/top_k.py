@@ -17,7 +17,7 @@ class Prediction:
 
     Attributes:
         path: The image file as it was given.
-        label: The most probable class, ``"unknown"`` if asked for, or ``None`` if the file cannot be decoded.
+        label: The most probable class, ``"unknown"`` if requested, or ``None`` if the file cannot be decoded.
         probability: Probability of the label, in 0…1; 0 if the label is ``None`` or ``"unknown"``.
         top: The most probable classes with their probabilities, best first.
         problem: What is wrong with the file; empty if nothing. A truncated image has a label and a problem.

@@ -25,7 +25,7 @@ def unknown_scores(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
 
 
 def fit_unknown_threshold(scores: np.ndarray, known_share: float = KNOWN_SHARE) -> float:
-    """Threshold that at least ``known_share`` of the images do not exceed; without ties, as few images as that allows.
+    """Threshold that at least ``known_share`` of the scores do not exceed; without ties, no more than necessary.
 
     It is halfway between two scores, so that rounding changes no decision.
 

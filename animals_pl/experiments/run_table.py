@@ -90,7 +90,7 @@ def report(
 
 def _require_no_folder(folder: str, run: str | None, compare: str | None) -> None:
     if run is not None and compare is None and folder != RUNS:
-        raise UsageError(f"folder={folder!r} has no effect with card or contract. Remove it; commas separate goals.")
+        raise UsageError(f"folder={folder!r} has no effect with card or contract. Remove it. Separate goals by commas.")
 
 
 def _decision(

@@ -1,4 +1,4 @@
-"""The command ``analyze``: write a report on a dataset: page, tables, figures and TensorBoard events."""
+"""The command ``analyze``: write a dataset report (page, tables, figures and TensorBoard events)."""
 
 from __future__ import annotations
 

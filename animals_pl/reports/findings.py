@@ -102,7 +102,7 @@ def duplicate_table(manifest: pd.DataFrame, split_of: dict[str, str] | None = No
 
     Columns: ``group`` (from 1); ``kind``: ``exact`` if all files of the group are identical, else ``near``;
     ``images``, ``labels`` and ``splits``: number of distinct ones in the group; ``split`` (from ``split_of``, path →
-    split; others than train, val and test count as none); ``path``; ``label``. More than one label indicates a label
+    split; only train, val and test are counted); ``path``; ``label``. More than one label indicates a label
     error, more than one split a leak.
     """
     shared = manifest[manifest["duplicate_group"] >= 0].copy()

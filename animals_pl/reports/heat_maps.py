@@ -29,7 +29,7 @@ def heat_maps(
     """Index of each image → its Grad-CAM heat map (h, w) in 0…1.
 
     Args:
-        net: The net; it is on the CPU again afterwards.
+        net: The net; it is moved to the CPU afterwards.
         dataset: Images (N).
         indices: Images to explain.
         labels: The class to explain, for each image of the dataset (N,).
@@ -45,7 +45,7 @@ def heat_maps(
 
 
 def overlay(thumbnail: Image.Image, heat: np.ndarray, box: tuple[float, float, float, float]) -> Image.Image:
-    """A thumbnail with a heat map over it; what is outside of the box is grey.
+    """A thumbnail with a heat map over it; the part outside the box is grey.
 
     Args:
         thumbnail: The RGB thumbnail.

@@ -135,7 +135,7 @@ def _recall_promises(recall: str, class_names: Sequence[str]) -> Iterator[Promis
         yield from (Promise("missed", bound, label) for label in range(len(class_names)))
         return
     if rest := _GOAL.sub("", recall).strip(", "):
-        raise UsageError(f"recall={recall!r}: {rest!r} is no goal. Write CLASS=RATE, such as elephant=0.95.")
+        raise UsageError(f"recall={recall!r}: {rest!r} is not a goal. Write CLASS=RATE, such as elephant=0.95.")
     goals = [(found["name"], found["rate"]) for found in _GOAL.finditer(recall)]
     labels = [_label(name, recall, class_names) for name, _ in goals]
     if twice := [class_names[label] for label, count in Counter(labels).items() if count > 1]:
@@ -145,7 +145,7 @@ def _recall_promises(recall: str, class_names: Sequence[str]) -> Iterator[Promis
 
 
 def _label(name: str, recall: str, class_names: Sequence[str]) -> int:
-    """Class of a name, or of an English name; capitals and outer blanks are ignored unless names differ by them."""
+    """Class with a name or English name. Case and outer blanks are ignored, unless class names differ only in these."""
     known = {english_name(own).strip().lower(): label for label, own in enumerate(class_names)}
     known |= {own.strip().lower(): label for label, own in enumerate(class_names)}
     known |= {own: label for label, own in enumerate(class_names)}

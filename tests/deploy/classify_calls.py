@@ -11,7 +11,7 @@ def classify(*args: object) -> int:
 
 
 def refused(capsys, *args: object) -> str:
-    """Return the one line with which wrong use ends."""
+    """Run a command with wrong options and return its one-line message."""
     assert classify(*args) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("animals_pl classify: error: ")

@@ -327,7 +327,7 @@ def test_a_renamed_card_costs_only_reading(model, card, tmp_path, computed, caps
     computed.clear()
     assert classify(model, renamed, "--output", out, "--resume") == 0
     assert computed == []
-    assert "20 images (20 with a known content)" in capsys.readouterr().out
+    assert "20 images (20 with known content)" in capsys.readouterr().out
     after = rows(out)
     moved = [row | {"path": row["path"].replace(str(card), str(renamed))} for row in before]
     assert after == before + moved
@@ -392,7 +392,7 @@ def test_settings_of_a_resumed_table_must_be_the_same(model, unknown_model, card
     [
         (".csv", b"a,b\r\n", "a row that cannot be read"),
         (".csv", b'"' + b"x" * 2**21, "damaged from byte"),
-        (".jsonl", b"[1]\n", "other columns"),
+        (".jsonl", b"[1]\n", "its columns differ"),
         (".jsonl", b"{\n", "a row that cannot be read"),
     ],
 )
@@ -449,7 +449,7 @@ def test_wrong_use_is_one_line(model, card, tmp_path, capsys, monkeypatch):
     assert "top_k=0 is out of range" in refused(capsys, model, card, *out, "--top_k", 0)
     without = with_threshold(model, "without.onnx", None)
     assert "no threshold for unknown images" in refused(capsys, without, card, *out, "--unknown")
-    assert "is inside of" in refused(capsys, model, card, *out, "--copy", card / "copies")
+    assert "is inside" in refused(capsys, model, card, *out, "--copy", card / "copies")
     assert "is a stream" in refused(capsys, model, card, "--output", "/dev/null", "--resume")
     assert "unknown key 'treshold'. Did you mean 'threshold'?" in refused(capsys, model, card, "--treshold", 1)
     assert "--model and" in refused(capsys, "--model", model, card)

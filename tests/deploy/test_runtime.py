@@ -133,8 +133,8 @@ def test_a_very_long_image_is_cropped_without_resizing_all_of_it(files):
         (np.zeros((4, 4), np.uint8), "uint8 array of shape (4, 4)"),
         (np.zeros((4, 0, 3), np.uint8), "shape (4, 0, 3)"),
         (np.zeros((2, 4, 4, 4), np.uint8), "shape (4, 4, 4)"),
-        (7, "images has a int"),
-        ([None], "images has a NoneType"),
+        (7, "images contains a int"),
+        ([None], "images contains a NoneType"),
     ],
 )
 def test_other_types_of_images_are_refused(files, image, message):

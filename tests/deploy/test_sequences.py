@@ -12,8 +12,7 @@ from classify_calls import classify, refused
 from PIL import Image
 
 from animals_pl import Identifier
-from animals_pl.deploy.sequences import all_probabilities, joint_probabilities, parse_gap, split_sequences
-from animals_pl.errors import UsageError
+from animals_pl.deploy.sequences import all_probabilities, joint_probabilities, split_sequences
 
 
 def test_equal_images_are_worth_one():
@@ -37,13 +36,6 @@ def test_neighbours_in_time_of_one_group_are_a_sequence():
     times = [10, 0, 40, 71, 5, np.nan, np.nan]
     assert split_sequences([0, 0, 0, 0, 1, 0, 0], times, 30).tolist() == [0, 0, 0, 1, 2, 3, 4]
     assert split_sequences([], [], 30).tolist() == []
-
-
-def test_durations():
-    assert [parse_gap(text) for text in ("30s", "30", "1.5 min", "2m", "1h")] == [30, 30, 90, 120, 3600]
-    for text in ("", "s", "-1s", "1d", "nan"):
-        with pytest.raises(UsageError, match="is not a duration"):
-            parse_gap(text)
 
 
 @pytest.fixture
@@ -84,10 +76,10 @@ def test_rows_have_their_sequence_and_its_joint_class(model, burst, tmp_path, su
 
 def test_wrong_use_is_one_line(model, burst, tmp_path, capsys):
     out = ["--output", tmp_path / "out.csv"]
-    assert "is not a duration" in refused(capsys, model, burst, *out, "--sequence", "soon")
-    assert "out of range" in refused(capsys, model, burst, *out, "--sequence", "25h")
+    assert "sequence='soon' is invalid" in refused(capsys, model, burst, *out, "--sequence", "soon")
+    assert "at most 1d" in refused(capsys, model, burst, *out, "--sequence", "25h")
     json_out = ["--output", tmp_path / "out.json", "--format", "megadetector"]
-    assert "has no place" in refused(capsys, model, burst, *json_out, "--sequence", "30s")
+    assert "cannot be stored" in refused(capsys, model, burst, *json_out, "--sequence", "30s")
     assert classify(model, burst, *out) == 0
     capsys.readouterr()
     assert "top_k or sequence" in refused(capsys, model, burst, *out, "--sequence", "30s", "--resume")

@@ -92,7 +92,7 @@ def test_a_photo_is_identified_in_both_languages(page, known, photo, element):
     assert text(page, "photo-heading") == "Foto"
 
 
-def test_a_file_that_is_no_image_and_then_a_photo(page, photo, tmp_path):
+def test_a_photo_after_a_file_that_is_not_an_image(page, photo, tmp_path):
     bad = tmp_path / "<b>bad & co.jpg"
     bad.write_text("not an image")
     choose(page, bad)
@@ -210,7 +210,7 @@ def test_a_camera_that_may_not_be_used(page, webcam):
     page.execute_script("navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('denied'))")
     webcam.click()
     wait(page, lambda: has_class(page, "problem"))
-    assert text(page, "note") == "There is no camera, or this page may not use it."
+    assert text(page, "note") == "There is no camera, or this page is not allowed to use it."
 
 
 def test_everything_is_reached_with_the_keyboard(page):

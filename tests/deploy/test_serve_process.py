@@ -1,4 +1,4 @@
-"""A server in a process of its own and hostile clients: right answers, bounded memory, and it goes on serving."""
+"""A server in a process of its own and hostile clients: correct answers, bounded memory, and it keeps running."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def photo(tiny_tree) -> bytes:
 
 @pytest.fixture(autouse=True)
 def serves_in_the_end(server: Server, photo: bytes) -> Iterator[None]:
-    """After each test, the server works, has at no time needed much more memory, and has reported no error."""
+    """After each test, the server still works, has not used much more memory, and has reported no error."""
     assert server.request("POST", "/identify", photo)[0] == 200
     before = peak_memory(server)
     yield
@@ -43,7 +43,7 @@ def peak_memory(server: Server) -> int:
 
 
 def exchange(server: Server, *parts: bytes, end: bool = False) -> bytes:
-    """Send parts of a request, and return all that comes until the server closes the connection."""
+    """Send parts of a request, and return everything received until the server closes the connection."""
     with socket.create_connection(server.address) as connection:
         for part in parts:
             connection.sendall(part)
@@ -84,11 +84,11 @@ def test_a_truncated_body_has_no_result(server, body):
     ],
     ids=["head", "body"],
 )
-def test_a_slow_client_is_given_up(server, sent):
+def test_a_slow_client_is_disconnected(server, sent):
     assert exchange(server, sent).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_silent_client_is_given_up(server):
+def test_a_silent_client_is_disconnected(server):
     assert exchange(server) == b""
 
 

@@ -29,14 +29,14 @@ from animals_pl.errors import UsageError
 
 @pytest.fixture(scope="module")
 def image_model(model, tmp_path_factory) -> Path:
-    """The model with the resizing in its graph."""
+    """The model with resizing in its graph."""
     (checkpoint,) = model.parent.rglob("best.ckpt")
     return export(checkpoint, tmp_path_factory.mktemp("static") / "image.onnx", input="image").path
 
 
 @pytest.fixture
 def dist(tmp_path) -> Path:
-    """Files with the names of onnxruntime-web's."""
+    """Files named like those of onnxruntime-web."""
     folder = tmp_path / "dist"
     folder.mkdir()
     for name in ORT_FILES:
@@ -98,7 +98,7 @@ def package() -> bytes:
 
 @pytest.fixture
 def npm(tmp_path, monkeypatch) -> Callable[[str], None]:
-    """Put a shell script in the place of npm; ``$PACKAGE`` is a package whose hash is accepted."""
+    """Replace npm by a shell script; ``$PACKAGE`` is a package whose hash is accepted."""
     (tmp_path / "package").write_bytes(package())
     monkeypatch.setattr(ort_web, "SHA512", base64.b64encode(hashlib.sha512(package()).digest()).decode())
     monkeypatch.setenv("PACKAGE", str(tmp_path / "package"))
@@ -125,7 +125,7 @@ def test_npm_downloads_the_version_that_was_tested(image_model, npm, tmp_path):
     [
         ("echo 'npm error code ENOTFOUND' >&2; exit 1", "(npm error code ENOTFOUND). Pass --ort_web"),
         ("exit 0", "cannot download"),
-        ("echo other > onnxruntime-web.tgz", "has downloaded another onnxruntime-web"),
+        ("echo other > onnxruntime-web.tgz", "that npm downloaded is not the tested one"),
     ],
 )
 def test_a_download_that_fails_is_named(image_model, npm, tmp_path, capsys, script, message):
@@ -139,7 +139,7 @@ def test_a_download_that_fails_is_named(image_model, npm, tmp_path, capsys, scri
 def test_without_npm(image_model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert main(["serve", str(image_model), "--static", str(tmp_path / "site")]) == 2
-    assert "npm is not installed, which downloads it. Pass --ort_web" in capsys.readouterr().err
+    assert "but npm is not installed. Pass --ort_web" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- with onnxruntime-web

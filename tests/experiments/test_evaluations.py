@@ -98,7 +98,7 @@ def test_without_goals_every_class_and_the_labels_are_promised(run, capsys):
         (["--contract", "RUN", "--output", "a.md"], "output='a.md' is for the table and the model card"),
         (["--recall", "0.9"], "Add --contract RUN"),
         (["--contract", "RUN", "--compare", "RUN", "RUN"], "Remove one of them"),
-        (["--contract", "RUN", "--recall", "dog=0.9,cat"], "'cat' is no goal"),
+        (["--contract", "RUN", "--recall", "dog=0.9,cat"], "'cat' is not a goal"),
         (["--contract", "RUN", "--recall", "dog=0.9,cane=0.8"], "has two goals for cane. Keep one"),
         (["--contract", "RUN", "--recall", "dog=0.9", "cat=0.8"], "folder='cat=0.8' has no effect"),
         (["--contract", "RUN/evaluation/val/metrics.json"], "is a file. Pass the folder of a run"),

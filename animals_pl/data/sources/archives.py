@@ -179,7 +179,7 @@ def exists(target: Path, size: int, what: str = "the archive's file") -> bool:
     """Whether a file exists with this size.
 
     Raises:
-        UsageError: It exists with another size than ``what``.
+        UsageError: It exists with a different size.
     """
     try:
         found = target.lstat().st_size

@@ -67,8 +67,8 @@ def split_of_files(files: Sequence[str], source: str) -> dict[str, str]:
         return dict.fromkeys(files, "")
     if others := [file for file, split in split_of.items() if not split]:
         raise UsageError(
-            f"source={source!r}: {others[0]!r} is neither of training, validation nor test. Write the images into one "
-            "folder per class, and pass this folder as --source."
+            f"source={source!r}: {others[0]!r} is not in a training, validation or test split. Write the images into "
+            "one folder per class, and pass this folder as --source."
         )
     return split_of
 

@@ -17,7 +17,7 @@ from animals_pl.errors import UsageError, listed, one_line
 from animals_pl.files import atomic_write, track
 
 LABELS = ("label", "labels", "class")
-"""Names of the column with the class, where the schema does not say which it is."""
+"""Names of the label column, for schemas that do not mark it."""
 
 ROWS = 64
 """Rows that are read at a time."""
@@ -119,7 +119,7 @@ def _columns(schema: Any, refuse: Callable[[str], UsageError]) -> _Columns:
     labels = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
     labels = labels if len(labels) == 1 else [name for name in schema.names if name in LABELS]
     if len(images) != 1 or len(labels) != 1:
-        raise refuse(f"its columns {listed(schema.names)} are not one column of images and one column label")
+        raise refuse(f"its columns {listed(schema.names)} must be one of images and one of labels")
     names = features.get(labels[0], {}).get("names", []) if kinds.get(labels[0]) == "ClassLabel" else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise refuse(f"the class names of its column {labels[0]} are damaged")

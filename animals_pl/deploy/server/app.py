@@ -77,7 +77,7 @@ class _Service:
         self._requests = 0
 
     async def model(self, request: Request) -> Response:
-        """Answer with what the model knows."""
+        """Describe the model."""
         self._require_token(request)
         return JSONResponse(model_facts(self._identifier.metadata, self._limits))
 

@@ -46,16 +46,16 @@ def serve(
 
     Args:
         model: The ONNX file, written by ``export``.
-        host: Address to listen on. Another one than this machine's loopback address demands a token.
+        host: Address to listen on. Any address other than this machine's loopback address requires a token.
         port: Port to listen on; 0: any free one.
         token: Clients must send it as "Authorization: Bearer TOKEN". At least 16 letters, digits, or characters of
             "-._~". Default: the environment variable ANIMALS_PL_TOKEN, which other users of the machine cannot see.
         max_mb: Maximum size of a request, in 10^6 bytes.
         max_megapixels: Maximum size of an image, in 10^6 pixels.
-        max_requests: Maximum number of requests at the same time. Further ones are told to come back later.
+        max_requests: Maximum number of requests at the same time. Further ones are refused with the status 503.
         timeout: Maximum time for receiving a request, in seconds.
-        static: Folder to create with a page that works without this server and without a network, for any web server.
-            The model must have been exported with input=image. Nothing is served.
+        static: Instead of serving, write a page that works without this server and without a network to this new
+            folder, for any web server. The model must have been exported with input=image.
         ort_web: For static: the folder dist of npm's package onnxruntime-web. Default: npm downloads a fixed version,
             and its hash is checked.
 
@@ -106,10 +106,10 @@ def _require_token(token: str | None, host: str) -> str | None:
     if token is None and not _is_loopback(host):
         raise UsageError(
             f"host={host!r} can be reached from other machines. Set --token, or the environment variable "
-            f"{TOKEN_VARIABLE}; python -c 'import secrets; print(secrets.token_urlsafe())' makes a token."
+            f"{TOKEN_VARIABLE}; python -c 'import secrets; print(secrets.token_urlsafe())' creates a token."
         )
     if token is not None and not _TOKEN.fullmatch(token):
-        raise UsageError("token has fewer than 16 characters or others than letters, digits and -._~. Pass another.")
+        raise UsageError("token is invalid. Pass 16 to 256 letters, digits or characters of -._~.")
     return token
 
 

@@ -1,4 +1,4 @@
-"""Write a page whose browser identifies animals by itself, also without a network."""
+"""Write a page that identifies animals in the browser, also without a network."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def write_device_page(model: str, output: str, ort_web: str | None) -> None:
 
 
 def _facts(metadata: Metadata) -> dict[str, Any]:
-    """What ``GET /model`` answers, and what the page needs to compute by itself. Golden images are data: URLs."""
+    """What ``GET /model`` answers, and what the page needs to run the model. Golden images are data: URLs."""
     golden = [
         {"jpeg": f"data:image/jpeg;base64,{image['jpeg']}", "probabilities": image["probabilities"]}
         for image in metadata.golden_images

@@ -20,7 +20,7 @@ a few kB can have this size."""
 
 @dataclass(frozen=True)
 class Limits:
-    """What a request may cost.
+    """Limits of a request.
 
     Attributes:
         max_mb: Bytes of a request, in 10⁶.

@@ -39,7 +39,7 @@ def openapi(most_top_k: int, top_k: int) -> Schema:
             "/health": {
                 "get": {
                     "summary": "Whether the server answers",
-                    "responses": {"200": _json("It does", _object(status={"const": "ok"}))},
+                    "responses": {"200": _json("The server is running", _object(status={"const": "ok"}))},
                 }
             },
         },
@@ -55,14 +55,14 @@ def _identify(top_k: Schema) -> Schema:
         "parameters": [{"name": "top_k", "in": "query", "schema": top_k, "description": "Classes per image"}],
         "requestBody": {"required": True, "content": {key: {"schema": value} for key, value in content.items()}},
         "responses": {
-            "200": _json("A prediction per image, in their order", _ref("Predictions")),
+            "200": _json("One prediction per image, in the order of the images", _ref("Predictions")),
             "400": _failure("No image, damaged form data, or a wrong top_k"),
             "401": _failure("Wrong token"),
-            "408": _failure("The body came too slowly"),
+            "408": _failure("The request did not arrive in time"),
             "413": _failure("Too many bytes"),
-            "415": _failure("No image in a supported format, or another content type"),
+            "415": _failure("No image in a supported format, or an unsupported content type"),
             "422": _failure("No image can be decoded, or it has too many pixels"),
-            "503": _failure("Too many requests; Retry-After says when to come back"),
+            "503": _failure("Too many requests; Retry-After says when to try again"),
         },
     }
 

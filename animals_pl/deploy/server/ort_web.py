@@ -22,7 +22,7 @@ ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-th
 """Files of the package's folder ``dist`` that the page needs: WebAssembly, without WebGPU."""
 
 MOST_SECONDS = 600
-"""Time for the download."""
+"""Maximum duration of the download."""
 
 
 def ort_files(folder: str | None) -> dict[str, bytes]:
@@ -44,11 +44,11 @@ def _from_folder(folder: str) -> dict[str, bytes]:
 
 
 def _download() -> bytes:
-    """The package. npm knows the registry and the proxy that are set on this machine."""
+    """The package, downloaded with npm, which uses the registry and the proxy that are set on this machine."""
     npm, package = shutil.which("npm"), f"onnxruntime-web@{VERSION}"
     remedy = f"Pass --ort_web, the folder dist of {package}."
     if npm is None:
-        raise UsageError(f"static needs {package}, and npm is not installed, which downloads it. {remedy}")
+        raise UsageError(f"static needs {package}, which is downloaded with npm, but npm is not installed. {remedy}")
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", package, "--loglevel=error"]
         try:
@@ -59,7 +59,7 @@ def _download() -> bytes:
             raise UsageError(f"static: npm cannot download {package} ({lines[0]}). {remedy}") from error
         content = file.read_bytes()
     if base64.b64encode(hashlib.sha512(content).digest()).decode() != SHA512:
-        raise UsageError(f"static: npm has downloaded another {package} than the one that was tested. {remedy}")
+        raise UsageError(f"static: the {package} that npm downloaded is not the tested one. {remedy}")
     return content
 
 

@@ -22,14 +22,14 @@ LATE = b"HTTP/1.1 408 Request Timeout\r\n" + _ENDED
 class PunctualProtocol(H11Protocol):
     """A connection whose next request head must arrive within ``timeout_keep_alive`` seconds.
 
-    The time starts when the connection opens, and again with each response. A body that is still being received after
-    the response is discarded until then.
+    The time starts when the connection opens, and again with each response. The rest of a body that arrives after the
+    response is discarded.
     """
 
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start to wait, or refuse one connection too many."""
+        """Start to wait, or refuse the connection if there are too many."""
         super().connection_made(transport)
         if len(self.connections) > MOST_CONNECTIONS:
             self._end_with(BUSY)

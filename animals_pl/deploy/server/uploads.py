@@ -30,7 +30,7 @@ class Upload:
 
 
 class _MemoryParser(MultiPartParser):
-    """Parses form data without temporary files, and notices whether their end is missing."""
+    """Parses form data without temporary files, and notices if they are truncated."""
 
     spool_max_size = 0  # SpooledTemporaryFile: no limit, so that nothing is written to disk
     complete = False
@@ -44,7 +44,7 @@ async def read_uploads(request: Request, most_bytes: int) -> list[Upload]:
 
     Raises:
         HTTPException: 400: there is no image, or the form data are damaged. 413: the body has more than ``most_bytes``.
-            415: the content type is another one.
+            415: the content type is not supported.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = media_type == "multipart/form-data"
@@ -57,7 +57,7 @@ async def read_uploads(request: Request, most_bytes: int) -> list[Upload]:
     body = _limited(request, most_bytes)
     uploads = await _form_files(request, body) if is_form else [Upload("", b"".join([chunk async for chunk in body]))]
     if not any(upload.content for upload in uploads):
-        raise HTTPException(400, "There is no image in the request. Send a file as body or as form data.")
+        raise HTTPException(400, "There is no image in the request. Send a file as the body or as form data.")
     return uploads
 
 

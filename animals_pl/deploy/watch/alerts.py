@@ -29,7 +29,7 @@ class AlertMaker:
     Args:
         identifier: The model.
         rules: When a class raises an alert.
-        unknown_threshold: Frames with a higher unknown score are of no known class; infinity: none is.
+        unknown_threshold: Frames with a higher unknown score are of no known class; infinity: no frame is.
         source: Where the frames come from.
         snapshots: Folder for JPEG files; None: none are written.
     """
@@ -59,7 +59,7 @@ class AlertMaker:
         self._rules.last |= {names.index(name): time for name, time in last.items() if name in names}
 
     def alerts(self, frame: Frame) -> list[Alert]:
-        """Alerts of a frame, whose snapshot is on the disk."""
+        """Alerts of a frame. Their snapshots are written first."""
         if frame.pixels is None:
             return []
         rows, scores = self._identifier.outputs(frame.pixels)

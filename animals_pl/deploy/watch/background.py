@@ -1,4 +1,4 @@
-"""Threads whose errors are not lost, and pauses between attempts."""
+"""Threads that pass their exceptions on, and pauses between attempts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Background(threading.Thread):
             raise self._error
 
     def close(self, seconds: float) -> None:
-        """Let the thread end, and wait for it for some seconds."""
+        """Ask the thread to end, and wait for it, at most for some seconds."""
         self.closing.set()
         self.join(seconds)
 
@@ -52,10 +52,10 @@ class Backoff:
         self.seconds = FIRST_PAUSE
 
     def reset(self) -> None:
-        """The operation succeeded."""
+        """Start again with the first pause, after a success."""
         self.seconds = FIRST_PAUSE
 
     def wait(self) -> None:
-        """The operation failed: wait, and longer the next time."""
+        """Wait after a failure; the next pause is longer."""
         self._closing.wait(self.seconds)
         self.seconds = min(2 * self.seconds, LONGEST_PAUSE)

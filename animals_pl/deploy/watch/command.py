@@ -49,18 +49,19 @@ def watch(
         source: A folder, a video file, the index of a camera such as 0, or the URL of a stream (RTSP, HTTP).
         alert: Classes, in Italian or English, each with or without its own threshold: "elephant,dog:0.9".
         threshold: Smallest calibrated probability that raises an alert.
-        frames: For videos and streams: "k/n" raises an alert if k of the last n frames do. Default: 2/3.
+        frames: For videos and streams: "k/n" raises an alert if k of the last n frames reach the threshold.
+            Default: 2/3.
         unknown: Images of no known class raise no alert. Default: true if the model has a threshold for them.
         quiet: Time without a further alert of the same class.
-        every: Time between two looks at a folder, or between two frames.
+        every: Time between two scans of a folder, or between two frames.
         settle: A file in a folder is complete when it has not changed for this time.
         output: File to append alerts to. Default: standard output.
         snapshots: Folder for the images that raise alerts, as JPEG.
         post: URL to send alerts to, until the server accepts them.
         secret_file: File with the key that signs ``post``. Default: the environment variable ANIMALS_PL_SECRET.
         run: Command to run with each alert on its standard input, such as '["notify", "--loud"]'.
-        state: SQLite file with what is done and what waits, on a local disk. Default: ``watch_SOURCE.sqlite``.
-        heartbeat: Time between two lines of counts in the log, which is standard error.
+        state: SQLite file with processed files and waiting alerts, on a local disk. Default: ``watch_SOURCE.sqlite``.
+        heartbeat: Time between two lines with counts in the log (standard error).
 
     Raises:
         UsageError: An option, the model or the source cannot be used.
@@ -114,7 +115,7 @@ def _require_folder(snapshots: str | None, source: Source) -> None:
         return
     require_writable(Path(snapshots), "snapshots", folder=True)
     if source.contains(Path(snapshots)):
-        raise UsageError(f"snapshots={snapshots!r} is inside of the watched folder. Choose another folder.")
+        raise UsageError(f"snapshots={snapshots!r} is inside the watched folder. Choose another folder.")
 
 
 def _unknown_threshold(identifier: Identifier, unknown: bool | None) -> float:

@@ -1,4 +1,4 @@
-"""Deliver alerts, each at least once and in their order, with a thread per sink."""
+"""Deliver alerts in order, each at least once, with one thread per sink."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Delivery:
         self._new = threading.Event()
 
     def notify(self) -> None:
-        """There are new alerts."""
+        """Wake the thread, since there are new alerts."""
         self._new.set()
 
     def close(self, seconds: float) -> None:
@@ -60,7 +60,7 @@ class Delivery:
 
 
 def drain(deliveries: Sequence[Delivery], state: State, seconds: float) -> None:
-    """Wait until no alert waits, at most for some seconds."""
+    """Wait until all alerts are delivered, at most for some seconds."""
     end = time.monotonic() + seconds
     names = {delivery.sink.name for delivery in deliveries}
     while names & state.waiting().keys() and time.monotonic() < end:

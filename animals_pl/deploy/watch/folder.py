@@ -1,6 +1,6 @@
-"""New images in a folder, found by looking at it again and again.
+"""New images in a folder, found by polling.
 
-There are no events of the file system: NFS and SMB have none for files that other machines write.
+File system events are not used: NFS and SMB have none for files that other machines write.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ MOST_BYTES = 2**28
 """Larger files are not read."""
 
 MOST_PENDING = 10_000
-"""Files whose size is observed at the same time. Further ones wait, so that memory does not grow with their number."""
+"""Maximum number of files waiting to be complete. Others wait for a place, so that memory is bounded."""
 
 RETRY = 60.0
 """Seconds after which a file that cannot be read is tried again."""
 
 CENSUS, REMEMBERED = 86_400.0, 30 * 86_400.0
-"""Seconds between two updates of the files that are still there, and until one that is not is forgotten."""
+"""Seconds between two records of which files still exist, and after which a missing file is forgotten."""
 
 
 class Folder:
@@ -44,9 +44,9 @@ class Folder:
         root: The folder.
         state: What is done.
         size: Side of the square that images will be resized to, see :func:`animals_pl.data.decode.decode`.
-        every: Seconds between two looks.
+        every: Seconds between two scans.
         settle: Seconds.
-        counts: Receives ``unreadable``: files without an image.
+        counts: Receives ``unreadable``: number of files that cannot be decoded.
         stop: Ends the iteration.
     """
 
@@ -65,7 +65,7 @@ class Folder:
         self._census = -CENSUS
 
     def __iter__(self) -> Frames:
-        """Yield images, and None after each look."""
+        """Yield images, and None after each scan."""
         while not self._stop:
             for file in self._complete():
                 if self._stop:
@@ -144,15 +144,15 @@ class Folder:
         return Frame(key, time.time(), pixels, {"path": path} | facts, problem, file)
 
     def _log_failure(self, path: str, problem: str) -> None:
-        is_there = not path or os.path.lexists(self._root / path)  # otherwise it was removed; the root is missed
+        is_there = not path or os.path.lexists(self._root / path)  # False: it was removed. A missing root is logged
         if is_there and path not in self._failed:
             self._failed.add(path)
-            log(f"{self._root / path}: {problem}; it is tried again")
+            log(f"{self._root / path}: {problem}; it will be tried again")
 
 
 def _version(path: str, entry: os.DirEntry[str]) -> FileVersion | None:
     try:
         status = entry.stat()
-    except OSError:  # removed, or a link to nowhere
+    except OSError:  # removed, or a broken link
         return None
     return FileVersion(path, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None

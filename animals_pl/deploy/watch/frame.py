@@ -1,4 +1,4 @@
-"""Images from a source, and where a program may stop between them."""
+"""Images of a source, and a flag that stops the program between them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Frame:
         pixels: RGB (H, W, 3) uint8; None if it cannot be decoded.
         facts: Further keys of its alerts.
         problem: What is wrong with it; empty if nothing.
-        file: The file that is done when the image is.
+        file: The file to record as done with this image; None for videos and streams.
     """
 
     key: str
@@ -42,11 +42,11 @@ class Frame:
 
 
 Frames: TypeAlias = Generator[Frame | None, None, None]
-"""Images of a source, and None while there is none, so that the caller can do something else."""
+"""Images of a source, and None while no image is available, so that the caller can do other work."""
 
 
 class Stop:
-    """Whether the program has to stop, and the signal that said so."""
+    """Stop request: true after a signal, which it stores."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -55,14 +55,14 @@ class Stop:
         return self.signal is not None
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but not longer than until the next signal."""
+        """Sleep for some seconds, or until a signal arrives."""
         end = time.monotonic() + seconds
-        # No threading.Event: set() in a signal handler waits forever if the signal comes inside of wait().
+        # No threading.Event: set() in a signal handler deadlocks if the signal arrives during wait().
         while not self and (left := end - time.monotonic()) > 0:
             time.sleep(min(_NAP, left))
 
     def end_process(self, verb: str) -> None:
-        """Raise what ends a process after the signal, if there was one.
+        """Raise the exception that ends the process after a signal, if there was one.
 
         Raises:
             KeyboardInterrupt: SIGINT; the exit code is 130.
@@ -76,7 +76,7 @@ class Stop:
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Stop at SIGINT and SIGTERM, in a main thread; a second SIGINT interrupts as usual."""
+        """Stop at SIGINT and SIGTERM, if called in the main thread; a second SIGINT interrupts as usual."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return

@@ -15,7 +15,7 @@ from animals_pl.deploy.watch.state import State
 from animals_pl.errors import counted
 
 DRAIN_AT_END, DRAIN_AT_SIGNAL = 30.0, 2.0
-"""Seconds to deliver what waits when a video ends, and after a signal. The rest is delivered after a restart."""
+"""Seconds to deliver waiting alerts when a video ends, and after a signal. A restart delivers the others."""
 
 
 class Loop:
@@ -26,7 +26,7 @@ class Loop:
         maker: Makes the alerts of a frame.
         state: Where they are recorded.
         deliveries: Where they are sent.
-        counts: What happened, also in the source.
+        counts: Counts of events, shared with the source.
         name: Name of the source in the log.
     """
 

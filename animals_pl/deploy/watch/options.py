@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from animals_pl.data.catalog import match_classes
+from animals_pl.durations import duration
 from animals_pl.errors import UsageError, require_range
-
-_UNITS = {"ms": 0.001, "s": 1, "min": 60, "h": 3600, "d": 86400}
 
 MOST_FRAMES = 1000
 
@@ -24,36 +23,13 @@ class Times(NamedTuple):
 
     @classmethod
     def parse(cls, quiet: str, every: str, settle: str, heartbeat: str) -> Times:
-        """Read them. Raises UsageError, see :func:`duration`."""
+        """Read them. Raises UsageError, see :func:`animals_pl.durations.duration`."""
         return cls(
             duration("quiet", quiet),
             duration("every", every, least=0.01),
             duration("settle", settle),
             duration("heartbeat", heartbeat, least=0.1),
         )
-
-
-def duration(name: str, text: str, least: float = 0.0) -> float:
-    """Seconds of a duration.
-
-    Args:
-        name: Name of the option, for messages.
-        text: A number and a unit; without a unit, it is in seconds.
-        least: Smallest value in seconds.
-
-    Raises:
-        UsageError: The text is not a duration, or is too short.
-
-    Example:
-        >>> duration("quiet", "10min"), duration("every", "0.5")
-        (600.0, 0.5)
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+) *(ms|s|min|h|d)?", text.strip())
-    seconds = float(found[1]) * _UNITS[found[2] or "s"] if found else -1.0
-    if not least <= seconds <= 365 * _UNITS["d"]:
-        at_least = f" of at least {least:g}s" if least else ""
-        raise UsageError(f"{name}={text!r} is invalid. Pass a duration{at_least}, such as 500ms, 10s, 5min, 1h or 1d.")
-    return seconds
 
 
 def thresholds(alert: str, default: float, class_names: Sequence[str]) -> dict[int, float]:
@@ -94,7 +70,7 @@ def k_of_n(frames: str) -> tuple[int, int]:
     """``k`` and ``n`` of a text such as ``2/3``.
 
     Raises:
-        UsageError: The text is another, or not 1 ≤ k ≤ n.
+        UsageError: The text has another form, or not 1 ≤ k ≤ n.
 
     Example:
         >>> k_of_n("2/3")

@@ -1,4 +1,4 @@
-"""When a class raises an alert. Pure: time is an argument."""
+"""Rules that decide when a class raises an alert. The time is an argument; no clock is read."""
 
 from __future__ import annotations
 
@@ -55,5 +55,5 @@ class AlertRules:
         return found
 
     def _is_quiet(self, label: int, time: float) -> bool:
-        # A last alert in the future does not count: clocks of boards without a battery jump when the network is up.
+        # A last alert in the future does not count: clocks without a battery jump when the network comes up.
         return label in self.last and 0 <= time - self.last[label] < self._quiet

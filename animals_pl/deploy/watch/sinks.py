@@ -1,4 +1,4 @@
-"""Where alerts go: a file or standard output, a server, a command."""
+"""Sinks of alerts: a file or standard output, a server, a command."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Post:
         except ValueError:
             is_usable = False
         if not is_usable or "@" in parts.netloc or any(character <= " " for character in url):
-            raise UsageError("post is not a URL that can be used. Pass http:// or https:// without user and password.")
+            raise UsageError("post is not a usable URL. Pass one with http:// or https://, without user and password.")
         self._url = url
         self._secret = _secret(secret_file)
         self._opener = urllib.request.build_opener(_NoRedirects())

@@ -1,4 +1,4 @@
-"""What is watched: a folder, a video file, a camera or a stream."""
+"""Sources to watch: a folder, a video file, a camera or a stream."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Source:
     Attributes:
         kind: What it is.
         address: Absolute path, index of a camera, or URL, which may contain a password.
-        name: What it is called in alerts and in the log.
+        name: Its name in alerts and in the log.
     """
 
     kind: Literal["folder", "video", "camera", "stream"]
@@ -64,7 +64,7 @@ class Source:
             state: Files that are done.
             size: Side of the square that images will be resized to.
             times: The durations among the options.
-            counts: Receives what happens.
+            counts: Counts of events, which the source updates.
             stop: Ends the iteration.
         """
         if self.kind == "folder":
@@ -75,5 +75,5 @@ class Source:
         return iter(Stream(address, times.every, counts, stop))
 
     def contains(self, folder: Path) -> bool:
-        """Whether a folder is inside of the watched one."""
+        """Whether a folder is inside the watched one."""
         return self.kind == "folder" and folder.resolve().is_relative_to(self.address)

@@ -1,14 +1,14 @@
-"""What is done and what has to be delivered, in an SQLite file that survives a kill and a power failure.
+"""Processed files and pending deliveries, in an SQLite file that survives a crash and a power failure.
 
-The order of writes, of which each may be the last one:
+The process may end after any of these steps:
 
 1. The snapshot is written to the disk.
 2. One transaction records the alerts of an image, their deliveries, and that its file is done.
 3. An alert is delivered.
 4. Its delivery is removed.
 
-Ended before 2, the file is handled again after a restart, and gives the same ids and snapshots. Ended between 3 and 4,
-the alert is delivered again. So no file and no alert is lost, and only deliveries may be repeated.
+If it ends before step 2, the file is processed again after a restart, with the same ids and snapshots. If it ends
+between steps 3 and 4, the alert is delivered again. No file and no alert is lost; only deliveries may be repeated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMAT = 1
 """Version of the tables. Bump when they change."""
 
 KEPT_ALERTS = 10_000
-"""Delivered alerts whose ids are known. An older one would be raised again if its file came again."""
+"""Number of delivered alerts whose ids are kept. Older ones are raised again if their file appears again."""
 
 _TABLES = """
 CREATE TABLE source (name TEXT);
@@ -39,7 +39,7 @@ CREATE TABLE waiting (sink TEXT, number INTEGER, PRIMARY KEY (sink, number)) WIT
 
 
 class FileVersion(NamedTuple):
-    """A file and what changes with its content.
+    """A file, with the facts that change with its content.
 
     Attributes:
         path: Path relative to the watched folder.
@@ -62,14 +62,14 @@ class Alert(NamedTuple):
 
 
 class State:
-    """Files that are done, alerts, and deliveries that wait. Threads may share it.
+    """Files that are done, alerts, and pending deliveries. Threads may share it.
 
     Args:
         file: The SQLite file; it is created if needed. It must be on a local disk.
         source: What is watched. A file belongs to one source.
 
     Raises:
-        UsageError: The file cannot be used, is another program's, belongs to another source, or is in use.
+        UsageError: The file cannot be used, was written by another program or for another source, or is in use.
     """
 
     def __init__(self, file: Path, source: str) -> None:
@@ -93,7 +93,7 @@ class State:
             (version,) = database.execute("PRAGMA user_version").fetchone()
             is_new = not version and not database.execute("SELECT 1 FROM sqlite_master").fetchone()
             if not is_new and version != FORMAT:
-                raise self._error("it is of another program or version")
+                raise self._error("it was written by another program or version")
             if is_new:
                 for statement in _TABLES.split(";"):
                     database.execute(statement)
@@ -151,13 +151,13 @@ class State:
             return dict(self._database.execute("SELECT sink, count(*) FROM waiting GROUP BY sink"))
 
     def mark_seen(self, paths: Sequence[str], now: float) -> None:
-        """Set when files that are done were last there."""
+        """Record that files that are done still existed at a time."""
         with self._transaction() as database:
             rows = [(now, os.fsencode(path)) for path in paths]
             database.executemany("UPDATE files SET seen = ? WHERE path = ?", rows)
 
     def forget(self, before: float) -> None:
-        """Remove files that were last there before a time, and alerts beyond :data:`KEPT_ALERTS`."""
+        """Remove files last seen before a time, and delivered alerts beyond :data:`KEPT_ALERTS`."""
         with self._transaction() as database:
             database.execute("DELETE FROM files WHERE seen < ?", (before,))
             database.execute(

@@ -20,10 +20,10 @@ from animals_pl.deploy.watch.log import log
 from animals_pl.errors import UsageError
 
 SCHEMES = {"rtsp", "rtsps", "http", "https", "rtmp", "srt", "udp"}
-"""URLs that are streams."""
+"""URL schemes of streams."""
 
 TIMEOUT = 10.0
-"""Seconds after which a stream that cannot be opened, or sends nothing, counts as cut."""
+"""Seconds after which a stream that cannot be opened, or sends nothing, counts as interrupted."""
 
 _TICK = 0.2
 """Seconds to wait for a frame before the caller may do something else."""
@@ -51,7 +51,7 @@ def without_secrets(url: str) -> str:
 
 
 class VideoFile:
-    """Yields frames of a video file, at its own times, as fast as they are taken.
+    """Yields frames of a video file as fast as they are taken.
 
     Args:
         file: The video.
@@ -89,7 +89,7 @@ class VideoFile:
             raise UsageError(f"source={str(self._file)!r} has no frames that OpenCV can read. Choose another file.")
 
     def _position(self, capture: Any, number: int) -> float:
-        """Seconds from the start; from the frame rate if the file has no times."""
+        """Seconds from the start; from the frame rate if the file has no timestamps."""
         milliseconds = capture.get(self._cv2.CAP_PROP_POS_MSEC)
         if milliseconds > 0 or not number:
             return max(0.0, milliseconds / 1000)
@@ -97,10 +97,10 @@ class VideoFile:
 
 
 class Stream:
-    """Yields the newest frame of a camera or a stream, and connects again when it is cut.
+    """Yields the newest frame of a camera or a stream, and reconnects when it is interrupted.
 
-    A thread reads all frames, since a stream that is not read falls behind. It keeps a single one: a frame that was not
-    taken is replaced by the next and counted as dropped.
+    A thread reads all frames, since a stream that is not read falls behind. It keeps only the newest one: a frame that
+    was not taken is replaced by the next and counted as dropped.
 
     Args:
         address: URL, or index of a camera.
@@ -133,7 +133,7 @@ class Stream:
                 except queue.Empty:
                     yield None
         finally:
-            self._reader.close(TIMEOUT + 1)  # a thread inside of OpenCV would crash when Python ends
+            self._reader.close(TIMEOUT + 1)  # a thread inside OpenCV would crash when Python ends
 
     def _read(self) -> None:
         closing = self._reader.closing
@@ -157,7 +157,7 @@ class Stream:
         return self._cv2.VideoCapture(self._address, self._cv2.CAP_FFMPEG, timeouts)
 
     def _read_until_cut(self, capture: Any) -> bool:
-        """Read frames as long as they come. Returns whether there were any."""
+        """Read frames until the stream is interrupted. Returns whether there were any."""
         due = -self._every
         while not self._reader.closing.is_set() and capture.grab():
             now = time.monotonic()

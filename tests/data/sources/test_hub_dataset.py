@@ -202,7 +202,7 @@ def test_an_image_that_does_not_decode_is_reported_as_broken(hub, capsys):
         (lambda: {"a.parquet": table([0], ["x" * 256])}, "cannot be the name of a folder"),
         (lambda: {"a.parquet": table([0], names=5)}, "the class names of its column label are damaged"),
         (lambda: {"a.parquet": table([-1, None])}, "no row has an image and a label"),
-        (lambda: {"a.parquet": table([0], None, image=[1])}, "its columns image, label are not one column of images"),
+        (lambda: {"a.parquet": table([0], None, image=[1])}, "its columns image, label must be one of images"),
         (lambda: {"x/a.parquet": table([0]), "y/a.parquet": table([0])}, "has several configurations (x, y)"),
     ],
     ids=["damaged", "label", "name", "long name", "names", "no labels", "no images", "configurations"],
@@ -246,7 +246,7 @@ def test_splits_are_read_from_names_and_folders():
         "data/train-1.parquet",
     }
     assert set(split_of_files(["data/train-0.parquet"], "s").values()) == {""}
-    with pytest.raises(UsageError, match=r"'data/extra-0.parquet' is neither of training"):
+    with pytest.raises(UsageError, match=r"'data/extra-0.parquet' is not in a training"):
         split_of_files(["data/train-0.parquet", "data/test-0.parquet", "data/extra-0.parquet"], "s")
 
 

@@ -39,7 +39,7 @@ def paths(file: Path) -> list[object]:
 
 
 def refused(capsys, *args: object) -> str:
-    """Return the one line with which wrong use ends."""
+    """Run a command with wrong options and return its one-line message."""
     assert watch(*args) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("animals_pl watch: error: ")
@@ -198,7 +198,7 @@ def test_hidden_files_other_files_pipes_and_circles_are_skipped(card, certain):
     assert sorted(look()) == ["linked.jpg", "ok.jpg", "sub/good.png"]
 
 
-def test_names_that_are_no_text(model, card, certain, tmp_path):
+def test_names_that_are_not_utf8(model, card, certain, tmp_path):
     out = tmp_path / "out.jsonl"
     names = [os.fsdecode(name) for name in (b"new\nline.jpg", b"latin-\xe4.jpg", "ünï 🐕.jpg".encode(), b"-x'\".jpg")]
     for number, name in enumerate(names):
@@ -230,7 +230,7 @@ def test_a_file_that_cannot_be_read_is_tried_again(card, certain, clock, monkeyp
     for _ in range(100):
         assert look() == []
         clock[0] += 2
-    assert capsys.readouterr().err.count("Input/output error; it is tried again") == 1
+    assert capsys.readouterr().err.count("Input/output error; it will be tried again") == 1
     monkeypatch.setattr(folder_module, "read_file", read_file)
     clock[0] += 60
     assert look() == ["a.jpg"]
@@ -318,7 +318,7 @@ def test_a_restart_neither_repeats_nor_loses_a_file(model, card, certain, tmp_pa
     assert "0 alerts" not in capsys.readouterr().err.splitlines()[-2]
 
 
-def test_the_same_content_under_another_name_is_no_new_alert(model, card, certain, tmp_path, capsys):
+def test_the_same_content_under_another_name_raises_no_new_alert(model, card, certain, tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     args = [model, card, "--alert", "dog:0", "--quiet", 0, "--output", out]
     (card / "a.jpg").write_bytes(certain["cane"])
@@ -438,7 +438,7 @@ def test_wrong_use_is_one_line(model, card, tmp_path, capsys, monkeypatch):
     assert "threshold=2.0 is out of range" in refused(capsys, *ok, "--threshold", 2)
     assert "quiet='soon' is invalid" in refused(capsys, *ok, "--quiet", "soon")
     assert "every='0' is invalid" in refused(capsys, *ok, "--every", 0)
-    assert "is inside of the watched folder" in refused(capsys, *ok, "--snapshots", card / "snaps")
+    assert "is inside the watched folder" in refused(capsys, *ok, "--snapshots", card / "snaps")
     assert "is a folder" in refused(capsys, *ok, "--output", tmp_path)
     assert "output='/dev/null' is a stream" in refused(capsys, *ok, "--output", "/dev/null")
     assert "post is not a URL" in refused(capsys, *ok, "--post", "ftp://a/b")

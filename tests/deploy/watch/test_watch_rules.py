@@ -6,29 +6,13 @@ import numpy as np
 import pytest
 
 from animals_pl.data.catalog import ANIMALS10
-from animals_pl.deploy.watch.options import duration, k_of_n, thresholds
+from animals_pl.deploy.watch.options import k_of_n, thresholds
 from animals_pl.deploy.watch.rules import AlertRules
 from animals_pl.deploy.watch.source import Source
 from animals_pl.deploy.watch.video import without_secrets
 from animals_pl.errors import UsageError
 
 NAMES = list(ANIMALS10)
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("10", 10), ("500ms", 0.5), ("1.5 s", 1.5), (".5", 0.5), ("10min", 600), ("2h", 7200), ("1d", 86400), ("0", 0)],
-)
-def test_durations(text, seconds):
-    assert duration("quiet", text) == pytest.approx(seconds)
-
-
-@pytest.mark.parametrize("text", ["", "s", "-1s", "1m", "1 hour", "nan", "inf", "1e9", "366d", "1,5s", "٣s s"])
-def test_wrong_durations(text):
-    with pytest.raises(UsageError, match="quiet="):
-        duration("quiet", text)
-    with pytest.raises(UsageError, match=r"every='1ms' is invalid. Pass a duration of at least 0.01s"):
-        duration("every", "1ms", least=0.01)
 
 
 def test_thresholds_of_classes_in_either_language():

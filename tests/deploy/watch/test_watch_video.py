@@ -81,7 +81,7 @@ def test_an_elephant_in_a_video_raises_one_alert(model, identifier, scene, card,
     assert len(lines(out)) == 2 and "18 images, 0 alerts" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_files_that_are_no_videos(model, card, tmp_path, capsys):
+def test_files_that_are_not_videos(model, card, tmp_path, capsys):
     film = write_video(tmp_path / "film.avi", [numbered(i) for i in range(20)])
     (tmp_path / "cut.avi").write_bytes(film.read_bytes()[: film.stat().st_size // 2])
     (tmp_path / "text.mp4").write_text("no video " * 1000)
