@@ -279,8 +279,9 @@ def test_all_processes_stop_if_one_of_them_receives_a_signal(tiny_tree, tmp_path
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         (other,) = (int(child) for child in children if b"animals_pl" in Path(f"/proc/{child}/cmdline").read_bytes())
         os.kill([process.pid, other][rank], number)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
     last = tmp_path / "run" / "version_0" / "last.ckpt"
-    assert (process.returncode, err) == (code, f"animals_pl fit: {told}; resume with --ckpt_path {last}\n")
+    assert process.returncode == code
+    assert err.splitlines()[-1] == f"animals_pl fit: {told}; resume with --ckpt_path {last}"  # after warnings of DDP
     assert torch.load(last, weights_only=True)["global_step"] >= BATCHES
     assert not Path(f"/proc/{other}").exists()
