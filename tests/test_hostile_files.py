@@ -227,6 +227,8 @@ def test_the_configuration_beside_a_checkpoint_does_not_run(run, tiny_tree, tmp_
 
 HOSTILE_CLASS = "<img src=x onerror=alert(1)>"
 HOSTILE_FILE = '"><svg onload=alert(2)>.jpg'
+END_OF_SCRIPT = ("x<", "script><svg onload=alert(3)>.jpg")
+"""A class and a file whose path ends a script."""
 
 
 @pytest.fixture(scope="module")
@@ -234,20 +236,21 @@ def hostile_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset with HTML and a formula in the names of classes and files."""
     root = tmp_path_factory.mktemp("hostile") / "tree"
     rng = np.random.default_rng(0)
-    for label, name in enumerate([HOSTILE_CLASS, "=HYPERLINK(1)"]):
+    for label, name in enumerate([HOSTILE_CLASS, "=HYPERLINK(1)", END_OF_SCRIPT[0]]):
         (root / name).mkdir(parents=True)
         for index in range(12):
             pixels = rng.integers(0, 255, (40, 40, 3), dtype=np.uint8) // (label + 1)
             Image.fromarray(pixels).save(root / name / (HOSTILE_FILE if index == 0 else f"{index}.jpg"))
         (root / name / f"x{HOSTILE_FILE}").write_bytes(b"broken")
         shutil.copy(root / name / "1.jpg", root / name / f"copy{HOSTILE_FILE}")
+    shutil.copy(root / END_OF_SCRIPT[0] / "1.jpg", root / END_OF_SCRIPT[0] / END_OF_SCRIPT[1])
     return root
 
 
 def assert_harmless(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "onerror=alert" in text or "onload=alert" in text  # the names are shown
-    assert not re.search(r"<(img src=x|svg onload)", text)
+    assert not re.search(r"<(img src=x|svg onload|/script><svg)", text)
 
 
 def test_html_in_names_is_text_on_pages_and_exact_in_tables(hostile_tree, tmp_path, monkeypatch, capsys):
