@@ -6,6 +6,7 @@ import errno
 import importlib
 import io
 import os
+import signal
 import sys
 import threading
 import warnings
@@ -15,12 +16,13 @@ from functools import cache
 from typing import NamedTuple, TextIO
 
 from animals_pl.arguments import call_function
-from animals_pl.errors import UsageError, did_you_mean, one_line
+from animals_pl.errors import MachineError, UsageError, did_you_mean, one_line
 from animals_pl.files import cache_dir, printable
+from animals_pl.signals import STOPPING, Terminated, end_process
 
 LIGHTNING = "animals_pl.lightning_cli:run"
 
-WRONG_USE, INTERRUPTED = 2, 130
+MACHINE_FAULT, WRONG_USE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 """Exit codes."""
 
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -85,7 +87,13 @@ VERBS = {
 
 
 def command() -> int:
-    """Run the command of this process, with one-line warnings and no tracebacks for machine errors of threads."""
+    """Run the command of this process, with one-line warnings and no tracebacks for machine errors of threads.
+
+    ``fit`` ends in order on SIGTERM, and on SIGINT even where a shell's background job ignores it.
+    """
+    if sys.argv[1:2] == ["fit"]:
+        for number in STOPPING:
+            signal.signal(number, end_process)
     warnings.showwarning = show_warning
     threading.excepthook = show_thread_error
     return main()
@@ -111,7 +119,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0 on success, 2 on usage and disk or permission errors (reported in one line on stderr), 130 after
-        Ctrl-C.
+        SIGINT (Ctrl-C), 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
@@ -128,8 +136,11 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt as error:
         message, code = str(error) or "interrupted", INTERRUPTED
+    except Terminated as error:
+        message, code = str(error), TERMINATED
     except UsageError as error:
-        message, code = f"error: {one_line(error)}", WRONG_USE
+        code = MACHINE_FAULT if isinstance(error, MachineError) else WRONG_USE
+        message = f"error: {one_line(error)}"
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("animals_pl"):
             raise

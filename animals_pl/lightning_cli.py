@@ -186,7 +186,7 @@ class AnimalsCLI(LightningCLI):
     def validate(self, **kwargs: Any) -> None:
         """Evaluate on the validation split and print the result."""
         with self._files().more_files():
-            self.trainer.validate(**kwargs | {"verbose": False})
+            self.trainer.validate(**kwargs | {"verbose": False, "weights_only": True})
             self._write_report()
 
     def test(self, **kwargs: Any) -> None:
@@ -200,7 +200,7 @@ class AnimalsCLI(LightningCLI):
             callbacks.append(BaselineCheck(self.datamodule, baseline))
         files = self._files()
         with files.more_files():
-            self.trainer.test(**kwargs | {"verbose": False})
+            self.trainer.test(**kwargs | {"verbose": False, "weights_only": True})
             if config.robustness:
                 score_corruptions(self.trainer, self.model, self.datamodule, files.evaluation, baseline)
             self._write_report()
@@ -220,7 +220,7 @@ class AnimalsCLI(LightningCLI):
 
     def predict(self, **kwargs: Any) -> None:
         """Predict and print where the result is."""
-        self.trainer.predict(**kwargs | {"return_predictions": False})
+        self.trainer.predict(**kwargs | {"return_predictions": False, "weights_only": True})
         output = self.config_init[self.subcommand].output
         with redirect_stdout(message_stream(Path(output))):
             print_predicted(self.datamodule, output)

@@ -19,11 +19,12 @@ PACKAGE = PROJECT / "animals_pl"
 HEAVY = {"torch", "torchvision", "lightning", "timm", "cv2", "albumentations", "onnx", "onnxruntime", "matplotlib"}
 TORCH = {"torch", "torchvision", "torchmetrics", "lightning", "timm"}
 
-BASE = {"errors", "files", "durations", "hub"}
+BASE = {"errors", "files", "durations", "hub", "signals"}
 LOWER = BASE | {"data", "models", "evaluation"}
 MAY_IMPORT = {
     "errors": set(),
     "files": {"errors"},
+    "signals": set(),
     "hub": {"errors"},
     "durations": {"errors"},
     "arguments": {"errors"},
@@ -37,7 +38,7 @@ MAY_IMPORT = {
     "lightning_cli": LOWER | {"training", "reports", "deploy", "arguments", "configurations"},
     "experiments": LOWER | {"training", "reports", "deploy", "lightning_cli", "configurations"},
     "push": BASE | {"training", "reports", "deploy"},
-    "cli": {"errors", "files", "arguments"},
+    "cli": {"errors", "files", "arguments", "signals"},
     "__main__": {"cli"},
 }
 """Room → the other rooms that it may import."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -87,13 +89,24 @@ def start_worker(worker: int) -> None:
     """Worker init function: single-threaded OpenCV, lower priority, malloc_trim to return unused heap to the OS.
 
     Workers compete with the net's threads, and every operation waits for its slowest thread. Without ``malloc_trim``, a
-    forked worker keeps the activations of earlier batches (0.8 GB in fine-tuning).
+    forked worker keeps the activations of earlier batches (0.8 GB in fine-tuning). Signals to the whole process group
+    (Ctrl-C, ``timeout``, systemd) are left to the main process, which may need further batches.
     """
     cv2.setNumThreads(0)
     if hasattr(os, "nice"):
         os.nice(WORKER_NICENESS)
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_on_sigterm_of_parent, daemon=True).start()
+
+
+def _end_on_sigterm_of_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def default_num_workers() -> int:

@@ -150,9 +150,12 @@ def read_texts(content: bytes) -> dict[str, str]:
     """Metadata of an ONNX file, without loading its graph.
 
     Raises:
-        ValueError: The content is not an ONNX file, or is truncated.
+        ValueError: The content is not an ONNX file, is truncated, or has a value that is too long.
     """
     entries = [value for number, _, value in _protobuf_fields(memoryview(content)) if number == _METADATA_PROPS]
+    longest = max(map(len, entries), default=0)
+    if longest > MOST_CHARACTERS:
+        raise ValueError(f"a value in its metadata has {longest:,} bytes (allowed: {MOST_CHARACTERS:,})")
     pairs = [{number: str(value, "utf-8") for number, _, value in _protobuf_fields(entry)} for entry in entries]
     return {pair.get(1, ""): pair.get(2, "") for pair in pairs}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -147,7 +146,7 @@ def _label(path: Path, root: Path) -> str:
 
 def _read_run(path: Path, files: set[str], label: str, found: FoundRuns) -> None:
     """Append the run to ``found.runs``, or its label to the list that says what is missing."""
-    rows = _try(_read_epochs, path / "metrics.csv", label, found)
+    rows = _try(read_metrics, path / "metrics.csv", label, found)
     config = _try(read_config, path / "config.yaml", label, found) if rows or "config.yaml" in files else None
     if rows is None or (config is None and (rows or "config.yaml" in files)):
         return
@@ -165,13 +164,6 @@ def _read_run(path: Path, files: set[str], label: str, found: FoundRuns) -> None
         found.other_tests.append(f"{label} ({reason})")
         test = None
     found.runs.append(FinishedRun(label, path.parent.name, config, rows, best, size, speed, split, test))
-
-
-def _read_epochs(file: Path) -> list[Row]:
-    rows = read_metrics(file)
-    if any(not row.get("epoch", math.nan).is_integer() for row in rows):
-        raise ValueError("a row has no epoch")
-    return rows
 
 
 def _size_of_checkpoint(path: Path, files: set[str], label: str, found: FoundRuns) -> Size | None:

@@ -11,7 +11,7 @@ from timm.optim import list_optimizers
 
 from animals_pl.data.info import DataInfo
 from animals_pl.data.sampling import Sampling
-from animals_pl.errors import UsageError, did_you_mean, listed
+from animals_pl.errors import TrainingError, UsageError, did_you_mean, listed
 
 _AT_LEAST_0 = (">= 0", lambda value: value >= 0)
 _BELOW_1 = ("[0, 1)", lambda value: 0 <= value < 1)
@@ -88,10 +88,10 @@ def check_convergence(loss: float, epoch: int, hparams: Mapping[str, Any], preci
     """Check that the mean loss of an epoch is finite, before a diverged model is saved as best.
 
     Raises:
-        UsageError: It is not.
+        TrainingError: It is not.
     """
     if not math.isfinite(loss):
-        raise UsageError(
+        raise TrainingError(
             f"training diverged in epoch {epoch + 1}: the mean loss is {loss}. "
             f"{divergence_remedy(hparams, precision)} Checkpoints of earlier epochs are kept."
         )

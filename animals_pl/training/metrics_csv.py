@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
+from animals_pl.errors import UsageError
 from animals_pl.files import atomic_write
 
 Row = dict[str, float]
@@ -31,11 +32,22 @@ def best_epoch(rows: Iterable[Row], monitor: str, mode: str | None = None) -> Ro
 
 
 def read_metrics(file: Path) -> list[Row]:
-    """Rows of metrics.csv; empty cells are omitted. No rows if the file does not exist."""
+    """Rows of metrics.csv; empty cells are omitted. No rows if the file does not exist.
+
+    Raises:
+        UsageError: The file is damaged.
+    """
     if not file.is_file():
         return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(stream)]
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            rows = [{key: float(cell) for key, cell in row.items() if cell} for row in csv.DictReader(stream)]
+        if any(not row.get("epoch", math.nan).is_integer() for row in rows):
+            raise ValueError("a row has no epoch")
+    except (ValueError, TypeError, csv.Error) as error:  # TypeError: a row with more cells than columns
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"metrics cannot be read ({reason}). Restore {str(file)!r}, or move it away.") from error
+    return rows
 
 
 def write_metrics(file: Path, rows: list[Row]) -> None:

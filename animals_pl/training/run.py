@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import shutil
-import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,20 +14,22 @@ from typing import Any, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from animals_pl.errors import UsageError, require_types
 from animals_pl.models.openvino import Precision
+from animals_pl.signals import Terminated
 from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
 from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
 from animals_pl.training.callbacks.feature_cache import FeatureCache
+from animals_pl.training.callbacks.finite_loss import NOT_FINITE, FiniteLoss
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
 from animals_pl.training.callbacks.run_length import RunLength
 from animals_pl.training.callbacks.speed import MeasureSpeed
+from animals_pl.training.callbacks.stop_on_signal import SaveOnSignal, StopOnSignal
 from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
 from animals_pl.training.callbacks.temperature import Temperature
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
@@ -37,6 +37,7 @@ from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume
 from animals_pl.training.checkpoint_io import with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.faults import explained_faults
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
 from animals_pl.training.resume import adopt_checkpoint, check_new_model
 from animals_pl.training.run_folder import new_run_folder
@@ -87,17 +88,24 @@ class Run:
         Raises:
             UsageError: An argument, file or folder is invalid. A new run that ends before its
                 first epoch is complete leaves no folder.
-            KeyboardInterrupt: Ctrl-C was pressed. The message says how to resume.
-            SystemExit: The process received SIGTERM; the exit code is 143.
+            TrainingError: Memory ran out, the loss is not finite, an image has changed, or a loader process has ended.
+            KeyboardInterrupt: SIGINT (Ctrl-C) was received. The message says how to resume.
+            Terminated: SIGTERM was received, likewise. A ``SystemExit`` with the exit code 143.
         """
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        (stop,) = (callback for callback in callbacks if isinstance(callback, StopOnSignal))
         try:
-            with _without_empty_run(self.folder, self.ckpt_path), quiet():
+            with (
+                _without_empty_run(self.folder, self.ckpt_path),
+                stop.handling_signals(self.trainer),
+                explained_faults(self.data, self.trainer),
+                quiet(),
+            ):
                 self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self.ckpt_path, weights_only=True)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"interrupted{self._how_to_resume()}") from error
-        except SIGTERMException as error:
-            print(f"animals_pl fit: terminated{self._how_to_resume()}", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM) from error
+        except Terminated as error:
+            raise Terminated(f"terminated{self._how_to_resume()}") from error
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -234,22 +242,25 @@ def prepare_run(
     finders = [callback for callback in callbacks if isinstance(callback, Finder)]
     given = [callback for callback in callbacks if not isinstance(callback, Finder)]
     folder = None
+    stop = StopOnSignal()
     if not kwargs.get("fast_dev_run"):
         parent = Path(kwargs["default_root_dir"]) / options.name
         folder = Path(ckpt_path).resolve().parent if ckpt_path else new_run_folder(parent)
         dump_config = dump_config or partial(dump_hparams, model, data, asdict(options), trainer_kwargs)
         searches = [*finders, options.tune] if options.tune else finders
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
-        mine += [files, EpochTable(folder), TensorBoardImages(data), MeasureSpeed(folder)]
+        mine += [files, FiniteLoss(data, folder), EpochTable(folder), TensorBoardImages(data), MeasureSpeed(folder)]
         mine += [Tuner(what, files.record) for what in searches]
         if saves:
             mode = monitor_mode(options.monitor)
             best = RunCheckpoint(folder, "best", options.monitor, mode, save_top_k=options.save_top_k)
-            mine += [best, RunCheckpoint(folder, "last")]
+            last = RunCheckpoint(folder, "last")
+            mine += [best, last]
+            stop = SaveOnSignal(last)
         kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}
         kwargs["plugins"] = with_atomic_io(kwargs.get("plugins"))
     with _without_empty_run(folder, ckpt_path):
-        trainer = make_trainer([*given, *mine], **kwargs)
+        trainer = make_trainer([*given, *mine, stop], **kwargs)
     return Run(model, data, trainer, folder and folder.resolve(), ckpt_path)
 
 
@@ -298,7 +309,7 @@ def _without_empty_run(folder: Path | None, ckpt_path: str | Path | None) -> Ite
     """Remove the folder of a new run that fails or is stopped before its first epoch is complete."""
     try:
         yield
-    except (UsageError, KeyboardInterrupt, SIGTERMException):
+    except (UsageError, KeyboardInterrupt, Terminated):
         if folder and ckpt_path is None and folder.exists() and _is_empty_run(folder):
             shutil.rmtree(folder)
             with suppress(OSError):  # not empty: it has other runs
@@ -307,7 +318,8 @@ def _without_empty_run(folder: Path | None, ckpt_path: str | Path | None) -> Ite
 
 
 def _is_empty_run(folder: Path) -> bool:
-    return not (folder / "metrics.csv").exists() and not any(folder.rglob("*.ckpt"))
+    kept = ("metrics.csv", "*.ckpt", f"{NOT_FINITE}*.csv")
+    return not any(any(folder.glob(name)) for name in kept)
 
 
 def _loggers(folder: Path, given: Any) -> Any:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import csv
 import errno
-import os
 import re
 import resource
 import runpy
 import shutil
-import signal
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -148,50 +145,6 @@ def test_a_run_that_fails_at_its_start_leaves_no_folder(tiny_tree, tmp_path):
     with pytest.raises(UsageError, match=r"model\.weights='imagenet'"):
         fit(model, small_data(tiny_tree), default_root_dir=str(tmp_path), max_epochs=1)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.fixture
-def stop_in_epoch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int, int], None]]:
-    """Let the process send itself a signal within an epoch of the training."""
-    step = AnimalClassifier.training_step
-
-    def stop_in(epoch: int, signum: int) -> None:
-        def stop(self: AnimalClassifier, batch: Any, batch_idx: int) -> Tensor:
-            if (self.current_epoch, batch_idx) == (epoch, 1):
-                os.kill(os.getpid(), signum)
-            return step(self, batch, batch_idx)
-
-        monkeypatch.setattr(AnimalClassifier, "training_step", stop)
-
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    yield stop_in
-    signal.signal(signal.SIGINT, handler)
-
-
-@pytest.mark.parametrize("epoch", [0, 1])
-@pytest.mark.parametrize(
-    ("signum", "told", "code"), [(signal.SIGINT, "interrupted", 130), (signal.SIGTERM, "terminated", 143)]
-)
-def test_a_run_that_is_stopped_says_how_to_resume(
-    tiny_tree, tmp_path, stop_in_epoch, capsys, signum, told, code, epoch
-):
-    stop_in_epoch(epoch, signum)
-    args = ["--data.root", tiny_tree, "--data.size", 16, "--data.batch_size", 16, "--data.num_workers", 0]
-    args += ["--model.net", "shallownet", "--trainer.max_epochs", 3, "--trainer.default_root_dir", tmp_path]
-    with pytest.raises(SystemExit) as stopped:
-        sys.exit(main(["fit", *map(str, args)]))
-    assert stopped.value.code == code
-    last = tmp_path / "run" / "version_0" / "last.ckpt"
-    hint = f"; resume with --ckpt_path {last}" if epoch else ""
-    assert capsys.readouterr().err == f"animals_pl fit: {told}{hint}\n"
-    assert last.exists() == bool(epoch)
-    assert list(tmp_path.iterdir()) == ([tmp_path / "run"] if epoch else [])
-
-
-def test_ctrl_c_reaches_python(tiny_tree, tmp_path, stop_in_epoch):
-    stop_in_epoch(1, signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=r"resume with --ckpt_path .*last\.ckpt"):
-        fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), default_root_dir=str(tmp_path), max_epochs=2)
 
 
 def test_a_run_without_files_says_so(tiny_tree, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import stat
 import tarfile
@@ -163,7 +164,8 @@ def _reraise_errors(archive: Path) -> Iterator[None]:
     except UsageError:
         raise
     except Exception as error:  # readers may raise any exception
-        if isinstance(error, OSError) and error.errno is not None:  # from the operating system, such as a full disk
+        # From the operating system, such as a full disk. EINVAL: zipfile seeks to where a damaged zip points.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         raise _archive_error(archive, f"it cannot be read ({type(error).__name__}: {one_line(error)})") from error
 

@@ -65,7 +65,7 @@ def watch(
 
     Raises:
         UsageError: An option, the model or the source cannot be used.
-        SystemExit: The process received SIGTERM. The exit code is 143.
+        Terminated: The process received SIGTERM. The exit code is 143.
     """
     require_types(watch, locals())
     times = Times.parse(quiet, every, settle, heartbeat)
@@ -90,7 +90,7 @@ def _watch(source: Source, maker: AlertMaker, times: Times, sinks: list[Sink], s
         loop = Loop(frames, maker, state, [Delivery(sink, state) for sink in sinks], counts, source.name)
         with stop.on_signals():
             loop.run(times.heartbeat, stop)
-    stop.end_process("watch")
+    stop.end_process()
 
 
 def _k_of_n(frames: str | None, source: Source) -> tuple[int, int]:

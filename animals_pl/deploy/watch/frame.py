@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -15,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from animals_pl.deploy.watch.state import FileVersion
+from animals_pl.signals import end_process
 
 _NAP = 0.1
 """Seconds after which a waiting program notices a signal."""
@@ -61,18 +61,10 @@ class Stop:
         while not self and (left := end - time.monotonic()) > 0:
             time.sleep(min(_NAP, left))
 
-    def end_process(self, verb: str) -> None:
-        """Raise the exception that ends the process after a signal, if there was one.
-
-        Raises:
-            KeyboardInterrupt: SIGINT; the exit code is 130.
-            SystemExit: SIGTERM; the exit code is 143.
-        """
-        if self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signal == signal.SIGTERM:
-            print(f"animals_pl {verb}: terminated", file=sys.stderr)
-            raise SystemExit(128 + signal.SIGTERM)
+    def end_process(self) -> None:
+        """Raise what ends a process after the signal, if there was one; see :func:`~animals_pl.signals.end_process`."""
+        if self.signal is not None:
+            end_process(self.signal)
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:

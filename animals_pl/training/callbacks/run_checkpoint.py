@@ -94,9 +94,13 @@ class RunCheckpoint(ModelCheckpoint):
         if epoch_is_complete(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 
+    def save(self, trainer: L.Trainer) -> None:
+        """Save the current state."""
+        trainer.save_checkpoint(self.format_checkpoint_name({}))
+
     def _save_mid_epoch(self, trainer: L.Trainer) -> None:
         if self.monitor is None and trainer.should_stop and not epoch_is_complete(trainer):
-            trainer.save_checkpoint(self.format_checkpoint_name({}))
+            self.save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """State for resuming: best epochs and their scores."""

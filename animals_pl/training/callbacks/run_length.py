@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
 from animals_pl.errors import UsageError
+from animals_pl.training.checkpoint import how_to_resume
 
 
 class RunLength(L.Callback):
@@ -63,6 +65,21 @@ def epoch_is_complete(trainer: L.Trainer) -> bool:
     return progress.is_last_batch or progress.current.ready >= trainer.num_training_batches
 
 
+def is_exactly_resumable(trainer: L.Trainer) -> bool:
+    """Whether a checkpoint that is saved after the current batch loses neither gradients nor a validation.
+
+    Lightning skips a validation that was due when the checkpoint was saved.
+    """
+    batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    every_n_epochs, interval = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if every_n_epochs is None:
+        validates, done = True, trainer.fit_loop.total_batch_idx + 1
+    else:
+        validates, done = (trainer.current_epoch + 1) % every_n_epochs == 0, batches
+    is_due = validates and trainer.enable_validation and interval is not None and done % interval == 0
+    return batches % trainer.accumulate_grad_batches == 0 and not is_due and not epoch_is_complete(trainer)
+
+
 def why_stopped(trainer: L.Trainer) -> str:
     """Why a run ended before ``max_epochs`` were complete; empty if it did not."""
     for callback in trainer.early_stopping_callbacks:
@@ -76,9 +93,17 @@ def why_stopped(trainer: L.Trainer) -> str:
     else:
         return ""
     if epoch_is_complete(trainer):
-        return f"stopped after epoch {trainer.current_epoch}: trainer.{limit} was reached."
+        return f"stopped after epoch {trainer.current_epoch}: trainer.{limit} was reached.{_how_to_continue(trainer)}"
     done, total = trainer.fit_loop.epoch_loop.batch_progress.current.ready, trainer.num_training_batches
-    return f"stopped after {done} of {total} batches of epoch {trainer.current_epoch}: trainer.{limit} was reached."
+    return (
+        f"stopped after {done} of {total} batches of epoch {trainer.current_epoch}: trainer.{limit} was reached."
+        f"{_how_to_continue(trainer)}"
+    )
+
+
+def _how_to_continue(trainer: L.Trainer) -> str:
+    hint = how_to_resume(Path(trainer.default_root_dir))
+    return hint and f" Raise it and {hint}"
 
 
 def length(trainer: L.Trainer) -> str:
