@@ -15,12 +15,13 @@ from functools import cache
 from typing import NamedTuple, TextIO
 
 from animals_pl.arguments import call_function
-from animals_pl.errors import UsageError, did_you_mean, one_line
+from animals_pl.errors import MachineError, UsageError, did_you_mean, one_line
 from animals_pl.files import cache_dir, printable
 
 LIGHTNING = "animals_pl.lightning_cli:run"
+PROVE_RESUME = "animals_pl.experiments.prove_resume:prove_resume"
 
-WRONG_USE, INTERRUPTED = 2, 130
+MACHINE_FAULT, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit codes."""
 
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
@@ -76,6 +77,7 @@ VERBS = {
         "compare settings by cross-validation", "animals_pl.experiments.cross_validation:cross_validate", "study"
     ),
     "search": Verb("search for better settings by cross-validation", "animals_pl.experiments.search:search", "study"),
+    "prove-resume": Verb("prove that a killed and resumed run equals an undisturbed one", PROVE_RESUME),
     "reproduce": Verb(
         "retrain the experiments of the reference Keras notebooks and compare the results",
         "animals_pl.experiments.reproduction:reproduce",
@@ -110,8 +112,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command. ``args`` defaults to ``sys.argv[1:]``.
 
     Returns:
-        Exit code: 0 on success, 2 on usage and disk or permission errors (reported in one line on stderr), 130 after
-        Ctrl-C.
+        Exit code: 0 on success, 1 on disk and permission errors, 2 on usage errors (both reported in one line on
+        stderr), 130 after Ctrl-C.
     """
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
@@ -129,7 +131,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         message, code = str(error) or "interrupted", INTERRUPTED
     except UsageError as error:
-        message, code = f"error: {one_line(error)}", WRONG_USE
+        code = MACHINE_FAULT if isinstance(error, MachineError) else WRONG_USE
+        message = f"error: {one_line(error)}"
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("animals_pl"):
             raise
@@ -139,7 +142,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if error.errno not in MACHINE_ERRORS:
             raise
         place = "" if error.filename is None else f": {error.filename!r}"
-        message, code = f"error: {error.strerror}{place}", WRONG_USE
+        message, code = f"error: {error.strerror}{place}", MACHINE_FAULT
     with suppress(BrokenPipeError):
         print(printable(f"animals_pl {args[0]}: {message}"), file=sys.stderr)
     return code
@@ -188,7 +191,7 @@ def _run(args: list[str]) -> int:
     verb = VERBS[name]
     module, _, function_name = verb.function.partition(":")
     function = getattr(importlib.import_module(module), function_name)
-    if verb.function == LIGHTNING:
+    if verb.function in (LIGHTNING, PROVE_RESUME):  # they take all options of fit
         function(args, positional=verb.positional)
     else:
         call_function(function, name, args[1:], verb.positional)

@@ -16,6 +16,10 @@ class UsageError(ValueError):
     """
 
 
+class MachineError(UsageError):
+    """A fault of the machine that stops a command, such as a full disk. The exit code is 1."""
+
+
 RENAMED_IN_0_2 = {
     "crop_fraction": "crop_pct",
     "flips": "tta",

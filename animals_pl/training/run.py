@@ -18,7 +18,7 @@ import lightning as L
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from animals_pl.errors import UsageError, require_types
+from animals_pl.errors import MachineError, UsageError, require_types
 from animals_pl.models.openvino import Precision
 from animals_pl.training.board import RunTensorBoard
 from animals_pl.training.callbacks.batch_seed import BatchSeed
@@ -38,9 +38,10 @@ from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume
 from animals_pl.training.checkpoint_io import with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
-from animals_pl.training.resume import adopt_checkpoint, check_new_model
+from animals_pl.training.resume import check_new_model, prepare_resume
 from animals_pl.training.run_folder import new_run_folder
 from animals_pl.training.run_options import Monitor, RunOptions, check_combination, check_types, list_of_callbacks
+from animals_pl.training.save_interval import SaveInterval
 from animals_pl.training.trained import TrainedModel, load_classifier, load_model
 from animals_pl.training.trainer import (
     TRAINER_DEFAULTS,
@@ -87,6 +88,7 @@ class Run:
         Raises:
             UsageError: An argument, file or folder is invalid. A new run that ends before its
                 first epoch is complete leaves no folder.
+            MachineError: The disk is full, or a file of the run cannot be written.
             KeyboardInterrupt: Ctrl-C was pressed. The message says how to resume.
             SystemExit: The process received SIGTERM; the exit code is 143.
         """
@@ -102,7 +104,7 @@ class Run:
             if error.errno != errno.ENOSPC:
                 raise
             folder = self.folder or Path(self.trainer.default_root_dir)
-            raise UsageError(
+            raise MachineError(
                 f"cannot write below {str(folder)!r} ({error.strerror}). {disk_full_remedy(folder)}"
             ) from error
         return self
@@ -156,6 +158,7 @@ def fit(
     name: str = "run",
     monitor: Monitor = "loss/val",
     save_top_k: int = 1,
+    save_every: str | None = None,
     ckpt_path: str | Path | None = None,
     callbacks: Sequence[L.Callback] | L.Callback | None = (),
     cache_features: bool = True,
@@ -168,7 +171,7 @@ def fit(
 
     Initial weights are drawn from torch's global random state: call ``lightning.seed_everything(42)`` first to
     reproduce a run of the command line. :class:`RunOptions` explains ``name``, ``monitor``, ``save_top_k``,
-    ``cache_features``, ``extract_precision``, ``compile`` and ``tune``.
+    ``save_every``, ``cache_features``, ``extract_precision``, ``compile`` and ``tune``.
 
     Args:
         model: The model.
@@ -195,7 +198,7 @@ def fit(
         >>> len(run.metrics)
         2
     """
-    options = RunOptions(name, monitor, save_top_k, tune, cache_features, extract_precision, compile)
+    options = RunOptions(name, monitor, save_top_k, save_every, tune, cache_features, extract_precision, compile)
     return prepare_run(model, data, options, ckpt_path=ckpt_path, callbacks=callbacks, **trainer_kwargs).fit()
 
 
@@ -222,10 +225,10 @@ def prepare_run(
     check_training_arguments(kwargs)
     if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
         kwargs["precision"] = "bf16-mixed"
-    if ckpt_path is not None:
-        adopt_checkpoint(model, data, options.monitor, Path(str(ckpt_path)))
-    else:
+    if ckpt_path is None:
         check_new_model(model)
+    else:
+        ckpt_path = prepare_resume(model, data, options.monitor, ckpt_path)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data), Temperature()]
     if options.compile:
         mine.append(Compilation())
@@ -240,12 +243,13 @@ def prepare_run(
         dump_config = dump_config or partial(dump_hparams, model, data, asdict(options), trainer_kwargs)
         searches = [*finders, options.tune] if options.tune else finders
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
-        mine += [files, EpochTable(folder), TensorBoardImages(data), MeasureSpeed(folder)]
+        mine = [files, *mine, EpochTable(folder), TensorBoardImages(data), MeasureSpeed(folder)]
         mine += [Tuner(what, files.record) for what in searches]
         if saves:
             mode = monitor_mode(options.monitor)
             best = RunCheckpoint(folder, "best", options.monitor, mode, save_top_k=options.save_top_k)
-            mine += [best, RunCheckpoint(folder, "last")]
+            interval = SaveInterval(options.save_every) if options.save_every else None
+            mine += [best, RunCheckpoint(folder, "last", save_every=interval)]
         kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}
         kwargs["plugins"] = with_atomic_io(kwargs.get("plugins"))
     with _without_empty_run(folder, ckpt_path):

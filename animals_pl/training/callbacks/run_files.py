@@ -14,6 +14,7 @@ from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.files import atomic_write
 from animals_pl.training.checkpoint import SET_BY_DATA
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.disk_space import require_space
 
 
 class RunFiles(L.Callback):
@@ -40,7 +41,12 @@ class RunFiles(L.Callback):
         self.tuned: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the files."""
+        """Check that checkpoints fit on the disk, and write the files.
+
+        Raises:
+            MachineError: There is not enough free space.
+        """
+        require_space(self.folder, trainer, pl_module)
         if not trainer.is_global_zero:
             return
         if not self.resumed:
