@@ -19,7 +19,6 @@ from animals_pl.errors import MachineError, UsageError, did_you_mean, one_line
 from animals_pl.files import cache_dir, printable
 
 LIGHTNING = "animals_pl.lightning_cli:run"
-PROVE_RESUME = "animals_pl.experiments.prove_resume:prove_resume"
 
 MACHINE_FAULT, WRONG_USE, INTERRUPTED = 1, 2, 130
 """Exit codes."""
@@ -77,7 +76,11 @@ VERBS = {
         "compare settings by cross-validation", "animals_pl.experiments.cross_validation:cross_validate", "study"
     ),
     "search": Verb("search for better settings by cross-validation", "animals_pl.experiments.search:search", "study"),
-    "prove-resume": Verb("prove that a killed and resumed run equals an undisturbed one", PROVE_RESUME),
+    "prove-resume": Verb(
+        "prove that a killed and resumed run equals an undisturbed one",
+        "animals_pl.experiments.prove_resume:prove_resume",
+        "options*",
+    ),
     "reproduce": Verb(
         "retrain the experiments of the reference Keras notebooks and compare the results",
         "animals_pl.experiments.reproduction:reproduce",
@@ -191,7 +194,7 @@ def _run(args: list[str]) -> int:
     verb = VERBS[name]
     module, _, function_name = verb.function.partition(":")
     function = getattr(importlib.import_module(module), function_name)
-    if verb.function in (LIGHTNING, PROVE_RESUME):  # they take all options of fit
+    if verb.function == LIGHTNING:
         function(args, positional=verb.positional)
     else:
         call_function(function, name, args[1:], verb.positional)

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "reports": LOWER | {"training"},
     "deploy": LOWER | {"training"},
     "lightning_cli": LOWER | {"training", "reports", "deploy", "arguments", "configurations"},
-    "experiments": LOWER | {"training", "reports", "deploy", "lightning_cli", "arguments", "configurations"},
+    "experiments": LOWER | {"training", "reports", "deploy", "lightning_cli", "configurations"},
     "push": BASE | {"training", "reports", "deploy"},
     "cli": {"errors", "files", "arguments"},
     "__main__": {"cli"},

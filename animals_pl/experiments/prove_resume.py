@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from animals_pl.arguments import normalise
-from animals_pl.errors import UsageError, counted, require_range
+from animals_pl.errors import counted, require_range
 from animals_pl.experiments.killed_fit import Moment, Phase, fit_session
 from animals_pl.experiments.same_result import Comparison, compare_runs
-from animals_pl.lightning_cli import FLAGS
 from animals_pl.training.checkpoint import LAST_CHECKPOINT, load_checkpoint
 
-HELP = """usage: python -m animals_pl prove-resume --config FILE [--kills N] [--kill_seed SEED] [options of fit]
-
-Train once undisturbed. Then train the same run again in processes that are killed at random moments (in a training
-batch, in a validation, while a checkpoint is saved) and resumed, and compare the last checkpoint, metrics.csv and the
-TensorBoard scalars of both bit by bit. A run that ends before all kills are used up is compared, and the next one is
-started. Everything is written to a temporary folder, with a cache of its own, and removed.
-
-  --kills N           number of kills, 1 to 1000 (default: 25)
-  --kill_seed SEED    seed of the moments (default: 0)
-  --save_every TEXT   as in fit (default: a third of an epoch)
-
-The exit code is 0 if all runs are equal, 1 if not."""
+RUNS = "runs"
+"""Folder of the runs of one training."""
 
 PHASES: dict[Phase, int] = {"training": 5, "validation": 2, "save": 3}
 """Phase → how often it is chosen, in proportion."""
@@ -51,74 +40,90 @@ class Length:
     steps: int
 
 
-def prove_resume(args: Sequence[str], positional: str = "") -> None:
-    """Run the command ``prove-resume``; ``args`` are its name and options.
+def prove_resume(config: str, kills: int = 25, kill_seed: int = 0, options: list[str] | None = None) -> None:
+    """Prove that a run that is killed and resumed equals an undisturbed one.
+
+    A configuration is trained once undisturbed. Then it is trained in processes that are killed (SIGKILL) at random
+    moments, in a training batch, in a validation or while a checkpoint is saved, and resumed. The last checkpoints,
+    metrics.csv and the TensorBoard scalars are compared bit by bit. A killed run that ends before all kills are used up
+    is compared, and another one is started. Everything is written to a temporary folder, with a cache of its own, and
+    removed. If a run differs, the exit code is 1.
+
+    Args:
+        config: The configuration, a file or a name in configs.
+        kills: Number of kills, 1 or more.
+        kill_seed: Seed of the moments.
+        options: Further options of fit, after ``--``. Without save_every, a checkpoint is saved three times per
+            epoch.
 
     Raises:
         UsageError: An option is invalid, or a run fails.
-        SystemExit: A resumed run differs; the exit code is 1.
+        SystemExit: A resumed run differs.
     """
-    if "--help" in args or "-h" in args:
-        print(HELP)
-        return
-    options, _ = normalise(args[1:], positional, FLAGS)
-    kills, seed = _take_number(options, "kills", 25, 1, 1000), _take_number(options, "kill_seed", 0, 0, 2**32)
+    require_range("kills", kills, 1, 10_000)
+    require_range("kill_seed", kill_seed, 0, 2**32 - 1)
+    fit_options = ["--config", config, *(options or [])]
     with TemporaryDirectory(prefix="prove-resume-") as name:
         folder = Path(name)
-        fit_session([*options, *_in_folder(folder / "undisturbed")], _made(folder / "undisturbed"))
-        expected = _run_folder(folder / "undisturbed")
-        assert expected is not None
-        length = _length(expected)
-        if not any(option.startswith("--save_every=") for option in options):
-            options.append(f"--save_every={max(1, length.steps // length.epochs // 3)}steps")
-        print(f"undisturbed run: {counted(length.epochs, 'epoch')}, {length.batches:,} batches")
+        length = _train_undisturbed(fit_options, folder / "undisturbed")
+        if not any(option.partition("=")[0] == "--save_every" for option in fit_options):
+            fit_options += ["--save_every", f"{max(1, length.steps // length.epochs // 3)}steps"]
         print(LAYOUT.format("kill", "run", "during", "killed at", "resumed from"))
-        moments = _moments(random.Random(seed), kills, length)
+        moments = _moments(random.Random(kill_seed), kills, length)
         done, runs, equal = 0, 0, True
         while done < kills:
             runs += 1
-            root = _made(folder / f"killed{runs}")
-            done += _train_with_kills(options, root, moments, done, runs)
-            found = _run_folder(root)
-            assert found is not None
-            equal = _report(compare_runs(expected, found), runs) and equal
+            root = folder / f"killed{runs}"
+            for kill in _train_with_kills(fit_options, root, islice(moments, kills - done)):
+                done += 1
+                print(LAYOUT.format(done, runs, *kill), flush=True)
+            equal = _report(compare_runs(_run_folder(folder / "undisturbed"), _run_folder(root)), runs) and equal
             shutil.rmtree(root)
-    print(f"{counted(done, 'kill')} in {counted(runs, 'run')}: {'equal' if equal else 'NOT EQUAL'}")
+    print(f"{counted(done, 'kill')}, {counted(runs, 'run')}: {'equal' if equal else 'NOT EQUAL'}")
     if not equal:
         raise SystemExit(1)
 
 
-def _train_with_kills(options: list[str], root: Path, moments: Iterator[Moment], done: int, number: int) -> int:
-    """Train one run to its end, and return how often it was killed."""
-    kills = 0
+def _train_undisturbed(options: list[str], root: Path) -> Length:
+    """Train once, and return the length of the run."""
+    root.mkdir()
+    fit_session([*options, *_in_folder(root)], root)
+    length = _length(_run_folder(root))
+    print(f"undisturbed run: {counted(length.epochs, 'epoch')}, {length.batches:,} batches", flush=True)
+    return length
+
+
+def _train_with_kills(options: list[str], root: Path, moments: Iterator[Moment]) -> Iterator[tuple[str, str, str]]:
+    """Train one run to its end. Yield what each killed session was doing, where, and where the next one starts."""
+    root.mkdir()
     args, _ = _next_session(options, root)
     while kill := fit_session(args, root, next(moments, None)):
-        kills += 1
         args, origin = _next_session(options, root)
-        place = f"epoch {kill.epoch}, batch {kill.batch}"
-        print(LAYOUT.format(done + kills, number, kill.phase, place, origin), flush=True)
-    return kills
+        yield kill.phase, f"epoch {kill.epoch}, batch {kill.batch}", origin
 
 
 def _next_session(options: list[str], root: Path) -> tuple[list[str], str]:
     """Options of the next session of a run, and the position that it starts from."""
-    run = _run_folder(root)
-    if run is None or not any(run.glob("*.ckpt")):
+    runs = root / RUNS
+    if not any(runs.rglob("*.ckpt")):
+        shutil.rmtree(runs, ignore_errors=True)
         return [*options, *_in_folder(root)], "the start"
+    run = _run_folder(root)
     last = run / LAST_CHECKPOINT
     position = _position(last) if last.exists() else "best.ckpt"
     return [f"--config={run / 'config.yaml'}", f"--ckpt_path={last}"], position
 
 
 def _moments(rng: random.Random, kills: int, length: Length) -> Iterator[Moment]:
-    """Moments of the kills, such that most of them fall into one run."""
+    """Endless moments for kills, such that most of them fall into one run."""
     most: dict[Phase, int] = {
         "training": max(2, 2 * length.batches // kills),
         "validation": length.validation_batches,
         "save": 3,
     }
     phases = [phase for phase in PHASES if most[phase]]
-    for phase in rng.choices(phases, [PHASES[phase] for phase in phases], k=kills):
+    while True:
+        (phase,) = rng.choices(phases, [PHASES[phase] for phase in phases])
         yield Moment(phase, rng.randint(1, most[phase]), rng.uniform(0, MAX_DELAY))
 
 
@@ -153,29 +158,9 @@ def _position(last: Path) -> str:
 
 
 def _in_folder(root: Path) -> list[str]:
-    return [f"--trainer.default_root_dir={root / 'runs'}"]
+    return [f"--trainer.default_root_dir={root / RUNS}"]
 
 
-def _run_folder(root: Path) -> Path | None:
-    """The run's folder; ``None`` before it exists. Removes runs that were killed before their first checkpoint."""
-    folders = sorted((root / "runs").glob("*/version_*"))
-    for folder in folders[:-1]:
-        shutil.rmtree(folder)
-    return folders[-1] if folders else None
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
+def _run_folder(root: Path) -> Path:
+    (folder,) = (root / RUNS).glob("*/version_*")
     return folder
-
-
-def _take_number(options: list[str], name: str, default: int, least: int, most: int) -> int:
-    """Remove ``--name=number`` from the options and return the number."""
-    given = [option for option in options if option.startswith(f"--{name}=")]
-    for option in given:
-        options.remove(option)
-    text = given[-1].partition("=")[2] if given else str(default)
-    if not text.isdecimal():
-        raise UsageError(f"{name}={text!r} is not a whole number. Choose one from {least} to {most}.")
-    require_range(name, int(text), least, most)
-    return int(text)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 
 from animals_pl.errors import MachineError, counted
 
@@ -28,9 +29,9 @@ def require_space(folder: Path, trainer: L.Trainer, module: L.LightningModule) -
     Raises:
         MachineError: There is not enough space.
     """
-    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
-    files = sum(max(1, callback.save_top_k) for callback in callbacks)
-    files += sum(callback.top_k.save_top_k for callback in callbacks if getattr(callback, "top_k", None))
+    callbacks: list[Any] = [*trainer.checkpoint_callbacks]
+    callbacks += [callback.top_k for callback in callbacks if getattr(callback, "top_k", None)]
+    files = sum(max(1, getattr(callback, "save_top_k", 1)) for callback in callbacks)
     missing = max(0, files - len(list(folder.glob("*.ckpt"))))
     size, free = checkpoint_bytes(trainer, module), shutil.disk_usage(folder).free
     if callbacks and size * (missing + 1) > free:

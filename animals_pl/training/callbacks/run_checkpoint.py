@@ -147,7 +147,7 @@ def _is_exact_position(trainer: L.Trainer, batch_idx: int) -> bool:
         return False
     if trainer.check_val_every_n_epoch is None:  # val_check_interval counts across epochs
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-    interval = trainer.val_check_batch  # type: ignore[attr-defined]
+    interval = trainer.val_check_batch
     return not isinstance(interval, int) or batches % interval != 0
 
 
