@@ -33,6 +33,7 @@ from animals_pl.training.callbacks.speed import MeasureSpeed
 from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
 from animals_pl.training.callbacks.temperature import Temperature
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
+from animals_pl.training.callbacks.trained_with import TrainedWith
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume
 from animals_pl.training.checkpoint_io import with_atomic_io
@@ -243,7 +244,7 @@ def prepare_run(
         dump_config = dump_config or partial(dump_hparams, model, data, asdict(options), trainer_kwargs)
         searches = [*finders, options.tune] if options.tune else finders
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
-        mine = [files, *mine, EpochTable(folder), TensorBoardImages(data), MeasureSpeed(folder)]
+        mine = [TrainedWith(data), files, *mine, EpochTable(folder), TensorBoardImages(data), MeasureSpeed(folder)]
         mine += [Tuner(what, files.record) for what in searches]
         if saves:
             mode = monitor_mode(options.monitor)

@@ -41,6 +41,7 @@ class TopKCheckpoint(ModelCheckpoint):
         if best:
             state["kth_best_model_path"], state["kth_value"] = list(best.items())[-1]
         super().load_state_dict({**state, "best_k_models": best})
+        self.current_score = state["current_score"]
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -127,6 +128,7 @@ class RunCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score. Handles a moved run folder."""
         super().load_state_dict(_moved_to(Path(str(self.dirpath)), state_dict))
+        self.current_score = state_dict["current_score"]  # Lightning leaves it out
         if self.top_k is None or "top_k" not in state_dict:
             return
         self.top_k.load_state_dict(state_dict["top_k"])

@@ -43,20 +43,23 @@ class TensorBoardImages(L.Callback):
         self._due = False
         self._next = 0.0  # time of the next figures
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hide what an earlier session logged after its checkpoint."""
+        if board := board_of(trainer):
+            board.start(_first_outdated_step(trainer))
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """At the first batch of an epoch, log the epoch's first images, augmented as the net sees them."""
-        board, epoch, latest = board_of(trainer), trainer.current_epoch, self._epoch
-        self._epoch = epoch
-        if epoch == latest:
+        board, epoch = board_of(trainer), trainer.current_epoch
+        if epoch == self._epoch:
             return
+        self._epoch = epoch
         began = time.monotonic()
         self._due = trainer.strategy.broadcast(began >= self._next)  # the matrix gathers from all processes
         if board is None:
             return
-        if latest < 0:
-            board.start(_first_outdated_step(trainer))
         if not self._due or not isinstance(self.data, AnimalsDataModule):
             return
         first_batch = next(iter(self.data.train_sampler(lambda: (epoch, 0))))
