@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,8 +116,9 @@ def fit_session(args: Sequence[str], folder: Path, moment: Moment | None = None)
     try:
         process.join()
     finally:
-        if process.is_alive():
-            os.killpg(process.pid or 0, signal.SIGKILL)
+        if process.pid and process.is_alive():  # Ctrl-C
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     if process.exitcode == -signal.SIGKILL and report.exists():
         return Kill(**json.loads(report.read_text()))
     if process.exitcode != 0:

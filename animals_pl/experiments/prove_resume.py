@@ -129,7 +129,8 @@ def _moments(rng: random.Random, kills: int, length: Length) -> Iterator[Moment]
 
 def _report(compared: Comparison, number: int) -> bool:
     """Print the result of a comparison, and return whether the runs are equal."""
-    what = f"{compared.tensors:,} tensors, {counted(compared.epochs, 'epoch')}, {counted(compared.curves, 'curve')}"
+    counts = {"tensor": compared.tensors, "epoch": compared.epochs, "curve": compared.curves}
+    what = ", ".join(counted(count, noun) for noun, count in counts.items())
     print(f"run {number}: {what}: {'equal' if not compared.differences else 'NOT EQUAL'}", flush=True)
     for difference in compared.differences[:MAX_LISTED]:
         print(f"  {difference}")

@@ -110,6 +110,7 @@ def test_resume_goes_on_in_the_same_folder(halves, tmp_path):
         ".csv",
         ".csv",
         ".json",
+        ".json",
         ".png",
         ".yaml",
     ]
