@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import lightning as L
 
+import animals_pl
 from animals_pl.errors import UsageError, one_line
 from animals_pl.lightning_cli import run
 
@@ -133,6 +135,7 @@ def _fit(args: list[str], folder: Path, report: Path, output: Path, moment: Mome
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     os.environ["ANIMALS_PL_CACHE"] = str(folder / "cache")
+    sys.argv = [str(Path(animals_pl.__file__).with_name("__main__.py")), "fit", *args]  # also of further processes
     try:
         run(["fit", *args], [] if moment is None else [Killer(moment, report)])
     except UsageError as error:

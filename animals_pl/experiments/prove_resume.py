@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from animals_pl.errors import counted, require_range
+from animals_pl.errors import UsageError, counted, require_range
 from animals_pl.experiments.killed_fit import Moment, Phase, fit_session
 from animals_pl.experiments.same_result import Comparison, compare_runs
 from animals_pl.training.checkpoint import LAST_CHECKPOINT, load_checkpoint
@@ -67,7 +67,7 @@ def prove_resume(config: str, kills: int = 25, kill_seed: int = 0, options: list
         folder = Path(name)
         length = _train_undisturbed(fit_options, folder / "undisturbed")
         if not any(option.partition("=")[0] == "--save_every" for option in fit_options):
-            fit_options += ["--save_every", f"{max(1, length.steps // length.epochs // 3)}steps"]
+            fit_options += ["--save_every", f"{max(1, length.steps // max(1, length.epochs) // 3)}steps"]
         print(LAYOUT.format("kill", "run", "during", "killed at", "resumed from"))
         moments = _moments(random.Random(kill_seed), kills, length)
         done, runs, equal = 0, 0, True
@@ -88,6 +88,8 @@ def _train_undisturbed(options: list[str], root: Path) -> Length:
     """Train once, and return the length of the run."""
     root.mkdir()
     fit_session([*options, *_in_folder(root)], root)
+    if not list(root.rglob(LAST_CHECKPOINT)):
+        raise UsageError("fit left no last.ckpt. Remove trainer.fast_dev_run and trainer.enable_checkpointing=false.")
     length = _length(_run_folder(root))
     print(f"undisturbed run: {counted(length.epochs, 'epoch')}, {length.batches:,} batches", flush=True)
     return length

@@ -109,6 +109,7 @@ def test_a_run_that_differs_is_reported(tmp_path, own_temp, capsys, monkeypatch)
     [
         (["--kills", "0"], "kills=0 is out of range. Choose a value from 1 to 10000."),
         (["--kills", "many"], "kills=many is invalid; expected int"),
+        (["--", "--trainer.fast_dev_run", "true"], "fit left no last.ckpt. Remove trainer.fast_dev_run"),
         (["--", "--data.root", "/absent"], "fit ended with exit code 2: data.root='/absent'"),
     ],
 )
