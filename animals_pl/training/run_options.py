@@ -25,8 +25,8 @@ class RunOptions:
         name: Runs are written to checkpoints/NAME/version_N.
         monitor: Metric that selects the best epoch.
         save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
-        save_every: Also save last.ckpt within an epoch, after a time such as ``10min`` (``s``, ``min``, ``h``) or after
-            training steps, such as ``500steps``. Default: after each epoch.
+        save_every: Also save last.ckpt within an epoch, after a duration such as ``10min`` or after training steps,
+            such as ``500steps``. Default: after each epoch.
         tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
             GPU memory, at most a tenth of the training images (``batch_size``), and use it.
         cache_features: Compute the features of a frozen backbone once, if that does not change the result.
@@ -34,8 +34,8 @@ class RunOptions:
         compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
 
     Raises:
-        UsageError: ``name`` is not the name of a folder, ``save_top_k`` is below 1, or ``save_every`` is not a time or
-            a number of steps.
+        UsageError: ``name`` is not the name of a folder, ``save_top_k`` is below 1, or ``save_every`` is not a duration
+            or a number of steps.
     """
 
     name: str = "run"

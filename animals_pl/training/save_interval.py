@@ -7,34 +7,27 @@ import time
 
 import lightning as L
 
-from animals_pl.errors import UsageError
-
-SECONDS = {"s": 1, "min": 60, "h": 3600}
-"""Units of time."""
-
-STEPS = "steps"
+from animals_pl.durations import duration
 
 
 class SaveInterval:
     """Time or training steps between two checkpoints.
 
     Args:
-        text: A number with a unit: ``90s``, ``10min``, ``2h`` or ``500steps``.
+        text: A duration such as ``10min``, at least 1 s, or a number of steps such as ``500steps``.
 
     Raises:
-        UsageError: The text is something else, or the number is 0.
+        UsageError: The text is something else.
 
     Example:
-        >>> interval = SaveInterval("10min")
-        >>> interval.amount, interval.unit
-        (10, 'min')
+        >>> SaveInterval("10min").seconds, SaveInterval("500steps").steps
+        (600.0, 500)
     """
 
     def __init__(self, text: str) -> None:
-        found = re.fullmatch(rf"(\d{{1,9}}) ?({'|'.join((*SECONDS, STEPS))})", text.strip())
-        if not found or int(found[1]) == 0:
-            raise UsageError(f"save_every={text!r} is invalid. Pass a time such as 10min, 90s or 2h, or 500steps.")
-        self.amount, self.unit = int(found[1]), found[2]
+        found = re.fullmatch(r"([1-9]\d{0,8}) *steps", text.strip())
+        self.steps = int(found[1]) if found else None
+        self.seconds = None if found else duration("save_every", text, least=1)
         self._began = (0.0, 0)
 
     def restart(self, trainer: L.Trainer) -> None:
@@ -44,7 +37,6 @@ class SaveInterval:
     def is_over(self, trainer: L.Trainer) -> bool:
         """Whether the time or the steps have passed; the same on all processes."""
         then, step = self._began
-        if self.unit == STEPS:
-            return trainer.global_step - step >= self.amount
-        passed = time.monotonic() - then >= self.amount * SECONDS[self.unit]
-        return bool(trainer.strategy.broadcast(passed))
+        if self.seconds is None:
+            return trainer.global_step - step >= (self.steps or 0)
+        return bool(trainer.strategy.broadcast(time.monotonic() - then >= self.seconds))

@@ -20,28 +20,29 @@ from animals_pl.lightning_cli import run as cli
 pytestmark = pytest.mark.usefixtures("small_figures")
 
 
-class Snapshots(L.Callback):
-    """Copies the run's folder, as a kill would leave it, at given (epoch, batch) positions and in validations."""
+class Snapshot(L.Callback):
+    """Copies the run's folder at a moment, as a kill would leave it.
 
-    def __init__(self, folder: Path, training: set[tuple[int, int]], validation: set[int] = frozenset()) -> None:
-        self.folder = folder
-        self.training = training
-        self.validation = set(validation)
-        self.taken: list[Path] = []
+    Args:
+        target: Where to.
+        epoch, batch: The moment: the start of a training batch, or of the epoch's validation if ``batch`` is None.
+    """
+
+    def __init__(self, target: Path, epoch: int, batch: int | None) -> None:
+        self.target = target
+        self.moment = (epoch, batch)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if (trainer.current_epoch, batch_idx) in self.training:
-            self._take(trainer, f"epoch{trainer.current_epoch}-batch{batch_idx}")
+        self._take(trainer, batch_idx)
 
-    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        if trainer.current_epoch in self.validation:
-            self.validation.remove(trainer.current_epoch)
-            self._take(trainer, f"epoch{trainer.current_epoch}-validation")
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._take(trainer, None)
 
-    def _take(self, trainer: L.Trainer, name: str) -> None:
-        self.taken.append(shutil.copytree(trainer.default_root_dir, self.folder / name / "version_0"))
+    def _take(self, trainer: L.Trainer, batch: int | None) -> None:
+        if (trainer.current_epoch, batch) == self.moment and not self.target.exists():
+            shutil.copytree(trainer.default_root_dir, self.target)
 
 
 def fit_options(tree: Path, root: Path, *options: object) -> list[str]:
@@ -78,19 +79,16 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_resumed_runs_equal_the_undisturbed_run(tiny_tree, tmp_path, case):
-    """Killed in the first epoch, in the second one (twice), and in a validation."""
-    moments = Snapshots(tmp_path / "first", {(0, 5), (1, 1)}, {1})
-    cli(fit_options(tiny_tree, tmp_path / "whole", "--save_every", "2steps", *CASES[case]), [moments])
+def test_a_run_killed_three_times_equals_the_undisturbed_run(tiny_tree, tmp_path, case):
+    """In the first epoch, and twice in the second one. Each session also goes on to its end, as if not killed."""
+    moments = [(0, 5), (1, 1), (1, None)]
+    folders = [tmp_path / f"killed{count}" / "version_0" for count in range(len(moments))]
+    kills = [Snapshot(folder, *moment) for folder, moment in zip(folders, moments, strict=True)]
+    cli(fit_options(tiny_tree, tmp_path / "whole", "--save_every", "2steps", *CASES[case]), kills[:1])
     whole = tmp_path / "whole" / "run" / "version_0"
-    assert len(moments.taken) == 3
-    for run in moments.taken:
-        again = Snapshots(tmp_path / "again" / run.parent.name, {(1, 5)})
-        cli(resume_options(run), [again])
-        assert compare_runs(whole, run).differences == []
-        for second in again.taken:
-            cli(resume_options(second))
-            assert compare_runs(whole, second).differences == []
+    for count, folder in enumerate(folders, start=1):
+        cli(resume_options(folder), kills[count : count + 1])
+        assert compare_runs(whole, folder).differences == []
 
 
 def test_the_comparison_notices_every_difference(tiny_tree, tmp_path):
