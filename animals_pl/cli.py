@@ -78,6 +78,11 @@ VERBS = {
         "compare settings by cross-validation", "animals_pl.experiments.cross_validation:cross_validate", "study"
     ),
     "search": Verb("search for better settings by cross-validation", "animals_pl.experiments.search:search", "study"),
+    "prove-resume": Verb(
+        "prove that a killed and resumed run equals an undisturbed one",
+        "animals_pl.experiments.prove_resume:prove_resume",
+        "options*",
+    ),
     "reproduce": Verb(
         "retrain the experiments of the reference Keras notebooks and compare the results",
         "animals_pl.experiments.reproduction:reproduce",
@@ -118,8 +123,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command. ``args`` defaults to ``sys.argv[1:]``.
 
     Returns:
-        Exit code: 0 on success, 2 on usage and disk or permission errors (reported in one line on stderr), 130 after
-        SIGINT (Ctrl-C), 143 after SIGTERM.
+        Exit code: 0 on success, 1 on disk and permission errors, 2 on usage errors (both reported in one line on
+        stderr), 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):
@@ -150,7 +155,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if error.errno not in MACHINE_ERRORS:
             raise
         place = "" if error.filename is None else f": {error.filename!r}"
-        message, code = f"error: {error.strerror}{place}", WRONG_USE
+        message, code = f"error: {error.strerror}{place}", MACHINE_FAULT
     with suppress(BrokenPipeError):
         print(printable(f"animals_pl {args[0]}: {message}"), file=sys.stderr)
     return code

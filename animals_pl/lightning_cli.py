@@ -33,6 +33,7 @@ from animals_pl.training.callbacks.prediction_writer import PredictionWriter
 from animals_pl.training.callbacks.summaries import EvaluationSummary, print_predicted
 from animals_pl.training.checkpoint import data_settings, load_checkpoint, model_settings, require_same
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.resume import valid_checkpoint
 from animals_pl.training.robustness import BaselineCheck, read_baseline, score_corruptions
 from animals_pl.training.run import Run, RunOptions, prepare_run
 from animals_pl.training.trainer import TRAINER_DEFAULTS, check_evaluation_arguments, make_trainer, quiet
@@ -111,6 +112,8 @@ class AnimalsCLI(LightningCLI):
             if verb != "fit":
                 raise UsageError(f"{verb} needs --ckpt_path FILE: the best.ckpt of a run below checkpoints/.")
             return
+        if verb == "fit":
+            ckpt_path = str(valid_checkpoint(ckpt_path))
         checkpoint = load_checkpoint(ckpt_path, mmap=True)
         if self.config[verb].get("unknown"):
             require_unknown(calibration_of(checkpoint), checkpoint["hyper_parameters"]["class_names"])
@@ -124,6 +127,7 @@ class AnimalsCLI(LightningCLI):
         )
         self.config = self._parse(parser, args)
         config = self.config[verb]
+        config.ckpt_path = ckpt_path
         if split.is_file() and config.data.split is None:
             config.data.split = str(split)
         belongs = [f"model.{key}" for key in settings["model"] if verb == "fit" or key not in OVERRIDABLE]

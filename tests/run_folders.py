@@ -18,7 +18,8 @@ TRANSFER = {"net": "tf_mobilenetv3_small_100.in1k", "head": "linear", "features"
 METRICS = ("loss", "acc", "macro_recall", "macro_f1")
 SPEED = Speed(1234, 5.5, 2.34567, "Some CPU", 2, "32-true")
 
-FILES = ["best.ckpt", "config.yaml", "curves.png", "events", "last.ckpt", "metrics.csv", "speed.json", "split.csv"]
+FILES = ["best.ckpt", "config.yaml", "curves.png", "environment.json", "events", "last.ckpt", "metrics.csv"]
+FILES += ["speed.json", "split.csv"]
 """Files of a run that has ended."""
 
 

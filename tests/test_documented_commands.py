@@ -46,6 +46,8 @@ ELSEWHERE = {
         ["serve model.onnx", "serve model.onnx --host 0.0.0.0"],
         "runs until it is stopped; tests/deploy/test_serve_process.py starts and ends it",
     ),
+    "prove-resume --config configs/quickstart.yaml --kills 25 -- --trainer.max_epochs 5": "takes minutes; "
+    "tests/experiments/test_prove_resume.py runs it",
     "export $run/best.ckpt --output small.onnx --weights int8": "may refuse a net that has learned nothing, as the "
     "one here; tests/deploy/test_int8.py runs it",
 }

@@ -36,7 +36,7 @@ def copy_into(folder: Path, source: Path) -> Path:
     for name in _names(source):
         target = folder / name
         if not os.path.lexists(target):
-            with atomic_write(target) as partial:
+            with atomic_write(target, durable=False) as partial:
                 shutil.copy2(source, partial)
             return target
         if target.is_file() and filecmp.cmp(source, target):

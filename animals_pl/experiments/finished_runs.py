@@ -174,7 +174,7 @@ def _size_of_checkpoint(path: Path, files: set[str], label: str, found: FoundRun
 def _read_size(file: Path) -> Size:
     from animals_pl.training.checkpoint import load_checkpoint  # imports torch
 
-    checkpoint = load_checkpoint(file, mmap=True)
+    checkpoint = load_checkpoint(file, mmap=True, verify=False)
     return model_size(checkpoint["state_dict"], frozen=bool(checkpoint["hyper_parameters"].get("freeze")))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.plugins.hparams import summary_v2 as hp
 
@@ -33,11 +35,15 @@ class RunTensorBoard(TensorBoardLogger):
     The hyperparameters are in config.yaml, so ``hparams.yaml`` is not written.
     """
 
-    def start(self, epoch: int) -> None:
-        """Add the charts, and hide events that an earlier session logged from ``epoch`` (from 1) on."""
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        _date_back(Path(self.log_dir))
+
+    def start(self, step: int) -> None:
+        """Add the charts, and hide events that an earlier session logged from ``step`` on."""
         self.experiment.add_custom_scalars(CHARTS)
         restart = Event(session_log=SessionLog(status=SessionLog.START))
-        self.experiment.file_writer.add_event(restart, epoch)
+        self.experiment.file_writer.add_event(restart, step)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log metrics of user callbacks. Epoch metrics are logged by :meth:`log_epoch` instead."""
@@ -46,9 +52,10 @@ class RunTensorBoard(TensorBoardLogger):
             super().log_metrics(own, step)
 
     def log_epoch(self, row: Row) -> None:
-        """Log a row of metrics.csv."""
+        """Log a row of metrics.csv, and flush it, so that a run that is killed keeps it."""
         step = int(row["epoch"]) + 1
         super().log_metrics({key: value for key, value in row.items() if key != "epoch"}, step)
+        self.save()
 
     def log_results(self, hparams: Mapping[str, bool | int | float | str], best: Row, epoch: int) -> None:
         """Log settings and metrics for the HPARAMS tab, with columns for the metrics that ``test`` logs later.
@@ -71,6 +78,17 @@ class RunTensorBoard(TensorBoardLogger):
     def save(self) -> None:
         """Flush the events."""
         self.experiment.flush()
+
+
+@rank_zero_only
+def _date_back(folder: Path) -> None:
+    """Rename event files that are dated after now, since the clock may have gone back: TensorBoard sorts by name."""
+    now = int(time.time())
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    for number, file in enumerate(files, start=now - len(files)):
+        prefix, _, rest = file.name.removeprefix("events.out.tfevents.").partition(".")
+        if prefix.isdecimal() and int(prefix) >= now:
+            file.rename(file.with_name(f"events.out.tfevents.{number:010d}.{rest}"))
 
 
 def board_of(trainer: L.Trainer) -> RunTensorBoard | None:

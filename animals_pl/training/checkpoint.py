@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from animals_pl import __version__
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError
 
+LAST_CHECKPOINT = "last.ckpt"
+"""Name of the checkpoint that a run is resumed from."""
+
 SET_BY_DATA = ("class_names", "input_size")
 """Arguments of ``AnimalClassifier`` that a new run takes from the data."""
 
@@ -19,21 +23,29 @@ PORTABLE = ("epoch", "global_step", "state_dict", "calibration", "animals_pl_ver
 """Entries of a checkpoint that are passed on as they are."""
 
 
-def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of this project on the CPU. ``mmap`` maps the tensors, for reading settings only.
+def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False, verify: bool = True) -> dict[str, Any]:
+    """Read a checkpoint of this project on the CPU.
+
+    Args:
+        ckpt_path: The file.
+        mmap: Map the tensors instead of reading them, for settings only.
+        verify: Compare every record of the file with its checksum, see :func:`damaged_record`.
 
     Raises:
-        UsageError: The file is missing, is not a checkpoint of this project, or was written by an older version.
+        UsageError: The file is missing, damaged, not a checkpoint of this project, or written by an older version.
     """
     remedy = "Use the best.ckpt or last.ckpt of a run below checkpoints/."
     if not isinstance(ckpt_path, str | Path) or not Path(ckpt_path).is_file():
         raise UsageError(f"ckpt_path={str(ckpt_path)!r} is not a file. {remedy}")
     try:
-        checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=mmap)
+        damaged = damaged_record(Path(ckpt_path)) if verify else None
+        checkpoint = {} if damaged else torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # torch.load may raise any exception
         raise UsageError(
             f"ckpt_path={str(ckpt_path)!r} is not a checkpoint ({type(error).__name__}). {remedy}"
         ) from error
+    if damaged:
+        raise UsageError(f"ckpt_path={str(ckpt_path)!r} is damaged (checksum of {damaged}). {remedy}")
     if not isinstance(checkpoint, dict) or "class_names" not in checkpoint.get("hyper_parameters", {}):
         raise UsageError(f"ckpt_path={str(ckpt_path)!r} is not a checkpoint of animals_pl. {remedy}")
     if "animals_pl_version" not in checkpoint:
@@ -44,9 +56,21 @@ def load_checkpoint(ckpt_path: str | Path, *, mmap: bool = False) -> dict[str, A
     return checkpoint
 
 
+def damaged_record(file: Path) -> str | None:
+    """Name of the first record that differs from its CRC-32, or ``None``.
+
+    ``torch.save`` writes a zip archive with a CRC-32 of every record, which ``torch.load`` does not check. Files of
+    torch's older format, and those written with ``torch.serialization.set_crc32_options(False)``, have no checksums.
+    """
+    if not zipfile.is_zipfile(file):
+        return None
+    with zipfile.ZipFile(file) as archive:
+        return archive.testzip() if any(record.CRC for record in archive.infolist()) else None
+
+
 def how_to_resume(folder: Path) -> str:
     """``"resume with --ckpt_path FOLDER/last.ckpt"``; empty if a run's folder has no last.ckpt."""
-    last = folder / "last.ckpt"
+    last = folder / LAST_CHECKPOINT
     return f"resume with --ckpt_path {shlex.quote(str(last))}" if last.exists() else ""
 
 

@@ -9,22 +9,23 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO, TorchCheckpointIO
 
-from animals_pl.errors import UsageError
+from animals_pl.errors import MachineError
 from animals_pl.files import atomic_write
 from animals_pl.training.checkpoint import disk_full_remedy
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its target, then renames it.
+    """Writes a checkpoint beside its target, flushes it to the disk, then renames it.
 
     Lightning saves to the temp directory and copies, which corrupts an existing checkpoint if the disk fills up.
+    Checksums are verified when it is read (see :func:`~animals_pl.training.checkpoint.damaged_record`).
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Save a checkpoint.
 
         Raises:
-            UsageError: The file cannot be written; an earlier one is kept.
+            MachineError: The file cannot be written; an earlier one is kept.
         """
         content = io.BytesIO()  # torch.save to a file hides the reason for a failure
         torch.save(checkpoint, content)
@@ -33,8 +34,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 partial.write_bytes(content.getbuffer())
         except OSError as error:
             kept = "; an earlier file of this name is kept" if Path(path).exists() else ""
-            raise UsageError(
-                f"cannot write {str(path)!r} ({error.strerror}){kept}. {disk_full_remedy(Path(path).parent)}"
+            size = f"{content.getbuffer().nbytes / 1e6:,.1f} MB needed"
+            raise MachineError(
+                f"cannot write {str(path)!r} ({error.strerror}), {size}{kept}. {disk_full_remedy(Path(path).parent)}"
             ) from error
 
 

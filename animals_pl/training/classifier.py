@@ -237,8 +237,7 @@ class AnimalClassifier(L.LightningModule):
         return losses.mean(), logits
 
     def _check_convergence(self, metrics: SplitMetrics) -> None:
-        loss = metrics.loss.compute().item()
-        check_convergence(loss, self.current_epoch, self.hparams, self.trainer.precision)
+        check_convergence(metrics.loss.compute().item(), self.current_epoch, self.hparams, self.trainer.precision)
 
     def _log_epoch(self, metrics: SplitMetrics, split: str) -> None:
         self.log_dict({f"{name}/{split}": value for name, value in metrics.compute().items()}, sync_dist=True)
@@ -269,9 +268,9 @@ class AnimalClassifier(L.LightningModule):
         return output(self(batch[0]), self.calibration)
 
     def on_train_epoch_start(self) -> None:
-        """Reset the training metrics, and store the learning rate: the scheduler steps before on_train_epoch_end."""
+        """Reset the training metrics, and set the learning rate of the epoch."""
         self.train_metrics.reset()
-        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
+        self._set_lr()
 
     def on_validation_epoch_start(self) -> None:
         """Reset the validation metrics."""
@@ -284,12 +283,10 @@ class AnimalClassifier(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         """Log ``lr``, ``image_size``, ``loss/train``, ``acc/train``, ``macro_recall/train``, ``macro_f1/train``.
 
-        If the checkpoint was saved during validation, the resumed epoch has no batches left and logs nothing.
-
         Raises:
             UsageError: Training has diverged.
         """
-        if self.train_metrics.loss.update_called:
+        if not self.train_metrics.is_empty:
             self.log("image_size", float(self.image_size), sync_dist=True)
             self.log("lr", torch.tensor(self._epoch_lr, dtype=torch.float64), sync_dist=True)
             self._log_epoch(self.train_metrics, "train")
@@ -318,20 +315,28 @@ class AnimalClassifier(L.LightningModule):
             self.calibration = calibration_of(checkpoint, self.prior)
         if "train_sums" in checkpoint:
             self.train_metrics.continue_from(checkpoint["train_sums"])
+            self.image_size = checkpoint["image_size"]
 
     def on_train_start(self) -> None:
-        """Recompute the learning rate of a resumed run; ``max_epochs`` may have changed."""
+        """Set the learning rate of a run that is resumed mid-epoch."""
+        self._set_lr()
+
+    def _set_lr(self) -> None:
+        """Compute the learning rate from the epoch: ``max_epochs`` of a resumed run may have changed.
+
+        It is kept for the log, since the scheduler steps before on_train_epoch_end.
+        """
         scheduler = self.lr_schedulers()
-        if isinstance(scheduler, Scheduler) and self.current_epoch > 0:
+        if isinstance(scheduler, Scheduler):
             scheduler.step(epoch=self.current_epoch)
-        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]  # for a run resumed mid-epoch
+        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the version of animals_pl, the calibration and, mid-epoch, the state of the training metrics."""
+        """Store the version of animals_pl, the calibration, and the epoch's training metrics and image size so far."""
         checkpoint["animals_pl_version"] = __version__
         checkpoint["calibration"] = calibration_state(self.calibration)
-        if self.trainer.state.fn == "fit" and not self.trainer.is_last_batch:
-            checkpoint["train_sums"] = self.train_metrics.sums()
+        if self.trainer.state.fn == "fit" and not self.train_metrics.is_empty:
+            checkpoint |= {"train_sums": self.train_metrics.sums(), "image_size": self.image_size}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Optimizer and schedule; see :mod:`~animals_pl.training.optimization`."""

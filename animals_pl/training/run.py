@@ -15,7 +15,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
-from animals_pl.errors import UsageError, require_types
+from animals_pl.errors import MachineError, UsageError, require_types
 from animals_pl.models.openvino import Precision
 from animals_pl.signals import Terminated
 from animals_pl.training.board import RunTensorBoard
@@ -33,15 +33,17 @@ from animals_pl.training.callbacks.stop_on_signal import SaveOnSignal, StopOnSig
 from animals_pl.training.callbacks.summaries import EvaluationSummary, RunSummary
 from animals_pl.training.callbacks.temperature import Temperature
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
+from animals_pl.training.callbacks.trained_with import TrainedWith
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
 from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume
 from animals_pl.training.checkpoint_io import with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.faults import explained_faults
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
-from animals_pl.training.resume import adopt_checkpoint, check_new_model
+from animals_pl.training.resume import check_new_model, prepare_resume
 from animals_pl.training.run_folder import new_run_folder
 from animals_pl.training.run_options import Monitor, RunOptions, check_combination, check_types, list_of_callbacks
+from animals_pl.training.save_interval import SaveInterval
 from animals_pl.training.trained import TrainedModel, load_classifier, load_model
 from animals_pl.training.trainer import (
     TRAINER_DEFAULTS,
@@ -88,6 +90,7 @@ class Run:
         Raises:
             UsageError: An argument, file or folder is invalid. A new run that ends before its
                 first epoch is complete leaves no folder.
+            MachineError: The disk is full, or a file of the run cannot be written.
             TrainingError: Memory ran out, the loss is not finite, an image has changed, or a loader process has ended.
             KeyboardInterrupt: SIGINT (Ctrl-C) was received. The message says how to resume.
             Terminated: SIGTERM was received, likewise. A ``SystemExit`` with the exit code 143.
@@ -110,7 +113,7 @@ class Run:
             if error.errno != errno.ENOSPC:
                 raise
             folder = self.folder or Path(self.trainer.default_root_dir)
-            raise UsageError(
+            raise MachineError(
                 f"cannot write below {str(folder)!r} ({error.strerror}). {disk_full_remedy(folder)}"
             ) from error
         return self
@@ -164,6 +167,7 @@ def fit(
     name: str = "run",
     monitor: Monitor = "loss/val",
     save_top_k: int = 1,
+    save_every: str | None = None,
     ckpt_path: str | Path | None = None,
     callbacks: Sequence[L.Callback] | L.Callback | None = (),
     cache_features: bool = True,
@@ -176,7 +180,7 @@ def fit(
 
     Initial weights are drawn from torch's global random state: call ``lightning.seed_everything(42)`` first to
     reproduce a run of the command line. :class:`RunOptions` explains ``name``, ``monitor``, ``save_top_k``,
-    ``cache_features``, ``extract_precision``, ``compile`` and ``tune``.
+    ``save_every``, ``cache_features``, ``extract_precision``, ``compile`` and ``tune``.
 
     Args:
         model: The model.
@@ -203,7 +207,7 @@ def fit(
         >>> len(run.metrics)
         2
     """
-    options = RunOptions(name, monitor, save_top_k, tune, cache_features, extract_precision, compile)
+    options = RunOptions(name, monitor, save_top_k, save_every, tune, cache_features, extract_precision, compile)
     return prepare_run(model, data, options, ckpt_path=ckpt_path, callbacks=callbacks, **trainer_kwargs).fit()
 
 
@@ -230,10 +234,10 @@ def prepare_run(
     check_training_arguments(kwargs)
     if kwargs.get("precision") is None and trains_in_bfloat16(kwargs.get("accelerator")):
         kwargs["precision"] = "bf16-mixed"
-    if ckpt_path is not None:
-        adopt_checkpoint(model, data, options.monitor, Path(str(ckpt_path)))
-    else:
+    if ckpt_path is None:
         check_new_model(model)
+    else:
+        ckpt_path = prepare_resume(model, data, options.monitor, ckpt_path)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data), Temperature()]
     if options.compile:
         mine.append(Compilation())
@@ -249,12 +253,14 @@ def prepare_run(
         dump_config = dump_config or partial(dump_hparams, model, data, asdict(options), trainer_kwargs)
         searches = [*finders, options.tune] if options.tune else finders
         files = RunFiles(data, folder, dump_config, resumed=ckpt_path is not None)
-        mine += [files, FiniteLoss(data, folder), EpochTable(folder), TensorBoardImages(data), MeasureSpeed(folder)]
+        mine = [TrainedWith(data), files, *mine, FiniteLoss(data, folder), EpochTable(folder)]
+        mine += [TensorBoardImages(data), MeasureSpeed(folder)]
         mine += [Tuner(what, files.record) for what in searches]
         if saves:
             mode = monitor_mode(options.monitor)
             best = RunCheckpoint(folder, "best", options.monitor, mode, save_top_k=options.save_top_k)
-            last = RunCheckpoint(folder, "last")
+            interval = SaveInterval(options.save_every) if options.save_every else None
+            last = RunCheckpoint(folder, "last", save_every=interval)
             mine += [best, last]
             stop = SaveOnSignal(last)
         kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}

@@ -12,6 +12,7 @@ from animals_pl.errors import UsageError, require_types
 from animals_pl.models.openvino import Precision
 from animals_pl.training.callbacks.tuning import Tune
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.save_interval import SaveInterval
 
 Monitor = Literal["loss/val", "acc/val", "macro_recall/val", "macro_f1/val"]
 
@@ -24,6 +25,8 @@ class RunOptions:
         name: Runs are written to checkpoints/NAME/version_N.
         monitor: Metric that selects the best epoch.
         save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
+        save_every: Also save last.ckpt within an epoch, after a duration such as ``10min`` or after training steps,
+            such as ``500steps``. Default: after each epoch.
         tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
             GPU memory, at most a tenth of the training images (``batch_size``), and use it.
         cache_features: Compute the features of a frozen backbone once, if that does not change the result.
@@ -31,12 +34,14 @@ class RunOptions:
         compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
 
     Raises:
-        UsageError: ``name`` is not the name of a folder, or ``save_top_k`` is below 1.
+        UsageError: ``name`` is not the name of a folder, ``save_top_k`` is below 1, or ``save_every`` is not a duration
+            or a number of steps.
     """
 
     name: str = "run"
     monitor: Monitor = "loss/val"
     save_top_k: int = 1
+    save_every: str | None = None
     tune: Tune | None = None
     cache_features: bool = True
     extract_precision: Precision = "float32"
@@ -46,6 +51,8 @@ class RunOptions:
         require_types(RunOptions, vars(self))
         if not self.name or self.name in {".", ".."} or {"/", "\\", "\0"} & set(self.name):
             raise UsageError(f"name={self.name!r} is not the name of a folder. Use letters, digits, '-' and '_'.")
+        if self.save_every is not None:
+            SaveInterval(self.save_every)
         if self.save_top_k < 1:
             raise UsageError(f"save_top_k={self.save_top_k} is out of range. Choose a value >= 1.")
 
@@ -76,6 +83,10 @@ def check_combination(options: RunOptions, ckpt_path: str | Path | None, saves: 
     if options.save_top_k > 1 and not saves:
         raise UsageError(
             f"save_top_k={options.save_top_k} has no effect with trainer.enable_checkpointing=false. Remove one."
+        )
+    if options.save_every and not saves:
+        raise UsageError(
+            f"save_every={options.save_every} has no effect with trainer.enable_checkpointing=false. Remove one."
         )
     if options.extract_precision != "float32" and not options.cache_features:
         raise UsageError(

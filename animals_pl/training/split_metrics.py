@@ -57,6 +57,11 @@ class SplitMetrics(nn.Module):
         self.loss.reset()
         self.pairs.reset()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether this process has no samples of the epoch, neither new ones nor those of an interrupted session."""
+        return not self.loss.weight > 0
+
     def sums(self) -> dict[str, Tensor]:
         """State of this process mid-epoch, for :meth:`continue_from`."""
         return {"value": self.loss.mean_value, "weight": self.loss.weight, "pairs": dim_zero_cat(self.pairs.pairs)}

@@ -42,6 +42,7 @@ IRRELEVANT_WARNINGS = (
     ".*isinstance.treespec, LeafSpec.*",
     ".*WeightAveraging callback with a model that overrides the configure_model.*",  # nothing here is sharded
     ".*your dataloader is not resumable.*",  # its sampler reads the position from Lightning's counters
+    ".*The ``compute`` method of metric .* was called before the ``update`` method.*",  # resumed after the last batch
     ".*Encountered .nan. values in tensor.*",  # AnimalClassifier raises a UsageError
 )
 """Patterns of warnings that do not concern the user."""

@@ -110,6 +110,7 @@ def test_resume_goes_on_in_the_same_folder(halves, tmp_path):
         ".csv",
         ".csv",
         ".json",
+        ".json",
         ".png",
         ".yaml",
     ]
@@ -187,6 +188,17 @@ def test_new_patience_counts(tiny_tree, tmp_path):
     run = first_half(tiny_tree, tmp_path, 0, 2, "--model.lr", 0, *stop, 9)
     assert fit("--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 9, *stop, 3) == 0
     assert len(table(run)) == 4
+
+
+def test_a_run_that_early_stopping_ended_goes_on_with_more_patience_only(tiny_tree, tmp_path, capsys):
+    stop = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=acc/val", "--trainer.callbacks.patience"]
+    run = first_half(tiny_tree, tmp_path, 0, 9, "--model.lr", 0, *stop, 1)
+    assert len(table(run)) == 2
+    assert fit("--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 9, *stop, 1) == 0
+    assert "early stopping has ended this run; raise its patience=1 to continue" in capsys.readouterr().out
+    assert len(table(run)) == 2
+    assert fit("--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 9, *stop, 2) == 0
+    assert len(table(run)) == 3
 
 
 def test_a_run_keeps_its_monitor(halves, tmp_path, capsys):

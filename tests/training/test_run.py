@@ -305,10 +305,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
     try:
         with pytest.raises(
             UsageError,
-            match=r"cannot write '.*best\.ckpt' \(File too large\); an earlier file .* Free disk space and start again",
+            match=r"cannot write '.*best\.ckpt' \(File too large\), .* MB needed; an earlier file .* Free disk space "
+            "and start again",
         ):
             AtomicCheckpointIO().save_checkpoint({"epoch": 2, "weights": torch.zeros(10_000)}, file)
-        with pytest.raises(UsageError, match=r"cannot write '.*new\.ckpt' \(File too large\)\. Free disk space"):
+        with pytest.raises(UsageError, match=r"cannot write '.*new\.ckpt' \(File too large\), .* MB needed\. Free"):
             AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(10_000)}, tmp_path / "new.ckpt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

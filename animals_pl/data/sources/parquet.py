@@ -69,7 +69,7 @@ def write_images(files: Mapping[Path, str], root: Path, source: str) -> Unpacked
             counts["images"] += 1
             if not exists(target, len(content), "the image in the dataset"):
                 counts["written"] += 1
-                with atomic_write(target) as partial:
+                with atomic_write(target, durable=False) as partial:
                     partial.write_bytes(content)
     except ArrowException as error:
         raise refuse(f"a Parquet file cannot be read ({one_line(error)})") from error

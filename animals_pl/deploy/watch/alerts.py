@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,6 +94,4 @@ def _snapshot(folder: Path, name: str, pixels: np.ndarray) -> str:
     file = folder / f"{name}.jpg"
     with atomic_write(file) as partial, partial.open("wb") as stream:
         picture.save(stream, "JPEG", quality=SNAPSHOT_QUALITY)
-        stream.flush()
-        os.fsync(stream.fileno())
     return str(file)

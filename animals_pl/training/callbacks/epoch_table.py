@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,16 @@ class EpochTable(L.Callback):
         self._began = 0.0
         self._validation: Row = {}  # the best validation of the epoch, by the metric that selects best.ckpt
         self._ended: tuple[int, float] | None = None  # epoch and seconds of an epoch without a row yet
+        self._row_of_checkpoint: Row = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of an epoch that is resumed mid-epoch."""
+        """Start the clock of an epoch that is resumed mid-epoch. Write a row that a killed run did not write."""
         self._began = time.perf_counter()
+        row = self._row_of_checkpoint
+        if row and trainer.is_global_zero and all(earlier["epoch"] != row["epoch"] for earlier in self.rows):
+            if board := board_of(trainer):
+                board.start(int(row["epoch"]) + 1)
+            self._add_row(row, trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the previous epoch's row; its metrics are complete only after all of its end-of-epoch hooks."""
@@ -58,8 +65,9 @@ class EpochTable(L.Callback):
             curves(self.rows).savefig(self.folder / "curves.png", dpi=120)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write the last finished epoch."""
-        self.on_train_end(trainer, pl_module)
+        """Write the last finished epoch, unless the disk is what failed."""
+        with suppress(OSError):
+            self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Metrics of the epoch's best validation, for a run that is resumed between two validations."""
@@ -69,23 +77,40 @@ class EpochTable(L.Callback):
         """Restore the metrics of the epoch's best validation."""
         self._validation = state_dict["validation"]
 
-    def _write_row(self, trainer: L.Trainer) -> None:
-        if self._ended is None:
-            return
-        (epoch, seconds), self._ended = self._ended, None
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Store the row of a complete epoch, which is written after the checkpoint, and flush the loggers."""
+        if self._ended is not None:
+            checkpoint["epoch_row"] = self._row(trainer, *self._ended)
+        for logger in trainer.loggers:
+            logger.save()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the row of the checkpoint's epoch."""
+        self._row_of_checkpoint = checkpoint.get("epoch_row", {})
+
+    def _row(self, trainer: L.Trainer, epoch: int, seconds: float) -> Row:
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "loss"}
         row = {key: value for key, value in metrics.items() if not key.endswith("/val")}
         if self._validation.get("epoch") == epoch:
             row |= self._validation
+        return row | {"epoch": epoch, "seconds": seconds}
+
+    def _write_row(self, trainer: L.Trainer) -> None:
+        if self._ended is None:
+            return
+        (epoch, seconds), self._ended = self._ended, None
+        row = self._row(trainer, epoch, seconds)
         has_row = any(earlier["epoch"] == epoch for earlier in self.rows)
         if not trainer.is_global_zero or ("loss/train" not in row and has_row):  # resumed after its last batch
             return
-        row |= {"epoch": epoch, "seconds": seconds}
+        self._add_row(row, trainer)
+
+    def _add_row(self, row: Row, trainer: L.Trainer) -> None:
         # On resume, drop rows from this epoch on.
-        self.rows = [earlier for earlier in self.rows if earlier["epoch"] < epoch] + [row]
-        write_metrics(self.file, self.rows)
+        self.rows = [earlier for earlier in self.rows if earlier["epoch"] < row["epoch"]] + [row]
         if board := board_of(trainer):
-            board.log_epoch(row)
+            board.log_epoch(row)  # before metrics.csv: a run killed in between logs the row again
+        write_metrics(self.file, self.rows)
         self._print(row, trainer.max_epochs)
 
     def _print(self, row: Row, epochs: int | None) -> None:
@@ -103,8 +128,16 @@ class EpochTable(L.Callback):
 
 def best_row(trainer: L.Trainer) -> Row:
     """Row of the epoch that best.ckpt was saved in; empty before the first epoch is complete."""
-    tables = [callback for callback in trainer.callbacks if isinstance(callback, EpochTable)]  # type: ignore[attr-defined]
     checkpoint = best_checkpoint(trainer)
-    if not tables or checkpoint is None or checkpoint.monitor is None:
+    if checkpoint is None or checkpoint.monitor is None:
         return {}
-    return best_epoch(tables[0].rows, checkpoint.monitor, checkpoint.mode)
+    return best_epoch(rows_of(trainer), checkpoint.monitor, checkpoint.mode)
+
+
+def rows_of(trainer: L.Trainer) -> list[Row]:
+    """Rows of the run's table; none without a table.
+
+    A resumed run has those of the earlier session until it replaces them.
+    """
+    tables = [callback for callback in trainer.callbacks if isinstance(callback, EpochTable)]  # type: ignore[attr-defined]
+    return tables[0].rows if tables else []

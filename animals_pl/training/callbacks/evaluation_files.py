@@ -177,7 +177,7 @@ def evaluate_split(
         "split": split,
         "data": str(catalog.root.absolute()),
         "checkpoint": ckpt_path.name,
-        "epoch": load_checkpoint(ckpt_path, mmap=True)["epoch"] + 1,
+        "epoch": load_checkpoint(ckpt_path, mmap=True, verify=False)["epoch"] + 1,
         "tta": module.hparams["tta"],
         "temperature": module.calibration.temperature,
         "prior": module.prior,

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from animals_pl.training.callbacks.run_length import epoch_is_complete
+from animals_pl.training.save_interval import SaveInterval
 
 
 class TopKCheckpoint(ModelCheckpoint):
@@ -40,6 +41,7 @@ class TopKCheckpoint(ModelCheckpoint):
         if best:
             state["kth_best_model_path"], state["kth_value"] = list(best.items())[-1]
         super().load_state_dict({**state, "best_k_models": best})
+        self.current_score = state["current_score"]
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -54,10 +56,18 @@ class RunCheckpoint(ModelCheckpoint):
         monitor: Metric whose best epoch is kept. ``None`` keeps the latest epoch.
         mode: ``min`` or ``max``, as in ModelCheckpoint.
         save_top_k: With 2 or more, the k best epochs are also kept in separate files.
+        save_every: Without ``monitor``: also save within epochs.
     """
 
     def __init__(
-        self, folder: Path, name: str, monitor: str | None = None, mode: str = "min", *, save_top_k: int = 1
+        self,
+        folder: Path,
+        name: str,
+        monitor: str | None = None,
+        mode: str = "min",
+        *,
+        save_top_k: int = 1,
+        save_every: SaveInterval | None = None,
     ) -> None:
         super().__init__(
             folder,
@@ -68,6 +78,7 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         # Nested, so that every checkpoint holds the state of both callbacks.
+        self.save_every = save_every
         self.top_k = TopKCheckpoint(folder, monitor, mode, save_top_k) if monitor and save_top_k > 1 else None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -75,6 +86,12 @@ class RunCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
         if self.top_k is not None:
             self.top_k.setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the interval between checkpoints."""
+        super().on_train_start(trainer, pl_module)
+        if self.save_every:
+            self.save_every.restart(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the epoch if it is one of the best."""
@@ -86,13 +103,18 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the latest state if training stops within an epoch."""
+        """Save the latest state if training stops within an epoch, or if ``save_every`` is over."""
         self._save_mid_epoch(trainer)
+        if self.save_every and self.save_every.is_over(trainer) and _is_exact_position(trainer, batch_idx):
+            trainer.save_checkpoint(self.format_checkpoint_name({}))
+            self.save_every.restart(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save after a complete epoch; an interrupted one is saved by :meth:`_save_mid_epoch`."""
         if epoch_is_complete(trainer):
             super().on_train_epoch_end(trainer, pl_module)
+            if self.save_every:
+                self.save_every.restart(trainer)
 
     def save(self, trainer: L.Trainer) -> None:
         """Save the current state."""
@@ -110,6 +132,7 @@ class RunCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score. Handles a moved run folder."""
         super().load_state_dict(_moved_to(Path(str(self.dirpath)), state_dict))
+        self.current_score = state_dict["current_score"]  # Lightning leaves it out
         if self.top_k is None or "top_k" not in state_dict:
             return
         self.top_k.load_state_dict(state_dict["top_k"])
@@ -118,6 +141,20 @@ class RunCheckpoint(ModelCheckpoint):
             self.best_model_path = self.kth_best_model_path = self.format_checkpoint_name({})
             self.best_k_models = {self.best_model_path: score}
             self.best_model_score = self.kth_value = score
+
+
+def _is_exact_position(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether a run resumed after this batch equals an uninterrupted one.
+
+    Accumulated gradients are not in a checkpoint, and Lightning skips a validation that is due after the batch.
+    """
+    batches = batch_idx + 1
+    if epoch_is_complete(trainer) or batches % trainer.accumulate_grad_batches:
+        return False
+    if trainer.check_val_every_n_epoch is None:  # val_check_interval counts across epochs
+        batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+    interval = trainer.val_check_batch
+    return not isinstance(interval, int) or batches % interval != 0
 
 
 def best_checkpoint(trainer: L.Trainer) -> RunCheckpoint | None:

@@ -1,4 +1,4 @@
-"""config.yaml and split.csv of a run."""
+"""config.yaml, split.csv and environment.json of a run."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.files import atomic_write
 from animals_pl.training.checkpoint import SET_BY_DATA
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.disk_space import require_space
+from animals_pl.training.environment import record_session
 
 
 class RunFiles(L.Callback):
-    """Writes the configuration and the split into the run's folder before training.
+    """Writes the configuration, the split and the environment into the run's folder before training.
 
     Args:
         data: The run's datamodule.
@@ -40,13 +42,23 @@ class RunFiles(L.Callback):
         self.tuned: dict[str, float] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the files."""
+        """Check that checkpoints fit on the disk, and write the files.
+
+        Raises:
+            MachineError: There is not enough free space.
+        """
+        require_space(self.folder, trainer, pl_module)
         if not trainer.is_global_zero:
             return
         if not self.resumed:
             self._write_config()
         if isinstance(self.data, AnimalsDataModule):
             self.data.save_split(self.folder)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Record the session, with the epoch that it starts from."""
+        if trainer.is_global_zero:
+            record_session(self.folder, trainer)
 
     def record(self, key: str, value: float) -> None:
         """Put a tuned value such as ``model.lr`` into the configuration, so that repeating the run needs no search."""

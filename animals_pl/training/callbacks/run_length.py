@@ -51,6 +51,14 @@ class RunLength(L.Callback):
                     "together. Raise trainer.max_time."
                 )
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Train no further epoch if early stopping has ended the run that is resumed."""
+        for callback in trainer.early_stopping_callbacks:
+            if isinstance(callback, EarlyStopping) and 0 < callback.patience <= callback.wait_count:
+                trainer.should_stop = True
+                if trainer.is_global_zero:
+                    print(f"early stopping has ended this run; raise its patience={callback.patience} to continue")
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -15,7 +15,7 @@ from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.evaluation.figures import confusion_matrix
 from animals_pl.files import printable
 from animals_pl.training.board import board_of
-from animals_pl.training.callbacks.epoch_table import best_row
+from animals_pl.training.callbacks.epoch_table import best_row, rows_of
 from animals_pl.training.classifier import AnimalClassifier
 
 THUMBNAIL = 128
@@ -43,20 +43,23 @@ class TensorBoardImages(L.Callback):
         self._due = False
         self._next = 0.0  # time of the next figures
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hide what an earlier session logged after its checkpoint."""
+        if board := board_of(trainer):
+            board.start(_first_outdated_step(trainer))
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """At the first batch of an epoch, log the epoch's first images, augmented as the net sees them."""
-        board, epoch, latest = board_of(trainer), trainer.current_epoch, self._epoch
-        self._epoch = epoch
-        if epoch == latest:
+        board, epoch = board_of(trainer), trainer.current_epoch
+        if epoch == self._epoch:
             return
+        self._epoch = epoch
         began = time.monotonic()
         self._due = trainer.strategy.broadcast(began >= self._next)  # the matrix gathers from all processes
         if board is None:
             return
-        if latest < 0:
-            board.start(epoch + 1)
         if not self._due or not isinstance(self.data, AnimalsDataModule):
             return
         first_batch = next(iter(self.data.train_sampler(lambda: (epoch, 0))))
@@ -97,3 +100,14 @@ class TensorBoardImages(L.Callback):
         plain = {k: v for k, v in hparams.items() if isinstance(v, simple) and not k.startswith("_")}
         plain = {k: printable(v) if isinstance(v, str) else v for k, v in plain.items()}  # must be UTF-8
         board.log_results(plain, best, trainer.current_epoch)
+
+
+def _first_outdated_step(trainer: L.Trainer) -> int:
+    """Step from which events of an earlier session are hidden.
+
+    Ours count epochs, those of user callbacks optimizer steps, which are larger. Rows of epochs that are repeated exist
+    only if the run does not continue from its latest checkpoint; otherwise the steps of users are kept.
+    """
+    epoch = trainer.current_epoch
+    repeats = any(row["epoch"] >= epoch for row in rows_of(trainer))
+    return epoch + 1 if repeats else max(epoch + 1, trainer.global_step)
