@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
 from animals_pl.data.catalog import ANIMALS10
+from animals_pl.data.decode import decode
 from animals_pl.data.inspection import duplicates
 from animals_pl.data.inspection.alignment import same_picture
 from animals_pl.data.inspection.duplicates import (
@@ -25,6 +26,8 @@ from animals_pl.data.inspection.duplicates import (
 )
 from animals_pl.data.inspection.image_facts import inspect, perceptual_hash
 from animals_pl.data.sources.practice.practice_set import draw_animal
+from animals_pl.data.walk import find_images
+from scripts.bench.duplicates import COPIES as BENCHMARK_COPIES
 
 BITS, DIGITS = 256, 64
 
@@ -601,3 +604,72 @@ def test_mirrored_picture_has_the_hash_with_odd_columns_flipped(drawings, tmp_pa
         hashes, centres = hashes_of(files)
         assert hashes[1] == mirrored(hashes[0])
         assert near_pairs(hashes, centres, unasked).tolist() == [[0, 1, 0]]
+
+
+# More images than can be compared in pairs
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), different=st.integers(0, 6), band=st.integers(0, 1), flipped=st.booleans())
+def test_index_finds_every_pair_with_three_equal_blocks(seed, different, band, flipped):
+    """The pigeonhole principle: such a pair is in one of the tables, wherever its bits differ."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (2, 256), dtype=np.uint8)
+    bits[1] = bits[0]
+    bits[1, duplicates._BANDS[1 - band][::3]] ^= 1  # in the other band, every block
+    for block in rng.permutation(9)[:different]:
+        bits[1, duplicates._BANDS[band][block::9]] ^= 1
+    numbers = [int.from_bytes(np.packbits(each).tobytes(), "big") for each in bits]
+    hashes = [text(number) for number in numbers]
+    hashes[1] = mirrored(hashes[1]) if flipped else hashes[1]
+    strange = [text(random_bits(rng)), text(random_bits(rng))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "MAX_EXHAUSTIVE", 0)
+        found = near_pairs(hashes, strange, unasked)
+    assert found.tolist() == [[0, 1, (numbers[0] ^ numbers[1]).bit_count()]]
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 2**22])
+def test_index_finds_the_pairs_of_comparing_all(monkeypatch, limit):
+    rng = np.random.default_rng(5)
+    bases = [random_bits(rng) for _ in range(10)]
+    copies = [text(flipped(base, int(rng.integers(4)), rng)) for base in bases for _ in range(6)]
+    pictures = [(copy, text(random_bits(rng))) for copy in rng.permutation(copies).tolist()]
+    expected = near_pairs(*as_lists(pictures), yes)
+    monkeypatch.setattr(duplicates, "MAX_EXHAUSTIVE", 0)
+    monkeypatch.setattr(duplicates, "_MAX_CANDIDATES", limit)
+    assert len(expected) == 10 * 15
+    assert near_pairs(*as_lists(pictures), yes).tolist() == expected.tolist()
+
+
+def test_index_finds_999_of_1000_copies(saved, monkeypatch):
+    """Recall against comparing all pairs, among copies of drawings resized, compressed, cut, mirrored and brighter."""
+    hashes, count = hashes_of([file for files in saved.values() for file in files]), len(saved["original"])
+
+    def copies() -> set[tuple[int, int]]:
+        pairs = near_pairs(*hashes, yes)[:, :2]
+        return set(map(tuple, pairs[pairs[:, 0] % count == pairs[:, 1] % count].tolist()))
+
+    expected = copies()
+    monkeypatch.setattr(duplicates, "MAX_EXHAUSTIVE", 0)
+    found = copies()
+    assert len(expected) >= 44 * count  # of the 45 pairs of 10 files
+    assert found <= expected
+    assert len(found) >= 0.999 * len(expected)
+
+
+def test_index_finds_999_of_1000_near_pairs_of_photographs(animals10_root, tmp_path, monkeypatch):
+    """Recall among photographs and their edited copies, whatever they show."""
+    rng, files = np.random.default_rng(0), find_images(animals10_root)[::40]
+    pictures = [Image.fromarray(decode(file)) for file in files]
+    for kind, (edit, quality) in BENCHMARK_COPIES.items():
+        for number, picture in enumerate(pictures):
+            files.append(tmp_path / f"{kind} {number}.jpg")
+            edit(picture, rng).save(files[-1], quality=quality)
+    hashes = hashes_of(files)
+    expected = set(map(tuple, near_pairs(*hashes, yes)[:, :2].tolist()))
+    monkeypatch.setattr(duplicates, "MAX_EXHAUSTIVE", 0)
+    found = set(map(tuple, near_pairs(*hashes, yes)[:, :2].tolist()))
+    assert len(expected) > 25 * len(pictures)
+    assert found <= expected
+    assert len(found) >= 0.999 * len(expected)
