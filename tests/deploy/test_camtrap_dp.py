@@ -202,8 +202,8 @@ def test_a_deployment_covers_the_folders_below_its_own(model, card):
         ("folder,deploymentID,latitude,longitude\nS0,a,1,nan\n", "line 2 has longitude='nan'"),
         ("folder,deploymentID,latitude,longitude\nS0,a,,0\n", "line 2 lacks latitude"),
         ("folder,deploymentID,latitude,longitude\nS0,a,1,2,3\n", "line 2 has more cells"),
-        ("folder,deploymentID,latitude,longitude\nS0,a,1,2\nS0,b,1,2\n", "line 3 has a folder"),
-        ("folder,deploymentID,latitude,longitude\nS0,a,1,2\nS1,a,1,3\n", "line 3 has a folder, or a deploymentID"),
+        ("folder,deploymentID,latitude,longitude\nS0,a,1,2\nS0,b,1,2\n", "line 3 repeats a folder"),
+        ("folder,deploymentID,latitude,longitude\nS0,a,1,2\nS1,a,1,3\n", "line 3 repeats a folder, or a deploymentID"),
         ("folder,deploymentID,latitude,longitude,deploymentEnd\nS0,a,1,2,May\n", "deploymentEnd='May', not a date"),
     ],
 )

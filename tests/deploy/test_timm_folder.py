@@ -97,7 +97,7 @@ def test_config_says_what_timm_and_transformers_read(tmp_path):
         (("shallownet", 16, {"features": "pooled"}), "model.net=shallownet is not a timm model"),
         (("mobilenetv3_small_050", 32, {"features": "pooled"}), "a layer between model.features=pooled and its"),
         (("mobilenetv3_small_050", 32, {"head": "dense"}), "timm's classifier is one layer, but model.head=dense has"),
-        (("mobilenetv3_small_050", 32, {"tta": "hflip"}), "tta=hflip. Pass tta=none"),
+        (("mobilenetv3_small_050", 32, {"tta": "hflip"}), "(tta=hflip). Pass tta=none"),
         (("levit_128s", 224, {}), "timm's classifier of levit_128s is not a single linear layer"),
     ],
     ids=["own net", "pooled", "dense", "tta", "two classifiers"],
@@ -118,9 +118,9 @@ def test_test_time_augmentation_can_be_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        ({"crop_mode": "center"}, "resized pixels differ"),
-        ({"interpolation": "nearest"}, "resized pixels differ"),
-        ({"mean": [0.5, 0.5, 0.5]}, "resized pixels differ"),
+        ({"crop_mode": "center"}, "resized pixels by"),
+        ({"interpolation": "nearest"}, "resized pixels by"),
+        ({"mean": [0.5, 0.5, 0.5]}, "resized pixels by"),
     ],
     ids=["crop", "interpolation", "mean"],
 )
@@ -141,7 +141,7 @@ def test_other_weights_are_noticed(tmp_path, monkeypatch):
         return net
 
     monkeypatch.setattr(timm_folder, "timm_model", wrong)
-    with pytest.raises(UsageError, match=r"logits differ by .* nothing was written"):
+    with pytest.raises(UsageError, match=r"logits by .* nothing was written"):
         export_timm_folder(random_model("mobilenetv3_small_050", 32), tmp_path / "folder")
     assert list(tmp_path.iterdir()) == []
 
@@ -185,7 +185,7 @@ def test_python_returns_the_folder(checkpoint, tmp_path):
         (["--output", "full"], "output='full' exists and is not an empty folder"),
         (["--output", "full/file"], "output='full/file' exists and is not an empty folder"),
         (["--image_folder", "nowhere"], "image_folder='nowhere' is not a folder with images"),
-        (["--tta", "hflip"], "tta=hflip. Pass tta=none"),
+        (["--tta", "hflip"], "(tta=hflip). Pass tta=none"),
         (["--format", "keras"], "format=keras is invalid"),
     ],
 )
