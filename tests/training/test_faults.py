@@ -118,6 +118,15 @@ def test_a_loss_that_is_not_finite_stops_with_the_images_of_its_batch(
     assert (run / "last.ckpt").exists() == bool(epoch)
 
 
+def test_a_learning_rate_that_is_too_high_is_named(tiny_tree, tmp_path, capsys):
+    assert fit(tiny_tree, tmp_path, "--model.net", "shallownet", "--model.lr", 1e30) == 1
+    line = the_line(capsys)
+    assert re.match(
+        r"training diverged in epoch 1: the loss of batch \d is (nan|inf)\. Lower model\.lr \(now 1e\+30\)", line
+    )
+    assert list(tmp_path.rglob("*.ckpt")) == []
+
+
 def test_an_image_that_is_deleted_within_an_epoch_stops_the_run(make_tree, tmp_path, in_step, capsys):
     tree = make_tree("tree", {"cane": 20, "gatto": 20})
 
