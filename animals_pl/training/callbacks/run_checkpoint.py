@@ -10,7 +10,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from animals_pl.training.callbacks.run_length import epoch_is_complete
+from animals_pl.training.callbacks.run_length import epoch_is_complete, is_exactly_resumable
 from animals_pl.training.save_interval import SaveInterval
 
 
@@ -105,7 +105,7 @@ class RunCheckpoint(ModelCheckpoint):
     ) -> None:
         """Save the latest state if training stops within an epoch, or if ``save_every`` is over."""
         self._save_mid_epoch(trainer)
-        if self.save_every and self.save_every.is_over(trainer) and _is_exact_position(trainer, batch_idx):
+        if self.save_every and self.save_every.is_over(trainer) and is_exactly_resumable(trainer):
             trainer.save_checkpoint(self.format_checkpoint_name({}))
             self.save_every.restart(trainer)
 
@@ -141,20 +141,6 @@ class RunCheckpoint(ModelCheckpoint):
             self.best_model_path = self.kth_best_model_path = self.format_checkpoint_name({})
             self.best_k_models = {self.best_model_path: score}
             self.best_model_score = self.kth_value = score
-
-
-def _is_exact_position(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Whether a run resumed after this batch equals an uninterrupted one.
-
-    Accumulated gradients are not in a checkpoint, and Lightning skips a validation that is due after the batch.
-    """
-    batches = batch_idx + 1
-    if epoch_is_complete(trainer) or batches % trainer.accumulate_grad_batches:
-        return False
-    if trainer.check_val_every_n_epoch is None:  # val_check_interval counts across epochs
-        batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-    interval = trainer.val_check_batch
-    return not isinstance(interval, int) or batches % interval != 0
 
 
 def best_checkpoint(trainer: L.Trainer) -> RunCheckpoint | None:
