@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
-import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from animals_pl.data.decode import is_image
+from animals_pl.data.strings import Strings
+from animals_pl.data.walk import iter_images, walk_images, warn_of_dead_link
 from animals_pl.errors import UsageError, listed
 from animals_pl.files import printable
 
@@ -87,7 +86,7 @@ class Catalog:
     Attributes:
         root: The folder.
         class_names: Label order; ``labels`` index into it.
-        paths: POSIX paths relative to ``root``.
+        paths: POSIX paths relative to ``root``. Those of a scan are :class:`Strings`, which workers share.
         labels: int64 array (N,), one class index per path.
         sha256: N content hashes; empty strings if not computed.
         groups: int64 array (N,), the number of the group that a split must keep together, or -1.
@@ -96,89 +95,45 @@ class Catalog:
 
     root: Path
     class_names: list[str]
-    paths: list[str]
+    paths: Sequence[str]
     labels: np.ndarray
-    sha256: list[str] = field(default_factory=list)
+    sha256: Sequence[str] = ()
     groups: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     split_folders: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Fill in empty hashes and groups."""
-        if not self.sha256:
+        if not len(self.sha256):
             object.__setattr__(self, "sha256", [""] * len(self.paths))
         if not len(self.groups):
             object.__setattr__(self, "groups", np.full(len(self.paths), -1, dtype=np.int64))
 
     def counts(self) -> dict[str, int]:
         """Images per class, in label order."""
-        found = Counter(self.labels.tolist())
-        return {name: found[index] for index, name in enumerate(self.class_names)}
+        found = np.bincount(self.labels[self.labels >= 0], minlength=len(self.class_names))
+        return dict(zip(self.class_names, found.tolist(), strict=True))
 
-    def select(self, paths: Sequence[str]) -> Catalog:
-        """Catalog of the given paths, in that order."""
-        index_of = {path: index for index, path in enumerate(self.paths)}
-        chosen = np.array([index_of[path] for path in paths], dtype=np.int64)
-        sha256 = [self.sha256[index] for index in chosen]
-        labels, groups = self.labels[chosen], self.groups[chosen]
-        return replace(self, paths=list(paths), labels=labels, sha256=sha256, groups=groups)
+    def select(self, paths: Iterable[str]) -> Catalog:
+        """Catalog of the given paths, in that order.
+
+        Raises:
+            KeyError: A path is not in the catalog.
+        """
+        wanted = Strings.of(paths)
+        indices = Strings.of(self.paths).index_of(wanted)
+        if (indices < 0).any():
+            raise KeyError(wanted[int(indices.argmin())])
+        return self.take(indices)
+
+    def take(self, indices: np.ndarray) -> Catalog:
+        """Catalog of the images at the given indices (K,), in that order."""
+        paths, sha256 = (Strings.of(column).take(indices) for column in (self.paths, self.sha256))
+        return replace(self, paths=paths, labels=self.labels[indices], sha256=sha256, groups=self.groups[indices])
 
     def folder_splits(self) -> dict[str, str]:
         """Path → split of its folder; empty without split folders."""
         folders = self.split_folders
         return {path: folders[path.partition("/")[0]] for path in self.paths} if folders else {}
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Files that are images (:func:`is_image`) at any depth below a folder, sorted. Hidden ones are skipped."""
-    return sorted(iter_images(folder))
-
-
-def _refuse(folder: Path, error: OSError) -> None:
-    raise UsageError(f"{str(folder)!r} cannot be read ({error.strerror}). Fix or remove it.") from error
-
-
-def iter_images(folder: Path, onerror: Callable[[Path, OSError], None] = _refuse) -> Iterator[Path]:
-    """Yield the files of :func:`find_images` while the folders are read, each folder's files in the order of names.
-
-    Linked folders come last; no folder is read twice, and none above ``folder``.
-
-    Args:
-        folder: The folder.
-        onerror: Called with a folder that cannot be read. Default: a :class:`UsageError` is raised.
-    """
-    seen = {_identity(parent) for parent in folder.resolve().parents}
-    folders, links = [folder], list[Path]()
-    while folders or links:
-        current = (folders or links).pop()
-        try:
-            identity = _identity(current)
-            names = [] if identity in seen else sorted(os.listdir(current))  # noqa: PTH208 - less memory
-        except OSError as error:
-            onerror(current, error)
-            continue
-        seen.add(identity)
-        inner: list[Path] = []
-        for name in names:
-            path = current / name
-            if name.startswith("."):
-                continue
-            if path.is_dir():
-                (links if path.is_symlink() else inner).append(path)
-            elif is_image(path):
-                yield path
-            else:
-                _warn_of_dead_link(path)
-        folders += reversed(inner)  # the last one is read next
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _warn_of_dead_link(path: Path) -> None:
-    if path.is_symlink() and not path.exists():
-        warnings.warn(f"{str(path)!r} is a link to a missing file or folder", stacklevel=3)
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -269,7 +224,7 @@ def _class_folders(root: Path, argument: str) -> list[Path]:
         raise UsageError(f"{argument}={str(root)!r} is not a folder. {remedy}")
     folders = _folders(root)
     for path in root.iterdir():
-        _warn_of_dead_link(path)
+        warn_of_dead_link(path)
     if not folders:
         raise UsageError(f"{argument}={str(root)!r} has no class folders (one folder of images per class). {remedy}")
     return folders
@@ -299,10 +254,10 @@ def match_classes(folder_names: Sequence[str], class_names: Sequence[str], argum
     return list(found)
 
 
-def _images_of_class(folder: Path, argument: str) -> list[Path]:
-    """Images below a class folder. Raises UsageError if it has split folders."""
-    images = find_images(folder)
-    inner = {image.relative_to(folder).parts[0] for image in images if image.parent != folder}
+def _images_of_class(folder: Path, argument: str) -> list[str]:
+    """Paths of the images below a class folder. Raises UsageError if it has split folders."""
+    images = list(walk_images(folder))
+    inner = {image.partition("/")[0] for image in images if "/" in image}
     split_of = splits_of_folders(inner)
     if len(set(split_of.values())) > 1:
         names = sorted(split_of)
@@ -332,17 +287,16 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
     if class_names is None:
         name_of = {_class_key(folder.name): folder.name for folders in reversed(parents) for folder in folders}
         class_names = sorted(name_of.values())
-    found: list[tuple[str, int]] = []
-    empty: list[str] = []
+    paths: list[str] = []
+    labels: list[int] = []
     for folders in parents:
         indices = match_classes([folder.name for folder in folders], class_names, argument)
         for folder, index in zip(folders, indices, strict=True):
-            images = _images_of_class(folder, argument)
-            found += [(path.relative_to(root).as_posix(), index) for path in images]
+            images, place = _images_of_class(folder, argument), folder.relative_to(root).as_posix()
             if not images:
-                empty.append(folder.relative_to(root).as_posix())
-    if empty:
-        raise UsageError(f"{argument}={str(root)!r}: class folder {empty[0]!r} has no images. Fill or remove it.")
-    found.sort()
-    labels = np.array([label for _, label in found], dtype=np.int64)
-    return Catalog(root, list(class_names), [path for path, _ in found], labels, split_folders=split_folders)
+                raise UsageError(f"{argument}={str(root)!r}: class folder {place!r} has no images. Fill or remove it.")
+            paths += [f"{place}/{image}" for image in images]
+            labels += [index] * len(images)
+    order = sorted(range(len(paths)), key=paths.__getitem__)
+    ordered = Strings.of(map(paths.__getitem__, order))
+    return Catalog(root, list(class_names), ordered, np.array(labels, np.int64)[order], split_folders=split_folders)

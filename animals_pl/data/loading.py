@@ -14,6 +14,7 @@ from animals_pl.data.grouping import group_by as groups_of_rule
 from animals_pl.data.grouping import join_groups
 from animals_pl.data.inspection.manifest import scan
 from animals_pl.data.splits import VAL_FRACTION, Split, folder_split, load_split, stratified_split
+from animals_pl.data.strings import Strings
 from animals_pl.data.tables import read_image_rows
 from animals_pl.errors import UsageError, counted, listed
 
@@ -58,16 +59,18 @@ def load_dataset(
         UsageError: The folder, the exclude file or the rule cannot be used.
     """
     catalog = scan_folder(root, class_names, argument)
-    manifest = scan(catalog).manifest
-    groups = manifest["duplicate_group"].to_numpy() if group_duplicates else catalog.groups
+    columns = scan(catalog).columns
+    groups = np.asarray(columns["duplicate_group"]) if group_duplicates else catalog.groups
     if group_by:
         groups = join_groups(groups, groups_of_rule(group_by, catalog))
-    catalog = replace(catalog, sha256=manifest["sha256"].tolist(), groups=groups)
-    problems = zip(catalog.paths, manifest["problem"], strict=True)
-    broken = {path: problem for path, problem in problems if problem}
+    catalog = replace(catalog, sha256=columns["sha256"], groups=groups)
+    problems = Strings.of(columns["problem"])
+    is_usable = problems.lengths == 0
+    broken = {catalog.paths[index]: problems[index] for index in np.flatnonzero(~is_usable).tolist()}
     excluded = _read_exclude(Path(exclude), catalog) if exclude else set()
-    usable = [path for path in catalog.paths if path not in broken and path not in excluded]
-    return LoadedDataset(catalog, catalog.select(usable), broken, excluded)
+    if excluded:
+        is_usable &= [path not in excluded for path in catalog.paths]
+    return LoadedDataset(catalog, catalog.take(np.flatnonzero(is_usable)), broken, excluded)
 
 
 def split_dataset(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from animals_pl.data.catalog import Catalog, find_images
+from animals_pl.data.catalog import Catalog
 from animals_pl.data.decode import decodes
 from animals_pl.data.inspection.manifest import inspect_all
+from animals_pl.data.walk import find_images
 from animals_pl.errors import UsageError
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from animals_pl.data.catalog import iter_images
+from animals_pl.data.walk import iter_images
 from animals_pl.errors import UsageError
 
 STDIN = "-"

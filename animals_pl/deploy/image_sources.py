@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image
 
-from animals_pl.data.catalog import find_images
 from animals_pl.data.decode import read_image, upright
 from animals_pl.data.problems import load_checked, problem_of
+from animals_pl.data.walk import find_images
 from animals_pl.errors import UsageError
 
 Source: TypeAlias = str | Path | bytes | np.ndarray | Image.Image

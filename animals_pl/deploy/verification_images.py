@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from animals_pl.data.catalog import find_images
 from animals_pl.data.decode import decodes
+from animals_pl.data.walk import find_images
 from animals_pl.deploy.golden import drawings, spread
 from animals_pl.errors import UsageError
 from animals_pl.training.trained import TrainedModel

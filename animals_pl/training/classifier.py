@@ -23,11 +23,13 @@ from animals_pl.errors import UsageError, require_types
 from animals_pl.evaluation.calibration import Calibration
 from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
+from animals_pl.models.sync_batchnorm import synchronize_batchnorm
 from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
 from animals_pl.training.calibration import Output, calibration_of, calibration_state, model_prior, output, with_prior
 from animals_pl.training.hparams import check_convergence, check_data, check_hparams, warn_of_double_correction
 from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
 from animals_pl.training.optimization import Schedule, build_optimizer
+from animals_pl.training.processes import is_distributed, share_of_batch
 from animals_pl.training.split_metrics import SplitMetrics
 
 Batch = tuple[Tensor, Tensor]
@@ -195,6 +197,8 @@ class AnimalClassifier(L.LightningModule):
             return
         if self.data_info is None:
             raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training.")
+        if is_distributed() and self.trainer.strategy.root_device.type == "cuda":
+            synchronize_batchnorm(self.net)
         self.image_size = self.data_info.size
         self.ckpt_path, counts = None, np.array(self.data_info.class_counts)
         self.calibration = Calibration(1.0, model_prior(counts, self.hparams, self.data_info.sampling), counts)
@@ -254,7 +258,7 @@ class AnimalClassifier(L.LightningModule):
         loss, _ = self._step((inputs, labels), self.train_metrics, self.training_loss, targets)
         if batch_idx % 10 == 0:  # takes 2 ms, as much as training on cached features
             self.log("loss", loss, prog_bar=True, logger=False)
-        return loss
+        return loss * share_of_batch(len(labels), loss.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logits (B, C) of a batch, for callbacks; updates the validation metrics."""

@@ -22,7 +22,7 @@ from statistics import median
 from rich import box
 from rich.table import Table
 
-from animals_pl.data.catalog import find_images
+from animals_pl.data.walk import find_images
 from animals_pl.files import show
 from scripts.bench.process_memory import PROJECT, link_images
 

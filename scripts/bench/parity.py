@@ -19,7 +19,7 @@ from rich import box
 from rich.table import Table
 
 from animals_pl import Identifier, Prediction, export, load_model
-from animals_pl.data.catalog import find_images
+from animals_pl.data.walk import find_images
 from animals_pl.deploy.metadata import InputKind
 from animals_pl.files import show
 

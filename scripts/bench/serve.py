@@ -24,8 +24,8 @@ from rich import box
 from rich.table import Table
 
 from animals_pl import Identifier
-from animals_pl.data.catalog import find_images
 from animals_pl.data.cores import available_cores
+from animals_pl.data.walk import find_images
 from animals_pl.deploy.golden import spread
 from animals_pl.files import show
 

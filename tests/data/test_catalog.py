@@ -15,11 +15,11 @@ from animals_pl.data.catalog import (
     ANIMALS10_COUNTS,
     display_name,
     english_name,
-    find_images,
     match_classes,
     scan_folder,
 )
 from animals_pl.data.prediction import find_prediction_images
+from animals_pl.data.walk import find_images
 from animals_pl.errors import UsageError
 
 ITALIAN = list(ANIMALS10)

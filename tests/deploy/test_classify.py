@@ -21,7 +21,7 @@ from classify_calls import classify, refused
 from PIL import Image
 
 from animals_pl import Identifier
-from animals_pl.data.catalog import iter_images
+from animals_pl.data.walk import iter_images
 from animals_pl.deploy import image_worker
 from animals_pl.deploy.metadata import read_texts
 from animals_pl.deploy.onnx_file import seal

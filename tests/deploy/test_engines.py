@@ -16,8 +16,8 @@ import pytest
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, Identifier, fit
 from animals_pl.cli import main
-from animals_pl.data.catalog import find_images
 from animals_pl.data.decode import decode
+from animals_pl.data.walk import find_images
 from animals_pl.deploy import engines, inference_time
 from animals_pl.deploy.export import export
 from animals_pl.deploy.int8_comparison import Int8Comparison

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, fit
-from animals_pl.data.catalog import find_images
 from animals_pl.data.decode import MAX_FILE_BYTES
+from animals_pl.data.walk import find_images
 from animals_pl.deploy.export import export
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF")

@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from animals_pl.data.catalog import find_images
 from animals_pl.data.decode import decode
 from animals_pl.data.resize import Resize
+from animals_pl.data.walk import find_images
 from animals_pl.deploy.image_input import with_image_input
 from animals_pl.errors import UsageError
 

@@ -19,8 +19,9 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 import animals_pl
 from animals_pl import Identifier, TrainedModel
 from animals_pl.cli import main
-from animals_pl.data.catalog import find_images, scan_folder
+from animals_pl.data.catalog import scan_folder
 from animals_pl.data.decode import decode
+from animals_pl.data.walk import find_images
 from animals_pl.deploy import engines, onnx_file
 from animals_pl.deploy import export as export_file
 from animals_pl.deploy.int8 import quantise, quantise_weights

@@ -293,8 +293,10 @@ def test_file_grows(tmp_path):
     file = tmp_path / "features" / "one.safetensors"
     names = [bytes([number]) * 32 for number in range(5)]
     features = torch.arange(10.0).reshape(5, 2)
-    FeatureFile(file).add(names[:2], features[:2])
-    FeatureFile(file).add(names[2:], features[2:])
+    for part in (slice(2), slice(2, None)):
+        written = FeatureFile(file)
+        written.add(names[part], features[part])
+        written.save()
     read = FeatureFile(file)
     assert read.rows.keys() == set(names)
     assert torch.equal(read.take([names[4], names[0], names[4]]), features[[4, 0, 4]])

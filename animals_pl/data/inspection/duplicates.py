@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -30,26 +31,50 @@ _HASH_BYTES = _STRUCTURE_BYTES + 3 * COLOUR_SIDE * COLOUR_SIDE
 _CHUNK = 512
 """Rows per matrix product; bounds the memory."""
 
+MAX_EXHAUSTIVE = 32_768
+"""Images up to which all pairs are compared. With more, pairs are looked up by their lowest frequencies, see
+:func:`_indexed`."""
+
+_LOW_BITS = np.argsort(np.add.outer(np.arange(HASH_SIDE), np.arange(HASH_SIDE)).ravel(), kind="stable")[1:49]
+"""The 48 structure bits of the lowest frequencies, without the constant one. In duplicates, 1 to 2 % of them differ, in
+other pairs half of them."""
+
+_BLOCKS, _SAME_BLOCKS = 9, 3
+"""Blocks that the low bits are divided into, and how many of them are equal in all pairs that the index finds."""
+
+_MAX_CANDIDATES = 2**22
+"""Pairs looked up at a time; bounds the memory."""
+
+MAX_LINKAGE = 10_000
+"""Components with more images than this are not split: complete linkage needs quadratic memory."""
+
 
 class _Hashes(NamedTuple):
-    """Perceptual hashes: structure bits as -1 or 1 (N, 256), and mean colours (N, 4, 4, 3) in 0…255, float32."""
+    """Perceptual hashes: packed structure bits (N, 32) and mean colours (N, 4, 4, 3), uint8."""
 
     structure: np.ndarray
     colours: np.ndarray
 
     @classmethod
-    def parse(cls, hashes: Sequence[str]) -> _Hashes:
+    def parse(cls, hashes: Iterable[str]) -> _Hashes:
         """Unpack hexadecimal hashes."""
-        packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8)
-        bits, colours = np.split(packed.reshape(len(hashes), _HASH_BYTES), [_STRUCTURE_BYTES], axis=1)
-        fields = colours.reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 3)
-        return cls(np.unpackbits(bits, axis=1).astype(np.float32) * 2 - 1, fields.astype(np.float32))
+        packed = np.frombuffer(bytes.fromhex("".join(hashes)), dtype=np.uint8).reshape(-1, _HASH_BYTES)
+        structure, colours = np.split(packed, [_STRUCTURE_BYTES], axis=1)
+        return cls(np.ascontiguousarray(structure), colours.reshape(-1, COLOUR_SIDE, COLOUR_SIDE, 3))
 
     def flipped(self) -> _Hashes:
         """Hashes of the horizontally flipped images: every odd column of coefficients changes its sign."""
-        structure = self.structure.reshape(-1, HASH_SIDE, HASH_SIDE).copy()
-        structure[:, :, 1::2] *= -1
-        return _Hashes(structure.reshape(self.structure.shape), self.colours[:, :, ::-1])
+        return _Hashes(self.structure ^ np.uint8(0b01010101), self.colours[:, :, ::-1])
+
+    def signs(self) -> np.ndarray:
+        """Structure bits as -1 or 1 (N, 256) float32."""
+        return np.unpackbits(self.structure, axis=1).astype(np.float32) * 2 - 1
+
+    def block_keys(self) -> np.ndarray:
+        """Value of each block of the low bits (N, 9) uint32. Every block has low and high frequencies."""
+        bits = np.unpackbits(self.structure, axis=1)[:, _LOW_BITS].astype(np.uint32)
+        blocks = [bits[:, start::_BLOCKS] for start in range(_BLOCKS)]
+        return np.stack([block @ (1 << np.arange(block.shape[1], dtype=np.uint32)) for block in blocks], axis=1)
 
 
 def near_pairs(
@@ -60,7 +85,8 @@ def near_pairs(
 ) -> np.ndarray:
     """Pairs of near-duplicates: resized, re-encoded, slightly cropped or flipped.
 
-    Two images are compared as they are, flipped, and each with the central part of the other.
+    Two images are compared as they are, flipped, and each with the central part of the other. With more than
+    :data:`MAX_EXHAUSTIVE` images, some pairs close to the limit are missed (about 1 in 2,000).
 
     Args:
         hashes: N perceptual hashes (:func:`~animals_pl.data.inspection.image_facts.perceptual_hash`).
@@ -73,10 +99,15 @@ def near_pairs(
         int64 array (P, 3): indices i < j and the number of differing bits, sorted.
     """
     whole, centre = _Hashes.parse(hashes), _Hashes.parse(centre_hashes)
+    orders = ((whole, whole), (whole, centre), (centre, whole))
     found = [np.empty((0, 4))]
-    for first, second in ((whole, whole), (whole, centre), (centre, whole)):
-        for view in (first, first.flipped()):
-            found += _near(view, second, distance)
+    compared = [(view, second) for first, second in orders for view in (first, first.flipped())]
+    if len(whole.structure) <= MAX_EXHAUSTIVE:
+        found += [rows for first, second in compared for rows in _near(first, second, distance)]
+    else:
+        near = [rows[:, :2] for first, second in compared for rows in _indexed(first, second, distance)]
+        i, j = np.unique(np.concatenate(near), axis=0).astype(np.int64).T
+        found += [_compare(first, second, i, j, distance) for first, second in compared]
     views = np.concatenate(found)
     views = views[np.lexsort(views.T[[1, 0]])]
     pairs, starts = np.unique(views[:, :2].astype(np.int64), axis=0, return_index=True)
@@ -91,19 +122,64 @@ def near_pairs(
 
 def _near(first: _Hashes, second: _Hashes, distance: int) -> Iterator[np.ndarray]:
     """Yield chunks of pairs of similar structure (P, 4): indices i < j, differing bits, colour difference."""
-    bits = first.structure.shape[1]
-    for start in range(0, len(first.structure), _CHUNK):
+    all_rows, all_columns = first.signs(), second.signs()
+    bits = all_rows.shape[1]
+    for start in range(0, len(all_rows), _CHUNK):
         # A product of ±1 vectors is the number of equal bits minus the number of differing bits.
-        agreement = first.structure[start : start + _CHUNK] @ second.structure[start:].T
+        agreement = all_rows[start : start + _CHUNK] @ all_columns[start:].T
         i, j = np.nonzero(agreement >= bits - 2 * distance)
         i, j = i[i < j], j[i < j]
         colours = _colour_difference(first.colours[i + start], second.colours[j + start])
         yield np.stack([i + start, j + start, (bits - agreement[i, j]) / 2, colours], axis=1)
 
 
+def _indexed(first: _Hashes, second: _Hashes, distance: int) -> Iterator[np.ndarray]:
+    """As :func:`_near`, without comparing all pairs: those are found of which at least 3 of 9 blocks are equal.
+
+    Multi-index hashing (Norouzi et al. 2012) on the low frequencies: one lookup table for each choice of 3 blocks. A
+    pair may be found several times.
+    """
+    left, right = first.block_keys(), second.block_keys()
+    for blocks in combinations(range(_BLOCKS), _SAME_BLOCKS):
+        for i, j in _equal_pairs(*(_join(keys[:, blocks]) for keys in (left, right))):
+            yield _compare(first, second, i, j, distance)
+
+
+def _compare(first: _Hashes, second: _Hashes, i: np.ndarray, j: np.ndarray, distance: int) -> np.ndarray:
+    """Of the pairs of images i and j (P,), those of similar structure, with the columns of :func:`_near`."""
+    differing = np.bitwise_count(first.structure.view(np.uint64)[i] ^ second.structure.view(np.uint64)[j]).sum(axis=1)
+    near = differing <= distance
+    i, j = i[near], j[near]
+    return np.stack([i, j, differing[near], _colour_difference(first.colours[i], second.colours[j])], axis=1)
+
+
+def _join(keys: np.ndarray) -> np.ndarray:
+    """One key (N,) uint32 from several (N, K), each below 2⁶."""
+    return np.bitwise_or.reduce(keys << (6 * np.arange(keys.shape[1], dtype=np.uint32)), axis=1)
+
+
+def _equal_pairs(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield chunks of all pairs i < j with ``left[i] == right[j]``."""
+    order = np.argsort(right, kind="stable")
+    ordered = right[order]
+    starts, ends = (np.searchsorted(ordered, left, side) for side in ("left", "right"))
+    total = np.cumsum(ends - starts)
+    first = 0
+    while first < len(left):
+        done = total[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(total, done + _MAX_CANDIDATES, "right")))
+        counts = (ends - starts)[first:last]
+        i = np.repeat(np.arange(first, last), counts)
+        within = np.arange(len(i)) - np.repeat(np.cumsum(counts) - counts, counts)
+        j = order[np.repeat(starts[first:last], counts) + within]
+        yield i[i < j], j[i < j]
+        first = last
+
+
 def _colour_difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Root mean square difference (P,) of colours (P, 4, 4, 3) after normalising brightness and contrast."""
     fields = (1, 2, 3)
+    first, second = first.astype(np.float32), second.astype(np.float32)
     first = first - first.mean(fields, keepdims=True)
     second = second - second.mean(fields, keepdims=True)
     spread = first.std(fields) * second.std(fields)
@@ -135,7 +211,7 @@ def duplicate_groups(
         centre_hashes: N perceptual hashes of the central parts.
         same_picture: See :func:`near_pairs`.
     """
-    unique = [digest or f"unreadable {index}" for index, digest in enumerate(sha256)]
+    unique = np.array([(digest or f"unreadable {index}").encode() for index, digest in enumerate(sha256)], dtype="S")
     _, first, picture_of = np.unique(unique, return_index=True, return_inverse=True)
     hashed = [index for index in first if hashes[index]]
     pairs = near_pairs(
@@ -145,7 +221,7 @@ def duplicate_groups(
     )
     chain = components(len(hashed), pairs[:, :2])
     numbers, sizes = np.unique(chain, return_counts=True)
-    for number in numbers[sizes > MAX_COMPONENT]:
+    for number in numbers[(sizes > MAX_COMPONENT) & (sizes <= MAX_LINKAGE)]:
         members = np.flatnonzero(chain == number)
         inside = pairs[chain[pairs[:, 0]] == number]
         inside[:, :2] = np.searchsorted(members, inside[:, :2])

@@ -13,20 +13,31 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
-from typing import get_type_hints
+from typing import TypeVar, get_type_hints
 
 import numpy as np
 import pandas as pd
 
 from animals_pl.data.catalog import Catalog, scan_folder, splits_of_folders
 from animals_pl.data.inspection.alignment import same_picture
+from animals_pl.data.inspection.columns import (
+    READ_ERRORS,
+    Columns,
+    columns_of,
+    concatenate,
+    read_columns,
+    take,
+    write_columns,
+)
 from animals_pl.data.inspection.duplicates import duplicate_groups
 from animals_pl.data.inspection.image_facts import ImageFacts, inspect
+from animals_pl.data.strings import Strings
 from animals_pl.data.tables import write_table
 from animals_pl.errors import UsageError, counted, one_line
 from animals_pl.files import cache_dir, track
@@ -36,13 +47,19 @@ COLUMNS = ("path", "label", *ImageFacts._fields, "duplicate_group")
 duplicates, or -1."""
 
 _FACTS = get_type_hints(ImageFacts)
-_TYPES = {"path": object, "label": object, **_FACTS, "duplicate_group": int}
+_TYPES = {"path": str, "label": str, **_FACTS, "duplicate_group": int}
+_CACHED = {"path": str, **_FACTS, "duplicate_group": int}
 
-_FORMAT = 4
+_FORMAT = 5
 """Cache format version. Bump when the facts about an unchanged file change."""
 
 _MIN_FILES_FOR_PROCESSES = 256
 """With fewer files, starting processes costs more time than it saves."""
+
+_PART = 2**14
+"""Files inspected and rows converted at a time; bounds the memory."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -50,18 +67,24 @@ class Scan:
     """Result of a scan.
 
     Attributes:
-        manifest: One row per image, in the catalog's order, with :data:`COLUMNS`.
+        columns: The columns of the manifest, with one row per image, in the catalog's order.
         inspected: Number of files that were read. The others were cached and unchanged.
         seconds: Time to read them.
     """
 
-    manifest: pd.DataFrame
+    columns: Columns
     inspected: int
     seconds: float
 
+    @cached_property
+    def manifest(self) -> pd.DataFrame:
+        """The columns as a table with :data:`COLUMNS`, for reports: it needs several times their memory."""
+        cells = {name: list(each) if isinstance(each, Strings) else each for name, each in self.columns.items()}
+        return pd.DataFrame({name: pd.Series(cells[name], dtype=_TYPES[name]) for name in COLUMNS})
+
     def __str__(self) -> str:
         """Number of images read, time and speed."""
-        known = len(self.manifest) - self.inspected
+        known = len(self.columns["path"]) - self.inspected
         unchanged = f" ({known:,} unchanged)" if known else ""
         speed = f" in {self.seconds:.1f} s, {self.inspected / self.seconds:,.0f}/s" if self.inspected else ""
         return f"{counted(self.inspected, 'image')} read{speed}{unchanged}"
@@ -72,66 +95,95 @@ def scan(catalog: Catalog) -> Scan:
 
     Results are cached in the cache folder. Nothing is written next to the images.
     """
-    cache = _cache_file(catalog.root)
+    paths, cache = Strings.of(catalog.paths), _cache_file(catalog.root)
     try:
-        before = _read(cache)
-    except _READ_ERRORS:  # no earlier scan, or its file is damaged
-        before = pd.DataFrame(columns=list(COLUMNS))
-    facts = before[list(ImageFacts._fields)].itertuples(index=False, name=None)
-    known = dict(zip(before["path"], map(ImageFacts._make, facts), strict=True))
-    rows = [known.get(path) for path in catalog.paths]
-    files = [catalog.root / path for path in catalog.paths]
-    stale = [index for index, row in enumerate(rows) if row is None or _changed(files[index], row)]
+        facts = read_columns(cache, _CACHED)
+    except READ_ERRORS:  # no earlier scan, or its file is damaged
+        facts = columns_of([], _CACHED)
+    cached_paths, groups = Strings.of(facts.pop("path")), facts.pop("duplicate_group")
+    rows = cached_paths.index_of(paths)
+    stale = np.flatnonzero(_changed(catalog.root, paths, rows, facts))
     began = time.perf_counter()
-    for index, row in zip(stale, inspect_all([files[index] for index in stale]), strict=True):
-        rows[index] = row
+    new = _inspect_columns(catalog.root, paths.take(stale))
     seconds = time.perf_counter() - began
-    table = pd.DataFrame(rows, columns=list(ImageFacts._fields)).astype(_FACTS)
-    table.insert(0, "path", catalog.paths)
-    table.insert(1, "label", [catalog.class_names[label] for label in catalog.labels])
-    if not stale and before["path"].tolist() == catalog.paths:
-        table["duplicate_group"] = before["duplicate_group"]
-    else:
-        table["duplicate_group"] = duplicate_groups(
-            table["sha256"].where(table["problem"] == "", "").tolist(),  # broken files are not duplicates
-            table["perceptual_hash"].tolist(),
-            table["centre_hash"].tolist(),
-            lambda i, j: same_picture(files[i], files[j]),
-        )
-        _write_cache(table, cache)
-    return Scan(table, len(stale), seconds)
+    if len(stale) or cached_paths != paths:
+        rows[stale] = len(cached_paths) + np.arange(len(stale))
+        facts = take(concatenate([facts, *new]), rows)
+        groups = _groups(catalog.root, paths, facts)
+        _write_cache({"path": paths, **facts, "duplicate_group": groups}, cache)
+    labels = Strings.of(catalog.class_names).take(catalog.labels)
+    return Scan({"path": paths, "label": labels, **facts, "duplicate_group": groups}, len(stale), seconds)
+
+
+def _changed(root: Path, paths: Strings, rows: np.ndarray, facts: Columns) -> np.ndarray:
+    """Whether each image (N,) has no row (-1), or its file has changed since the row was made."""
+    known = np.flatnonzero(rows >= 0)
+    status = chain.from_iterable(_size_and_time(f"{root}/{path}") for path in paths.take(known))
+    now = np.fromiter(status, dtype=np.int64).reshape(-1, 2)
+    before = np.stack([facts["bytes"], facts["modified"]], axis=1)[rows[known]]
+    changed = rows < 0
+    changed[known] = (now != before).any(axis=1)
+    return changed
+
+
+def _size_and_time(file: str) -> tuple[int, int]:
+    try:
+        status = os.stat(file)  # noqa: PTH116 - a Path takes twice the time
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def _groups(root: Path, paths: Strings, facts: Columns) -> np.ndarray:
+    digests = zip(facts["sha256"], facts["problem"], strict=True)
+    return duplicate_groups(
+        [digest if not problem else "" for digest, problem in digests],  # broken files are not duplicates
+        Strings.of(facts["perceptual_hash"]),
+        Strings.of(facts["centre_hash"]),
+        lambda i, j: same_picture(root / paths[i], root / paths[j]),
+    )
+
+
+def _inspect_columns(root: Path, paths: Strings) -> list[Columns]:
+    """Facts about files, as columns of at most :data:`_PART` rows each."""
+    found = _inspect_each((root / path for path in paths), len(paths))
+    return [columns_of(part, _FACTS) for part in _parts(found)]
 
 
 def inspect_all(files: Sequence[Path]) -> list[ImageFacts]:
     """Facts about files, in the same order. Reads them on all cores, with a progress bar."""
-    progress = partial(track, description="reading images", total=len(files))
-    if len(files) < _MIN_FILES_FOR_PROCESSES:
-        return list(progress(map(inspect, files)))
+    return list(_inspect_each(files, len(files)))
+
+
+def _inspect_each(files: Iterable[Path], count: int) -> Iterator[ImageFacts]:
+    progress = partial(track, description="reading images", total=count)
+    if count < _MIN_FILES_FOR_PROCESSES:
+        yield from progress(map(inspect, files))
+        return
     # Fork as torch does: fast, and works in scripts without a __main__ guard.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
     # Workers ignore SIGINT; the parent handles Ctrl-C.
     with ProcessPoolExecutor(
         mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     ) as pool:
-        return list(progress(pool.map(inspect, files, chunksize=32)))
+        # map() takes all of its files at once, so it is given a part of them.
+        yield from progress(facts for part in _parts(files) for facts in pool.map(inspect, part, chunksize=32))
 
 
-def _changed(file: Path, row: ImageFacts) -> bool:
-    try:
-        status = file.stat()
-    except OSError:
-        return True
-    return (status.st_size, status.st_mtime_ns) != (row.bytes, row.modified)
+def _parts(items: Iterable[Item]) -> Iterator[list[Item]]:
+    remaining = iter(items)
+    while part := list(islice(remaining, _PART)):
+        yield part
 
 
 def _cache_file(root: Path) -> Path:
     digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
-    return cache_dir() / "manifests" / f"{root.resolve().name[:40]}-{digest}-{_FORMAT}.csv"
+    return cache_dir() / "manifests" / f"{root.resolve().name[:40]}-{digest}-{_FORMAT}.npz"
 
 
-def _write_cache(table: pd.DataFrame, cache: Path) -> None:
+def _write_cache(columns: Columns, cache: Path) -> None:
     try:
-        write_table(table, cache)
+        write_columns(columns, cache)
     except OSError as error:  # not fatal: the next scan reads all files again
         warnings.warn(
             f"cannot cache the scan in {str(cache.parent)!r} ({error.strerror}). "
@@ -140,11 +192,9 @@ def _write_cache(table: pd.DataFrame, cache: Path) -> None:
         )
 
 
-_READ_ERRORS = (OSError, ValueError, KeyError, OverflowError)
-
-
 def _read(file: Path) -> pd.DataFrame:
-    return pd.read_csv(file, dtype=_TYPES, keep_default_na=False, encoding_errors="surrogateescape")[list(COLUMNS)]
+    types = _TYPES | {"path": object, "label": object}
+    return pd.read_csv(file, dtype=types, keep_default_na=False, encoding_errors="surrogateescape")[list(COLUMNS)]
 
 
 def write_manifest(manifest: pd.DataFrame, root: Path, file: Path) -> None:
@@ -187,7 +237,7 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
         return scan_folder(source, argument=argument)
     try:
         table = _read(source).sort_values("path")
-    except _READ_ERRORS as error:
+    except (OSError, ValueError, KeyError, OverflowError) as error:
         old = isinstance(error, KeyError) and is_manifest(source)
         fault = "was written by another version" if old else f"is not a manifest ({one_line(error)})"
         raise UsageError(f"{argument}={str(source)!r} {fault}. Run prepare again, or pass a folder.") from error
@@ -203,7 +253,7 @@ def catalog_of(source: str | Path, argument: str = "data.root") -> Catalog:
     prefix, split_folders = _layout(table)
     paths = [path.removeprefix(prefix) for path in table["path"]]
     root = Path(os.path.normpath(source.parent.resolve() / prefix))
-    return Catalog(root, class_names.tolist(), paths, labels.astype(np.int64), split_folders=split_folders)
+    return Catalog(root, class_names.tolist(), Strings.of(paths), labels.astype(np.int64), split_folders=split_folders)
 
 
 def _layout(table: pd.DataFrame) -> tuple[str, dict[str, str]]:

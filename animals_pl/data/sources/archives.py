@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from animals_pl.data.catalog import find_images, find_root
+from animals_pl.data.catalog import find_root
+from animals_pl.data.walk import find_images
 from animals_pl.errors import UsageError, one_line
 from animals_pl.files import track
 

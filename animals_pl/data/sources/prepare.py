@@ -19,7 +19,6 @@ from animals_pl.data.catalog import (
     Catalog,
     display_name,
     english_name,
-    find_images,
     scan_folder,
 )
 from animals_pl.data.inspection.duplicates import MAX_COMPONENT
@@ -29,6 +28,7 @@ from animals_pl.data.sources.hub_dataset import download_dataset, split_of_files
 from animals_pl.data.sources.parquet import write_images
 from animals_pl.data.sources.practice import practice_set
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
+from animals_pl.data.walk import find_images
 from animals_pl.errors import UsageError, counted, did_you_mean, one_line
 from animals_pl.files import printable, require_writable, show
 from animals_pl.hub import is_address

@@ -125,7 +125,7 @@ class EvaluationFiles(L.Callback):
         self._evaluate(trainer, pl_module, "test")
 
     def _evaluate(self, trainer: L.Trainer, module: L.LightningModule, split: str) -> None:
-        collected = self._collected.gather(trainer)
+        collected = self._collected.gather()
         if collected is None or not trainer.is_global_zero or not isinstance(self.data, AnimalsDataModule):
             return
         ckpt_path = trainer.ckpt_path or getattr(module, "ckpt_path", None)

@@ -26,6 +26,7 @@ from animals_pl.models.openvino import Precision, computes_in_bf16
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.extraction import Extractor
+from animals_pl.training.processes import gather
 
 _FORMAT = 4
 """Cache format version. Bump when the features of an unchanged image change."""
@@ -85,9 +86,12 @@ class FeatureFile:
         return self.features[[self.rows[name] for name in names]]
 
     def add(self, names: Sequence[bytes], features: Tensor) -> None:
-        """Add features (N, F) under names of 32 bytes and write the file."""
+        """Add features (N, F) under names of 32 bytes."""
         self.features = torch.cat([self.features, features]) if self.rows else features
         self.rows |= {name: len(self.features) - len(names) + position for position, name in enumerate(names)}
+
+    def save(self) -> None:
+        """Write the file."""
         kept = {
             "names": torch.frombuffer(bytearray(b"".join(self.rows)), dtype=torch.uint8).reshape(-1, 32),
             "features": self.take(list(self.rows)),
@@ -116,7 +120,8 @@ class FeatureCache(L.Callback):
     progressively. Metrics are the same as without the cache. With a trainable backbone the callback does nothing.
 
     Features are stored in the cache folder, one file per backbone, weights and preprocessing, keyed by image content:
-    another head, another split or a dataset with a few new images reuses them.
+    another head, another split or a dataset with a few new images reuses them. With several processes, each computes a
+    share of the missing features and receives those of the others.
 
     Args:
         precision: Precision of the backbone on a CPU with OpenVINO, see :class:`Extractor`.
@@ -133,11 +138,11 @@ class FeatureCache(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: AnimalClassifier) -> None:  # type: ignore[override]
         """Compute missing features and replace the datasets."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not getattr(pl_module.net, "freeze", False) or trainer.world_size > 1:
+        if not getattr(pl_module.net, "freeze", False):
             if self.precision != "float32":
                 raise UsageError(
                     f"extract_precision={self.precision} has no effect: it is for the cached features of a frozen "
-                    "backbone in one process. Remove it, or set model.freeze=true."
+                    "backbone. Remove it, or set model.freeze=true."
                 )
             return
         extractor = self._extractor(trainer, pl_module)
@@ -193,25 +198,36 @@ def _replace(data: Any, split: str, extractor: Extractor, hflip: bool = False) -
     data.datasets[split] = FeatureDataset(features, data.catalogs[split].labels.tolist())
     new = len(file.rows) - known
     how = f", {time.perf_counter() - began:.1f} s, {extractor.engine}" if new else ""
-    print(f"{split}: {len(names) * (1 + hflip):,} feature vectors ({new:,} new{how}), {file}")
+    if data.trainer.is_global_zero:
+        print(f"{split}: {len(names) * (1 + hflip):,} feature vectors ({new:,} new{how}), {file}")
 
 
 def _complete(
     file: FeatureFile, data: Any, split: str, names: list[bytes], extractor: Extractor, hflip: bool = False
 ) -> None:
     """Compute the features whose names the file does not have, and add them to it."""
-    missing = [index for index, name in enumerate(names) if name not in file.rows]
+    trainer = data.trainer
+    lacking = [index for index, name in enumerate(names) if name not in file.rows]
+    missing = sorted(set().union(*gather(lacking)))  # the caches of several machines may differ
     if not missing:
         return
-    loader = data.inference_loader(split, missing)
+    mine = missing[trainer.global_rank :: trainer.world_size]
+    loader = data.inference_loader(split, mine)
     rows: list[Tensor] = []
+    parts: list[tuple[list[int], Tensor]] = []
     try:
         batches = extractor(images.flip(3) if hflip else images for images, _ in loader)
         rows.extend(track(batches, f"{split}: computing features", len(loader)))
-    finally:  # keep what an interrupted run has computed
-        if rows:
+        parts = gather((mine, torch.cat(rows) if rows else torch.empty(0)))
+    finally:
+        if rows and not parts:  # keep what an interrupted run has computed
             computed = torch.cat(rows)
-            file.add([names[index] for index in missing[: len(computed)]], computed)
+            parts = [(mine[: len(computed)], computed)]
+        indices = [index for indices, _ in parts for index in indices]
+        if indices:
+            file.add([names[index] for index in indices], torch.cat([part for _, part in parts if len(part)]))
+            if trainer.local_rank == 0:
+                file.save()
 
 
 def _file_name(data: Any, extractor: Extractor) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
+
+from animals_pl.training.processes import gather
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class LogitCollector:
             self._logits.append(logits.detach().float())
             self._labels.append(batch[1])
 
-    def gather(self, trainer: L.Trainer) -> SplitLogits | None:
+    def gather(self) -> SplitLogits | None:
         """Logits of all processes since the last call; ``None`` if there are none. Call it on every process.
 
         The datamodule gives process r of W the images r, r + W, r + 2W, …, without padding.
@@ -49,10 +50,7 @@ class LogitCollector:
             torch.cat(self._labels).cpu().numpy() if self._labels else None,
         )
         self._logits, self._labels = [], []
-        parts: list[Any] = [mine]
-        if trainer.world_size > 1:
-            parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, mine)
+        parts: list[Any] = gather(mine)
         ranks = [rank for rank, (logits, _) in enumerate(parts) if logits is not None]
         if not ranks:
             return None

@@ -40,7 +40,7 @@ class Temperature(L.Callback):
         """Fit the temperature and the threshold."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        found = self._collected.gather(trainer)
+        found = self._collected.gather()
         if found is None or not isinstance(pl_module, AnimalClassifier) or not np.isfinite(found.logits).all():
             return  # the model reports the divergence
         pl_module.log("ece/val", expected_calibration_error(calibrated_probabilities(found.logits), found.labels))

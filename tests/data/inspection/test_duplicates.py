@@ -601,3 +601,49 @@ def test_mirrored_picture_has_the_hash_with_odd_columns_flipped(drawings, tmp_pa
         hashes, centres = hashes_of(files)
         assert hashes[1] == mirrored(hashes[0])
         assert near_pairs(hashes, centres, unasked).tolist() == [[0, 1, 0]]
+
+
+# More images than can be compared in pairs
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), different_blocks=st.integers(0, 6), flipped=st.booleans())
+def test_index_finds_every_pair_with_three_equal_blocks(seed, different_blocks, flipped):
+    """The pigeonhole principle: such a pair is in one of the tables, wherever its bits differ."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 2, (2, 256), dtype=np.uint8)
+    bits[1] = bits[0]
+    for block in rng.permutation(9)[:different_blocks]:
+        bits[1, duplicates._LOW_BITS[block::9]] ^= 1
+    numbers = [int.from_bytes(np.packbits(each).tobytes(), "big") for each in bits]
+    hashes = [text(number) for number in numbers]
+    hashes[1] = mirrored(hashes[1]) if flipped else hashes[1]
+    strange = [text(random_bits(rng)), text(random_bits(rng))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duplicates, "MAX_EXHAUSTIVE", 0)
+        found = near_pairs(hashes, strange, unasked)
+    assert found.tolist() == [[0, 1, (numbers[0] ^ numbers[1]).bit_count()]]
+
+
+@pytest.mark.parametrize("limit", [1, 1000, 2**22])
+def test_index_finds_the_pairs_of_comparing_all(monkeypatch, limit):
+    rng = np.random.default_rng(5)
+    bases = [random_bits(rng) for _ in range(10)]
+    copies = [text(flipped(base, int(rng.integers(4)), rng)) for base in bases for _ in range(6)]
+    pictures = [(copy, text(random_bits(rng))) for copy in rng.permutation(copies).tolist()]
+    expected = near_pairs(*as_lists(pictures), yes)
+    monkeypatch.setattr(duplicates, "MAX_EXHAUSTIVE", 0)
+    monkeypatch.setattr(duplicates, "_MAX_CANDIDATES", limit)
+    assert len(expected) == 10 * 15
+    assert near_pairs(*as_lists(pictures), yes).tolist() == expected.tolist()
+
+
+def test_index_finds_999_of_1000_copies(saved, monkeypatch):
+    """Recall against comparing all pairs, among copies of drawings resized, compressed, cut, mirrored and brighter."""
+    hashes = hashes_of([file for files in saved.values() for file in files])
+    expected = set(map(tuple, near_pairs(*hashes, yes).tolist()))
+    monkeypatch.setattr(duplicates, "MAX_EXHAUSTIVE", 0)
+    found = set(map(tuple, near_pairs(*hashes, yes).tolist()))
+    assert len(expected) >= 45 * len(saved["original"])  # 10 files of each drawing
+    assert found <= expected
+    assert len(found) >= 0.999 * len(expected)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 from scipy.fft import dctn
 
-from animals_pl.data.catalog import find_images
 from animals_pl.data.decode import decode, decodes
 from animals_pl.data.inspection.image_facts import (
     COLOUR_SIDE,
@@ -28,6 +27,7 @@ from animals_pl.data.inspection.image_facts import (
     structure,
 )
 from animals_pl.data.problems import jpeg_zeros
+from animals_pl.data.walk import find_images
 
 
 def scene(height=120, width=160, seed=0):

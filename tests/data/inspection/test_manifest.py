@@ -17,6 +17,7 @@ from PIL import Image
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.decode import decode
 from animals_pl.data.inspection import manifest as manifest_module
+from animals_pl.data.inspection.columns import read_columns
 from animals_pl.data.inspection.image_facts import ImageFacts, inspect
 from animals_pl.data.inspection.manifest import COLUMNS, Scan, cache_dir, catalog_of, inspect_all, scan, write_manifest
 from animals_pl.errors import UsageError
@@ -322,10 +323,10 @@ def test_cache_cut_anywhere_does_no_harm(root, cache, data):
 def test_nothing_but_the_table_stays_in_the_cache(root, cache):
     scan(scan_folder(root))
     (file,) = cache_files(cache)
-    assert file.suffix == ".csv"
-    table = pd.read_csv(file)
-    assert tuple(table.columns) == COLUMNS
-    assert table["path"].tolist() == scan_folder(root).paths
+    assert file.suffix == ".npz"
+    columns = read_columns(file, {"path": str, "sha256": str, "bytes": int})
+    assert columns["path"] == scan_folder(root).paths
+    assert columns["sha256"] == [hashlib.sha256((root / path).read_bytes()).hexdigest() for path in columns["path"]]
 
 
 # Odd names
@@ -520,7 +521,7 @@ def test_missing_source_is_refused_by_name(tmp_path):
     ids=["all", "some", "none", "nothing there"],
 )
 def test_scan_says_how_much_was_read(count, inspected, seconds, expected):
-    assert str(Scan(pd.DataFrame(index=range(count)), inspected, seconds)) == expected
+    assert str(Scan({"path": np.empty(count)}, inspected, seconds)) == expected
 
 
 def test_scan_of_a_real_folder_says_how_much_was_read(root):
