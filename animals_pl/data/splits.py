@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from animals_pl.data.catalog import SPLITS, Catalog, split_called
+from animals_pl.data.strings import Strings
 from animals_pl.data.tables import read_image_rows, write_table
 from animals_pl.errors import UsageError, counted, listed
 
@@ -28,9 +29,9 @@ VAL_FRACTION = 0.3
 class Split:
     """Paths of each split, relative to the dataset's root and sorted. No path is in two splits."""
 
-    train: list[str]
-    val: list[str]
-    test: list[str] = field(default_factory=list)
+    train: Sequence[str]
+    val: Sequence[str]
+    test: Sequence[str] = ()
 
     def by_path(self) -> dict[str, str]:
         """Path → split."""
@@ -52,9 +53,11 @@ class Split:
         write_table(pd.DataFrame(columns), file)
 
 
-def _shuffle(paths: Iterable[str], seed: int) -> list[str]:
-    """Pseudo-random order by hash: reproducible across machines, and stable when files are added."""
-    return sorted(paths, key=lambda path: hashlib.sha256(f"{seed}:{path}".encode(errors="surrogateescape")).digest())
+def _shuffle(indices: np.ndarray, paths: Strings, seed: int) -> list[int]:
+    """Pseudo-random order by hash of the paths: reproducible across machines, and stable when files are added."""
+    texts = (f"{seed}:{path}".encode(errors="surrogateescape") for path in paths.take(indices))
+    digests = [hashlib.sha256(text).digest() for text in texts]
+    return [int(indices[place]) for place in sorted(range(len(indices)), key=digests.__getitem__)]
 
 
 def _quotas(count: int, fractions: Sequence[float]) -> list[int]:
@@ -91,17 +94,17 @@ def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float
     num_classes = len(catalog.class_names)
     counts = np.bincount(catalog.labels, minlength=num_classes)
     quotas = np.array([_quotas(count, fractions) for count in counts.tolist()]).reshape(num_classes, len(SPLITS))
-    groups, ungrouped = _by_group(catalog)
-    splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+    paths = Strings.of(catalog.paths)
+    groups, ungrouped = _by_group(catalog, paths)
+    splits: dict[str, list[int]] = {split: [] for split in SPLITS}
     missing, used = quotas.copy(), quotas.sum(axis=0) > 0
-    label_of = dict(zip(catalog.paths, catalog.labels.tolist(), strict=True))
-    for paths in _largest_first(groups, seed):
-        labels, sizes = np.unique([label_of[path] for path in paths], return_counts=True)
+    for members in _largest_first(groups, paths, seed):
+        labels, sizes = np.unique(catalog.labels[members], return_counts=True)
         index = _choose_split(sizes, missing[labels], quotas[labels], used)
         missing[labels, index] -= sizes
-        splits[SPLITS[index]] += paths
-    for label, paths in enumerate(ungrouped):
-        shuffled = iter(_shuffle(paths, seed))
+        splits[SPLITS[index]] += members.tolist()
+    for label, members in enumerate(ungrouped):
+        shuffled = iter(_shuffle(members, paths, seed))
         for split, count in zip(SPLITS, missing[label].tolist(), strict=True):
             splits[split] += islice(shuffled, max(0, count))
     if not splits["train"] or not splits["val"]:
@@ -110,23 +113,27 @@ def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float
             f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}. Add images"
             + (", or relax the grouping (data.group_duplicates, data.group_by)." if groups else ".")
         )
-    return Split(**{split: sorted(paths) for split, paths in splits.items()})
+    return Split(**{split: Strings.of(sorted(paths.take(chosen))) for split, chosen in splits.items()})
 
 
-def _by_group(catalog: Catalog) -> tuple[list[list[str]], list[list[str]]]:
-    """(groups, ungrouped): paths of each group of >= 2 images, and the remaining paths per class; all sorted."""
-    numbers, sizes = np.unique(catalog.groups, return_counts=True)
-    groups: dict[int, list[str]] = {number: [] for number in numbers[(sizes > 1) & (numbers >= 0)].tolist()}
-    ungrouped: list[list[str]] = [[] for _ in catalog.class_names]
-    for path, label, group in sorted(zip(catalog.paths, catalog.labels.tolist(), catalog.groups.tolist(), strict=True)):
-        groups.get(group, ungrouped[label]).append(path)
-    return list(groups.values()), ungrouped
+def _by_group(catalog: Catalog, paths: Strings) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """(groups, ungrouped): indices of each group of >= 2 images, and of the others per class; all sorted by path."""
+    names = list(paths)
+    order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)
+    ordered = catalog.groups[order]
+    numbers, sizes = np.unique(ordered, return_counts=True)
+    shared = np.isin(ordered, numbers[(sizes > 1) & (numbers >= 0)])
+    members = order[shared][np.argsort(ordered[shared], kind="stable")]
+    groups = np.split(members, np.flatnonzero(np.diff(catalog.groups[members])) + 1) if len(members) else []
+    alone = order[~shared]
+    return groups, [alone[catalog.labels[alone] == label] for label in range(len(catalog.class_names))]
 
 
-def _largest_first(groups: list[list[str]], seed: int) -> list[list[str]]:
+def _largest_first(groups: list[np.ndarray], paths: Strings, seed: int) -> list[np.ndarray]:
     """Sort groups by size, and groups of the same size by the hash of their first path."""
-    group_of = {paths[0]: paths for paths in groups}
-    return sorted((group_of[path] for path in _shuffle(group_of, seed)), key=len, reverse=True)
+    group_of = {int(members[0]): members for members in groups}
+    shuffled = _shuffle(np.array(list(group_of), dtype=np.int64), paths, seed)
+    return sorted((group_of[first] for first in shuffled), key=len, reverse=True)
 
 
 def _choose_split(sizes: np.ndarray, missing: np.ndarray, quotas: np.ndarray, used: np.ndarray) -> int:

@@ -79,6 +79,10 @@ class Strings(Sequence[str]):
         known = {string: index for index, string in enumerate(self)}
         return np.fromiter((known.get(string, -1) for string in strings), dtype=np.int64)
 
+    def __add__(self, other: Strings) -> Strings:
+        """The strings of both."""
+        return self.concatenate([self, other])
+
     @property
     def lengths(self) -> np.ndarray:
         """Bytes of each string (N,)."""

@@ -26,7 +26,6 @@ from animals_pl.data.inspection.columns import Columns, take, write_columns
 from animals_pl.data.inspection.duplicates import near_pairs
 from animals_pl.data.inspection.manifest import scan
 from animals_pl.data.strings import Strings
-from animals_pl.data.walk import iter_images
 from scripts.bench.process_memory import run
 
 HEADER = (
@@ -35,6 +34,14 @@ HEADER = (
 )
 """Seconds until the command ended and until the first batch; CPU seconds of all its processes, also per image, and the
 slope of their logarithm: they depend less on other load. Peak memory of all its processes, also per image."""
+
+LIST_IMAGES = """
+import sys
+from pathlib import Path
+from animals_pl.data.walk import iter_images
+print(sum(1 for _ in iter_images(Path(sys.argv[1]))))
+"""
+"""As ``classify`` lists images, without torch."""
 
 STARTED = "BENCH_STARTED"
 """Environment variable with the time at which the command was started."""
@@ -108,14 +115,14 @@ def command_of(name: str, root: Path, scratch: Path) -> list[str]:
         ]  # fmt: skip
     if name == "analyze":
         return [*python, "animals_pl", "analyze", str(root), "--output", str(scratch / f"report-{time.time_ns()}")]
+    if name == "list":
+        return [sys.executable, "-c", LIST_IMAGES, str(root)]
     return [*python, "scripts.bench.scale", "--step", name, "--root", str(root), "--scratch", str(scratch)]
 
 
 def step(name: str, root: Path) -> None:
-    """Do one thing in this process: ``list`` as classify does, ``scan`` every image, or search ``hashes``."""
-    if name == "list":
-        print(sum(1 for _ in iter_images(root)))
-    elif name == "scan":
+    """Do one thing in this process: ``scan`` every image, or search ``hashes``."""
+    if name == "scan":
         print(scan(scan_folder(root)))
     else:
         rng, count = np.random.default_rng(0), len(scan_folder(root).paths)

@@ -35,12 +35,16 @@ MAX_EXHAUSTIVE = 32_768
 """Images up to which all pairs are compared. With more, pairs are looked up by their lowest frequencies, see
 :func:`_indexed`."""
 
-_LOW_BITS = np.argsort(np.add.outer(np.arange(HASH_SIDE), np.arange(HASH_SIDE)).ravel(), kind="stable")[1:49]
-"""The 48 structure bits of the lowest frequencies, without the constant one. In duplicates, 1 to 2 % of them differ, in
-other pairs half of them."""
+_BY_FREQUENCY = np.argsort(np.add.outer(np.arange(HASH_SIDE), np.arange(HASH_SIDE)).ravel(), kind="stable")
+_BANDS = (_BY_FREQUENCY[1:49], _BY_FREQUENCY[49:97])
+"""The 48 structure bits of the lowest frequencies, without the constant one, and the 48 next ones. In duplicates, 1 to
+4 % of them differ, in other pairs half of them."""
 
 _BLOCKS, _SAME_BLOCKS = 9, 3
-"""Blocks that the low bits are divided into, and how many of them are equal in all pairs that the index finds."""
+"""Blocks that a band is divided into, and how many of them are equal in all pairs that the index finds."""
+
+_MAX_KEY = 2 ** (_SAME_BLOCKS * -(-len(_BANDS[0]) // _BLOCKS))
+"""Above the keys of three blocks."""
 
 _MAX_CANDIDATES = 2**22
 """Pairs looked up at a time; bounds the memory."""
@@ -70,9 +74,9 @@ class _Hashes(NamedTuple):
         """Structure bits as -1 or 1 (N, 256) float32."""
         return np.unpackbits(self.structure, axis=1).astype(np.float32) * 2 - 1
 
-    def block_keys(self) -> np.ndarray:
-        """Value of each block of the low bits (N, 9) uint32. Every block has low and high frequencies."""
-        bits = np.unpackbits(self.structure, axis=1)[:, _LOW_BITS].astype(np.uint32)
+    def block_keys(self, band: np.ndarray) -> np.ndarray:
+        """Value (N, 9) uint32 of each block of the bits of a band. Every block has low and high frequencies."""
+        bits = np.unpackbits(self.structure, axis=1)[:, band].astype(np.uint32)
         blocks = [bits[:, start::_BLOCKS] for start in range(_BLOCKS)]
         return np.stack([block @ (1 << np.arange(block.shape[1], dtype=np.uint32)) for block in blocks], axis=1)
 
@@ -86,7 +90,7 @@ def near_pairs(
     """Pairs of near-duplicates: resized, re-encoded, slightly cropped or flipped.
 
     Two images are compared as they are, flipped, and each with the central part of the other. With more than
-    :data:`MAX_EXHAUSTIVE` images, some pairs close to the limit are missed (about 1 in 2,000).
+    :data:`MAX_EXHAUSTIVE` images, a few pairs close to the limit may be missed.
 
     Args:
         hashes: N perceptual hashes (:func:`~animals_pl.data.inspection.image_facts.perceptual_hash`).
@@ -134,15 +138,16 @@ def _near(first: _Hashes, second: _Hashes, distance: int) -> Iterator[np.ndarray
 
 
 def _indexed(first: _Hashes, second: _Hashes, distance: int) -> Iterator[np.ndarray]:
-    """As :func:`_near`, without comparing all pairs: those are found of which at least 3 of 9 blocks are equal.
+    """As :func:`_near`, without comparing all pairs: those are found of which 3 of the 9 blocks of a band are equal.
 
-    Multi-index hashing (Norouzi et al. 2012) on the low frequencies: one lookup table for each choice of 3 blocks. A
+    Multi-index hashing (Norouzi et al. 2012) on the lower frequencies: one lookup table for each choice of 3 blocks. A
     pair may be found several times.
     """
-    left, right = first.block_keys(), second.block_keys()
-    for blocks in combinations(range(_BLOCKS), _SAME_BLOCKS):
-        for i, j in _equal_pairs(*(_join(keys[:, blocks]) for keys in (left, right))):
-            yield _compare(first, second, i, j, distance)
+    for band in _BANDS:
+        left, right = first.block_keys(band), second.block_keys(band)
+        for blocks in combinations(range(_BLOCKS), _SAME_BLOCKS):
+            for i, j in _equal_pairs(*(_join(keys[:, blocks]) for keys in (left, right))):
+                yield _compare(first, second, i, j, distance)
 
 
 def _compare(first: _Hashes, second: _Hashes, i: np.ndarray, j: np.ndarray, distance: int) -> np.ndarray:
@@ -161,8 +166,8 @@ def _join(keys: np.ndarray) -> np.ndarray:
 def _equal_pairs(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield chunks of all pairs i < j with ``left[i] == right[j]``."""
     order = np.argsort(right, kind="stable")
-    ordered = right[order]
-    starts, ends = (np.searchsorted(ordered, left, side) for side in ("left", "right"))
+    bounds = np.concatenate([[0], np.cumsum(np.bincount(right, minlength=_MAX_KEY))])
+    starts, ends = bounds[left], bounds[left + 1]
     total = np.cumsum(ends - starts)
     first = 0
     while first < len(left):

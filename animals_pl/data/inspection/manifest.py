@@ -49,6 +49,8 @@ duplicates, or -1."""
 _FACTS = get_type_hints(ImageFacts)
 _TYPES = {"path": str, "label": str, **_FACTS, "duplicate_group": int}
 _CACHED = {"path": str, **_FACTS, "duplicate_group": int}
+_SCANNED = {name: _CACHED[name] for name in ("path", "sha256", "bytes", "modified", "problem", "duplicate_group")}
+"""The columns that training needs: a third of the memory."""
 
 _FORMAT = 5
 """Cache format version. Bump when the facts about an unchanged file change."""
@@ -67,20 +69,41 @@ class Scan:
     """Result of a scan.
 
     Attributes:
-        columns: The columns of the manifest, with one row per image, in the catalog's order.
+        columns: Columns of the manifest, with one row per image, in the catalog's order: path, label, sha256, bytes,
+            modified, problem and duplicate_group, and all others if any file was read.
         inspected: Number of files that were read. The others were cached and unchanged.
         seconds: Time to read them.
+        cache: The file with the other columns.
     """
 
     columns: Columns
     inspected: int
     seconds: float
+    cache: Path = Path()
 
     @cached_property
     def manifest(self) -> pd.DataFrame:
-        """The columns as a table with :data:`COLUMNS`, for reports: it needs several times their memory."""
-        cells = {name: list(each) if isinstance(each, Strings) else each for name, each in self.columns.items()}
+        """The columns as a table with :data:`COLUMNS`, for reports: it needs several times their memory.
+
+        Raises:
+            UsageError: The cache is damaged, or another process has changed it since the scan.
+        """
+        columns = self.columns
+        if columns.keys() != set(COLUMNS):
+            columns = self._cached() | columns
+        cells = {name: list(each) if isinstance(each, Strings) else each for name, each in columns.items()}
         return pd.DataFrame({name: pd.Series(cells[name], dtype=_TYPES[name]) for name in COLUMNS})
+
+    def _cached(self) -> Columns:
+        try:
+            columns = read_columns(self.cache, _CACHED)
+            if columns["path"] != self.columns["path"]:
+                raise ValueError("it has changed since the scan")
+        except READ_ERRORS as error:
+            raise UsageError(
+                f"{str(self.cache)!r} cannot be read ({one_line(error)}). Remove it and repeat."
+            ) from error
+        return columns
 
     def __str__(self) -> str:
         """Number of images read, time and speed."""
@@ -96,23 +119,28 @@ def scan(catalog: Catalog) -> Scan:
     Results are cached in the cache folder. Nothing is written next to the images.
     """
     paths, cache = Strings.of(catalog.paths), _cache_file(catalog.root)
-    try:
-        facts = read_columns(cache, _CACHED)
-    except READ_ERRORS:  # no earlier scan, or its file is damaged
-        facts = columns_of([], _CACHED)
-    cached_paths, groups = Strings.of(facts.pop("path")), facts.pop("duplicate_group")
-    rows = cached_paths.index_of(paths)
-    stale = np.flatnonzero(_changed(catalog.root, paths, rows, facts))
+    before = _read_cache(cache, _SCANNED)
+    rows = Strings.of(before["path"]).index_of(paths)
+    stale = np.flatnonzero(_changed(catalog.root, paths, rows, before))
+    labels = Strings.of(catalog.class_names).take(catalog.labels)
+    if not len(stale) and before["path"] == paths:
+        return Scan({**before, "label": labels}, 0, 0.0, cache)
+    before = _read_cache(cache, _CACHED)
+    rows[stale] = len(before["path"]) + np.arange(len(stale))
     began = time.perf_counter()
     new = _inspect_columns(catalog.root, paths.take(stale))
     seconds = time.perf_counter() - began
-    if len(stale) or cached_paths != paths:
-        rows[stale] = len(cached_paths) + np.arange(len(stale))
-        facts = take(concatenate([facts, *new]), rows)
-        groups = _groups(catalog.root, paths, facts)
-        _write_cache({"path": paths, **facts, "duplicate_group": groups}, cache)
-    labels = Strings.of(catalog.class_names).take(catalog.labels)
-    return Scan({"path": paths, "label": labels, **facts, "duplicate_group": groups}, len(stale), seconds)
+    facts = take(concatenate([{name: before[name] for name in _FACTS}, *new]), rows)
+    columns: Columns = {"path": paths, **facts, "duplicate_group": _groups(catalog.root, paths, facts)}
+    _write_cache(columns, cache)
+    return Scan({**columns, "label": labels}, len(stale), seconds, cache)
+
+
+def _read_cache(cache: Path, types: dict[str, type]) -> Columns:
+    try:
+        return read_columns(cache, types)
+    except READ_ERRORS:  # no earlier scan, or its file is damaged
+        return columns_of([], types)
 
 
 def _changed(root: Path, paths: Strings, rows: np.ndarray, facts: Columns) -> np.ndarray:

@@ -43,7 +43,8 @@ class Temperature(L.Callback):
         found = self._collected.gather()
         if found is None or not isinstance(pl_module, AnimalClassifier) or not np.isfinite(found.logits).all():
             return  # the model reports the divergence
-        pl_module.log("ece/val", expected_calibration_error(calibrated_probabilities(found.logits), found.labels))
+        ece = expected_calibration_error(calibrated_probabilities(found.logits), found.labels)
+        pl_module.log("ece/val", ece, sync_dist=True)  # the same in all processes
         calibration = pl_module.calibration
         counts = np.bincount(found.labels, minlength=found.logits.shape[1])
         shift = 0.0 if calibration.model_prior is None else log_prior_shift(counts, calibration.model_prior)
