@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Split:
 
     train: Sequence[str]
     val: Sequence[str]
-    test: Sequence[str] = ()
+    test: Sequence[str] = field(default_factory=list)
 
     def by_path(self) -> dict[str, str]:
         """Path → split."""

@@ -18,6 +18,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning_utilities.core.rank_zero import rank_zero_only
 from rich import get_console
 
 from animals_pl.errors import UsageError, did_you_mean, one_line
@@ -112,6 +113,8 @@ def _require_launcher(trainer: L.Trainer) -> None:
 def quiet() -> Iterator[None]:
     """Suppress Lightning's info messages and irrelevant warnings, and re-raise configuration errors as UsageError.
 
+    All processes of a distributed run but the first give no warnings at all.
+
     Raises:
         UsageError: Lightning or torch rejects the settings, or shared memory is full; see :data:`REMEDIES`.
         KeyboardInterrupt: Ctrl-C was pressed.
@@ -122,7 +125,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            for message in IRRELEVANT_WARNINGS:
+            for message in ("",) if getattr(rank_zero_only, "rank", 0) else IRRELEVANT_WARNINGS:  # "" matches all
                 warnings.filterwarnings("ignore", message)
             yield
     except UsageError:
