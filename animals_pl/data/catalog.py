@@ -289,14 +289,17 @@ def scan_folder(root: str | Path, class_names: Sequence[str] | None = None, argu
         class_names = sorted(name_of.values())
     paths: list[str] = []
     labels: list[int] = []
+    empty: list[str] = []
     for folders in parents:
         indices = match_classes([folder.name for folder in folders], class_names, argument)
         for folder, index in zip(folders, indices, strict=True):
             images, place = _images_of_class(folder, argument), folder.relative_to(root).as_posix()
-            if not images:
-                raise UsageError(f"{argument}={str(root)!r}: class folder {place!r} has no images. Fill or remove it.")
             paths += [f"{place}/{image}" for image in images]
             labels += [index] * len(images)
+            if not images:
+                empty.append(place)
+    if empty:
+        raise UsageError(f"{argument}={str(root)!r}: class folder {empty[0]!r} has no images. Fill or remove it.")
     order = sorted(range(len(paths)), key=paths.__getitem__)
     ordered = Strings.of(map(paths.__getitem__, order))
     return Catalog(root, list(class_names), ordered, np.array(labels, np.int64)[order], split_folders=split_folders)

@@ -172,7 +172,7 @@ def folder_split(catalog: Catalog, val_fraction: float = VAL_FRACTION, seed: int
     _warn_of_leaks(catalog)
     if "val" not in catalog.split_folders.values():
         drawn = stratified_split(catalog.select(splits["train"]), val_fraction, seed=seed)
-        splits |= {"train": drawn.train, "val": drawn.val}
+        splits |= {"train": list(drawn.train), "val": list(drawn.val)}
     return Split(**splits)
 
 

@@ -58,6 +58,8 @@ class FirstBatch(L.Callback):
 
 def link(root: Path, target: Path, count: int) -> Catalog:
     """Catalog of ``count`` links to the images of a folder, made if needed."""
+    if target.exists() and len((catalog := scan_folder(target)).paths) == count:
+        return catalog
     images = scan_folder(root)
     for index in range(count):
         turn, row = divmod(index, len(images.paths))
