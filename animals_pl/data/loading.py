@@ -63,7 +63,7 @@ def load_dataset(
     groups = np.asarray(columns["duplicate_group"]) if group_duplicates else catalog.groups
     if group_by:
         groups = join_groups(groups, groups_of_rule(group_by, catalog))
-    catalog = replace(catalog, sha256=columns["sha256"], groups=groups)
+    catalog = replace(catalog, sha256=Strings.of(columns["sha256"]), groups=groups)
     problems = Strings.of(columns["problem"])
     is_usable = problems.lengths == 0
     broken = {catalog.paths[index]: problems[index] for index in np.flatnonzero(~is_usable).tolist()}

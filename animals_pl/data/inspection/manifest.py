@@ -125,12 +125,14 @@ def scan(catalog: Catalog) -> Scan:
     labels = Strings.of(catalog.class_names).take(catalog.labels)
     if not len(stale) and before["path"] == paths:
         return Scan({**before, "label": labels}, 0, 0.0, cache)
-    before = _read_cache(cache, _CACHED)
-    rows[stale] = len(before["path"]) + np.arange(len(stale))
+    cached = _read_cache(cache, _CACHED)
+    if cached["path"] != before["path"]:  # damaged in another column, or replaced in the meantime
+        cached, stale = columns_of([], _CACHED), np.arange(len(paths))
+    rows[stale] = len(cached["path"]) + np.arange(len(stale))
     began = time.perf_counter()
     new = _inspect_columns(catalog.root, paths.take(stale))
     seconds = time.perf_counter() - began
-    facts = take(concatenate([{name: before[name] for name in _FACTS}, *new]), rows)
+    facts = take(concatenate([{name: cached[name] for name in _FACTS}, *new]), rows)
     columns: Columns = {"path": paths, **facts, "duplicate_group": _groups(catalog.root, paths, facts)}
     _write_cache(columns, cache)
     return Scan({**columns, "label": labels}, len(stale), seconds, cache)

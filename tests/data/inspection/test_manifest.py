@@ -309,6 +309,31 @@ def test_damaged_cache_is_ignored_and_mended(root, cache, content):
     assert scan(scan_folder(root)).inspected == 0
 
 
+def damage_hashes(file, table):
+    """Change a digit of a perceptual hash in a cached scan: a column that an unchanged scan does not read."""
+    content, digits = file.read_bytes(), table["perceptual_hash"][0].encode()
+    assert content.count(digits) == 1
+    file.write_bytes(content.replace(digits, digits[:-1] + (b"0" if digits[-1:] != b"0" else b"1")))
+
+
+def test_damaged_hashes_are_read_again_with_the_next_change(root, cache):
+    first = scan(scan_folder(root)).manifest
+    damage_hashes(*cache_files(cache), first)
+    put(root, "zebra/z.png", 5)
+    result = scan(scan_folder(root))
+    assert result.inspected == 10
+    pd.testing.assert_frame_equal(result.manifest[:9], first)
+
+
+def test_damaged_hashes_are_named_when_they_are_needed(root, cache):
+    first = scan(scan_folder(root)).manifest
+    damage_hashes(*cache_files(cache), first)
+    result = scan(scan_folder(root))
+    assert result.columns["sha256"] == first["sha256"].tolist()
+    with pytest.raises(UsageError, match=r"\.npz' cannot be read \(.*\)\. Remove it and repeat\.$"):
+        result.manifest  # noqa: B018
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_cache_cut_anywhere_does_no_harm(root, cache, data):
