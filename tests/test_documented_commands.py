@@ -42,8 +42,8 @@ ELSEWHERE = {
     "serve phone.onnx --static SITE": "needs npm and a network; tests/deploy/test_serve_static.py runs it",
     "export $run/best.ckpt --output phone.onnx --input image --weights int8 --golden practice": "may refuse a net that "
     "has learned nothing, as the one here; tests/deploy/test_int8.py runs it",
-    "fit --config mobilenetv3_small_best --trainer.num_nodes 2 --trainer.devices 4 --trainer.strategy ddp": "needs a "
-    "cluster of GPUs; tests/training/test_distributed.py starts two nodes with torchrun",
+    "fit --config configs/mobilenetv3_small_best.yaml --trainer.num_nodes 2 --trainer.devices 4": "needs a cluster of "
+    "GPUs; tests/training/test_distributed.py starts two nodes with torchrun",
     **dict.fromkeys(
         ["serve model.onnx", "serve model.onnx --host 0.0.0.0"],
         "runs until it is stopped; tests/deploy/test_serve_process.py starts and ends it",
