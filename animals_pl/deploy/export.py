@@ -66,8 +66,7 @@ def export(
         golden: Golden images: "validation" for 8 validation images of the run, or "practice" for 8 drawings, if your
             photographs must not be passed on. Default: validation, or practice if those images no longer exist.
         weights: "int8" for a third of the size; refused if validation macro recall falls by more than 0.5 points.
-        format: "timm" writes a folder for timm and transformers. The model must have a linear head on timm's own
-            features; logits are not calibrated.
+        format: "timm" writes a folder for timm, of a linear head on timm's own features; logits are not calibrated.
         benchmark: Measure the installed engines with the file on this CPU, and name the quickest.
 
     Returns:
