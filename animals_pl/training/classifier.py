@@ -174,7 +174,7 @@ class AnimalClassifier(L.LightningModule):
         self.net = net.to(memory_format=torch.channels_last)
         self.train_metrics, self.val_metrics, self.test_metrics = (SplitMetrics(num_classes) for _ in range(3))
         if hparams["weights"] and self._starts_training():
-            self._load_weights(hparams["weights"])
+            self.load_weights(hparams["weights"])
 
     def _starts_training(self) -> bool:
         """Whether a new run starts, as opposed to a resumed run or an evaluation."""
@@ -202,7 +202,12 @@ class AnimalClassifier(L.LightningModule):
         self.training_loss = build_loss(self.hparams, counts).to(self.device)
         self.mixup_cutmix = build_mixup_cutmix(self.hparams)
 
-    def _load_weights(self, weights: str) -> None:
+    def load_weights(self, weights: str) -> None:
+        """Load pretrained weights into the net; see :meth:`TransferNet.load_weights`.
+
+        Raises:
+            UsageError: The net is trained from scratch, or the weights are missing or do not fit.
+        """
         if not isinstance(self.net, TransferNet):
             raise UsageError(
                 f"model.weights={weights!r} only applies to timm models, not to model.net={self.hparams['net']!r}. "
