@@ -25,6 +25,7 @@ from animals_pl.models.layers import TTA, forward_tta
 from animals_pl.models.registry import FROM_SCRATCH, build_net
 from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
 from animals_pl.training.calibration import Output, calibration_of, calibration_state, model_prior, output, with_prior
+from animals_pl.training.head_options import head_penalty, prepare_head
 from animals_pl.training.hparams import check_convergence, check_data, check_hparams, warn_of_double_correction
 from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
 from animals_pl.training.optimization import Schedule, build_optimizer
@@ -51,6 +52,8 @@ class AnimalClassifier(L.LightningModule):
             new run starts, never for a checkpoint.
         head_init: Initial weights of a linear head. ``imagenet``: rows of the ImageNet classifier for the classes it
             knows. Default: ``imagenet`` where the weights allow it, ``random`` otherwise.
+        head_decay: Penalty on the squared distance of a linear head from its initial weights, >= 0.
+        imagenet_prior: Factor, >= 0, of each class's score by ImageNet's classifier, which is added to its logit.
         freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed. Default: true with pretrained weights.
         loss: ``cross_entropy``, ``focal`` or ``logit_adjusted``.
         focal_gamma: Focusing parameter of ``focal``, >= 0. Default: 2.
@@ -95,6 +98,8 @@ class AnimalClassifier(L.LightningModule):
         dropout: float = 0.2,
         weights: str | None = None,
         head_init: HeadInit | None = None,
+        head_decay: float = 0.0,
+        imagenet_prior: float = 0.0,
         freeze_norm: bool | None = None,
         loss: Loss = "cross_entropy",
         focal_gamma: float | None = None,
@@ -170,6 +175,7 @@ class AnimalClassifier(L.LightningModule):
         if options["freeze_norm"] is None:
             options["freeze_norm"] = hparams["weights"] is not None and hparams["net"] not in FROM_SCRATCH
         net = build_net(hparams["net"], num_classes, hparams["input_size"], **options)
+        prepare_head(net, hparams)
         # channels_last: 1.5x faster training on 2 cores; required for full tensor core throughput.
         self.net = net.to(memory_format=torch.channels_last)
         self.train_metrics, self.val_metrics, self.test_metrics = (SplitMetrics(num_classes) for _ in range(3))
@@ -203,18 +209,13 @@ class AnimalClassifier(L.LightningModule):
         self.mixup_cutmix = build_mixup_cutmix(self.hparams)
 
     def load_weights(self, weights: str) -> None:
-        """Load pretrained weights into the net; see :meth:`TransferNet.load_weights`.
-
-        Raises:
-            UsageError: The net is trained from scratch, or the weights are missing or do not fit.
-        """
+        """Load pretrained weights into a timm model; see :meth:`TransferNet.load_weights`."""
         if not isinstance(self.net, TransferNet):
             raise UsageError(
                 f"model.weights={weights!r} only applies to timm models, not to model.net={self.hparams['net']!r}. "
                 "Set model.weights to null, or model.net to a timm model."
             )
-        names = [english_name(name) for name in self.hparams["class_names"]]
-        self.net.load_weights(weights, names, self.hparams["head_init"])
+        self.net.load_weights(weights, list(map(english_name, self.hparams["class_names"])), self.hparams["head_init"])
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, S, S), uint8 or float pixels in 0…255."""
@@ -242,8 +243,7 @@ class AnimalClassifier(L.LightningModule):
         return losses.mean(), logits
 
     def _check_convergence(self, metrics: SplitMetrics) -> None:
-        loss = metrics.loss.compute().item()
-        check_convergence(loss, self.current_epoch, self.hparams, self.trainer.precision)
+        check_convergence(metrics.loss.compute().item(), self.current_epoch, self.hparams, self.trainer.precision)
 
     def _log_epoch(self, metrics: SplitMetrics, split: str) -> None:
         self.log_dict({f"{name}/{split}": value for name, value in metrics.compute().items()}, sync_dist=True)
@@ -259,7 +259,7 @@ class AnimalClassifier(L.LightningModule):
         loss, _ = self._step((inputs, labels), self.train_metrics, self.training_loss, targets)
         if batch_idx % 10 == 0:  # takes 2 ms, as much as training on cached features
             self.log("loss", loss, prog_bar=True, logger=False)
-        return loss
+        return loss + head_penalty(self.net, self.hparams)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Logits (B, C) of a batch, for callbacks; updates the validation metrics."""

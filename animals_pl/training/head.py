@@ -11,6 +11,7 @@ from torch import Tensor
 from animals_pl.data.sampling import KeyBatchSampler
 from animals_pl.training.callbacks.batch_seed import seed_batch
 from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.head_options import head_penalty
 from animals_pl.training.losses import build_loss
 from animals_pl.training.optimization import build_optimizer
 
@@ -47,7 +48,7 @@ def train_head(
             seed_batch(seed, 0, epoch, number)
             chosen = [key.index for key in keys]
             optimizer.zero_grad()
-            loss(net.forward_head(features[chosen]), targets[chosen]).mean().backward()
+            (loss(net.forward_head(features[chosen]), targets[chosen]).mean() + head_penalty(net, hparams)).backward()
             optimizer.step()
         if schedule is not None:
             schedule.step(epoch=epoch + 1)

@@ -29,7 +29,7 @@ class KeepFeatures(L.Callback):
     [
         ({"schedule": "cosine", "loss": "logit_adjusted"}, "shuffle"),
         ({"head": "dense", "class_weights": "balanced", "weight_decay": 0.1, "warmup_epochs": 1}, "weighted_sqrt"),
-        ({"optimizer": "sgd", "label_smoothing": 0.1}, "weighted"),
+        ({"optimizer": "sgd", "label_smoothing": 0.1, "head_decay": 0.1}, "weighted"),
     ],
 )
 def test_the_weights_are_those_of_fit(tiny_tree, tmp_path, options, sampling):
