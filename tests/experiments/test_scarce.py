@@ -116,7 +116,8 @@ def test_a_single_number_of_images_is_accepted(write_study):
 
 STUDY = (
     "config: mobilenetv3_small_best\n"
-    "options: {model.net: test_resnet, model.weights: null, model.head_init: null, data.size: 32, data.num_workers: 0,"
+    "options: {model.net: test_resnet, model.weights: null, model.head_init: null, model.head_decay: 0.0,"
+    " model.imagenet_prior: 0.0, data.size: 32, data.num_workers: 0,"
     " model.lr: 0.005, trainer.max_epochs: 6}\n"
     "scarce: {classes: 1, keep: [5, 10], replicates: 2}\n"
     "variants:\n  as it is: {}\n  untrained: {model.lr: 0.0, model.tta: none}\n"

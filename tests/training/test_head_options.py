@@ -49,7 +49,7 @@ def test_the_prior_is_the_log_sum_exp_of_an_animal_s_classes(weights):
     net: Any = build_net("test_resnet", 3, 32, features="pre_logits", freeze=True)
     net.add_prior(names, 0.5)
     net.load_weights(weights, names)
-    features = 100 * torch.randn(5, net.head[-1].in_features, generator=torch.Generator().manual_seed(1))
+    features = 3 * torch.randn(5, net.head[-1].in_features, generator=torch.Generator().manual_seed(1))
     state = load_file(weights)
     logits = (features @ state["fc.weight"].T + state["fc.bias"]).double()
     dog, cow = logits[:, list(SYNSETS["dog"])].logsumexp(1), logits[:, 345]
