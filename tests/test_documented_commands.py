@@ -52,6 +52,13 @@ ELSEWHERE = {
     "tests/experiments/test_prove_resume.py runs it",
     "export $run/best.ckpt --output small.onnx --weights int8": "may refuse a net that has learned nothing, as the "
     "one here; tests/deploy/test_int8.py runs it",
+    **dict.fromkeys(
+        [
+            "cross-validate configs/studies/scarce.yaml --root datasets/animals10/raw-img",
+            "cross-validate configs/studies/head.yaml --root datasets/animals10/raw-img",
+        ],
+        "needs hundreds of images per class; tests/experiments/test_scarce.py runs such a study",
+    ),
 }
 """Commands that are not executed here, and why."""
 

@@ -91,6 +91,8 @@ def timm_model(model: TrainedModel, tta: TTA | None = None) -> Any:
         fault = f"timm's {net.name} has a layer between model.features=pooled and its classifier"
     elif not net.head_fits_classifier:
         fault = f"timm's classifier is one layer, but model.head={model.hparams['head']} has two"
+    elif net.prior is not None:
+        fault = f"timm's classifier is one layer, but model.imagenet_prior={net.prior.strength} adds another"
     elif (tta or model.tta) != "none":
         raise UsageError(f"format=timm cannot include test-time augmentation (tta={tta or model.tta}). Pass tta=none.")
     if not fault:

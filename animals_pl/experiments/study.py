@@ -11,6 +11,7 @@ import yaml
 
 from animals_pl.configurations import find_config
 from animals_pl.errors import UsageError, one_line
+from animals_pl.experiments.scarce import ScarcePlan, read_plan
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Study:
         options: Settings of all variants, key → value. They override the configuration.
         variants: Name → settings of this variant. They override the options.
         baseline: Variant that the others are compared with. Empty: the first one.
+        scarce: Draws of scarce classes. ``None``: cross-validation.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Study:
     options: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     baseline: str = ""
+    scarce: ScarcePlan | None = None
 
     @property
     def net(self) -> str:
@@ -107,7 +110,8 @@ def read_study(file: Path) -> Study:
             f"study={str(file)!r}: baseline={baseline!r} is not a variant. Choose one of {list(variants)}."
         )
     config = find_config(str(content["config"]), file.parent)
-    return Study(file.stem, config, read_section(content, "options", file), variants, baseline)
+    scarce = read_plan(read_section(content, "scarce", file), str(file)) if "scarce" in content else None
+    return Study(file.stem, config, read_section(content, "options", file), variants, baseline, scarce)
 
 
 def as_yaml(value: Any) -> str:

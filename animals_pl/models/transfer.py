@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from animals_pl.errors import UsageError
 from animals_pl.models.layers import Normalize, keras_init
+from animals_pl.models.synset_prior import SynsetPrior
 from animals_pl.models.synsets import IMAGENET_CLASSES, imagenet_indices
 
 Head = Literal["linear", "dense"]
@@ -44,6 +45,7 @@ class TransferNet(nn.Module):
     """
 
     backbone: Any  # a timm model: nn.Module with forward_features and forward_head
+    initial: Tensor | None  # weights of a linear head before training, for head_decay
 
     def __init__(
         self,
@@ -75,6 +77,8 @@ class TransferNet(nn.Module):
             ) from error
         self.head_fits_classifier = head == "linear" and not self.pooled
         self.head = _build_head(head, num_features, num_classes, dropout)
+        self.prior: SynsetPrior | None = None
+        self.register_buffer("initial", None)
         self.backbone.requires_grad_(not freeze)
         self.train()
 
@@ -96,6 +100,29 @@ class TransferNet(nn.Module):
         """Number of features F, from a forward pass that fails if the net does not accept the size."""
         self.backbone.eval()
         return self.forward_features(torch.zeros(1, 3, self.input_size, self.input_size)).shape[1]
+
+    def add_prior(self, class_names: Sequence[str], strength: float) -> None:
+        """Add the scores of ImageNet's classifier to the logits; :meth:`load_weights` fills them in.
+
+        Raises:
+            UsageError: The features are not those of ImageNet's classifier, or ImageNet has none of the classes.
+        """
+        if not self.head_fits_classifier:
+            raise UsageError(
+                f"model.imagenet_prior={strength} needs the features of ImageNet's classifier and a linear head. "
+                "Set model.features=pre_logits and model.head=linear, or remove it."
+            )
+        if not any(map(imagenet_indices, class_names)):
+            raise UsageError(f"model.imagenet_prior={strength}: ImageNet has none of the classes. Remove it.")
+        self.prior = SynsetPrior(self.head[-1].in_features, class_names, strength)
+
+    def keep_initial_head(self) -> None:
+        """Keep the present weights of the head, for :meth:`head_distance`."""
+        self.initial = self.head[-1].weight.detach().clone()
+
+    def head_distance(self) -> Tensor:
+        """Squared distance of the head's weights from the initial ones."""
+        return ((self.head[-1].weight - self.initial) ** 2).sum()
 
     def load_weights(self, weights: str, class_names: Sequence[str] = (), head_init: HeadInit | None = None) -> None:
         """Load pretrained weights into the backbone, and initialise the head from ImageNet's classifier if possible.
@@ -131,13 +158,23 @@ class TransferNet(nn.Module):
                 f"model.weights={weights!r} could not be loaded into {self.name!r} ({_summary(error)}). Pass a file "
                 "that fits, connect to the network for the first download, or set null for random weights."
             ) from error
+        classifier = pretrained.get_classifier()
+        if self.prior is not None:
+            if not self._is_imagenet(classifier):
+                raise UsageError(
+                    f"model.imagenet_prior={self.prior.strength} needs a classifier for ImageNet-1k, which "
+                    f"model.weights={weights!r} does not have. Remove it, or use other weights."
+                )
+            self.prior.load(classifier)
         if head_init != "random":
-            initialised = self._init_head(pretrained.get_classifier(), class_names)
+            initialised = self._init_head(classifier, class_names)
             if head_init == "imagenet" and not initialised:
                 raise UsageError(
                     f"model.head_init='imagenet' has no effect: model.weights={weights!r} has no classifier for "
                     "ImageNet-1k, or none of the classes is in ImageNet. Remove it (null), or use other weights."
                 )
+        if self.initial is not None:
+            self.keep_initial_head()
 
     def _pretrained(self, weights: str) -> Any:
         """Pretrained timm net, with its classifier if the weights have one."""
@@ -157,12 +194,16 @@ class TransferNet(nn.Module):
                 options["num_classes"] = 0
         return timm.create_model(self.name, pretrained=True, **options)
 
+    def _is_imagenet(self, classifier: Any) -> bool:
+        """Whether a classifier of the features is that of ImageNet-1k."""
+        shape = (IMAGENET_CLASSES, self.head[-1].in_features)
+        return isinstance(classifier, nn.Linear) and classifier.weight.shape == shape
+
     @torch.no_grad()
     def _init_head(self, classifier: Any, class_names: Sequence[str]) -> bool:
         """Copy rows of ImageNet's classifier to the head; return whether any were copied."""
         last: Any = self.head[-1]
-        fits = isinstance(classifier, nn.Linear) and classifier.weight.shape == (IMAGENET_CLASSES, last.in_features)
-        if not self.head_fits_classifier or not fits:
+        if not self.head_fits_classifier or not self._is_imagenet(classifier):
             return False
         indices = {row: imagenet_indices(name) for row, name in enumerate(class_names)}
         for row, found in indices.items():
@@ -199,7 +240,8 @@ class TransferNet(nn.Module):
 
     def forward_head(self, features: Tensor) -> Tensor:
         """Return the logits (B, C) of features (B, F)."""
-        return self.head(features)
+        logits = self.head(features)
+        return logits if self.prior is None else logits + self.prior(features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, C) of (B, 3, S, S) pixels in 0…255, uint8 or float."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from animals_pl.errors import MachineError, counted
 
@@ -29,7 +29,7 @@ def require_space(folder: Path, trainer: L.Trainer, module: L.LightningModule) -
     Raises:
         MachineError: There is not enough space.
     """
-    callbacks: list[Any] = [*trainer.checkpoint_callbacks]
+    callbacks: list[Any] = [each for each in trainer.checkpoint_callbacks if isinstance(each, ModelCheckpoint)]
     callbacks += [callback.top_k for callback in callbacks if getattr(callback, "top_k", None)]
     files = sum(max(1, getattr(callback, "save_top_k", 1)) for callback in callbacks)
     missing = max(0, files - len(list(folder.glob("*.ckpt"))))

@@ -12,6 +12,7 @@ from timm.optim import list_optimizers
 from animals_pl.data.info import DataInfo
 from animals_pl.data.sampling import Sampling
 from animals_pl.errors import TrainingError, UsageError, did_you_mean, listed
+from animals_pl.training.head_options import check_head_options
 
 _AT_LEAST_0 = (">= 0", lambda value: value >= 0)
 _BELOW_1 = ("[0, 1)", lambda value: 0 <= value < 1)
@@ -22,6 +23,7 @@ RANGES = {
         ("focal_gamma", "logit_tau", "mixup", "cutmix", "lr", "weight_decay", "optimizer_eps", "warmup_epochs"),
         _AT_LEAST_0,
     ),
+    **dict.fromkeys(("head_decay", "imagenet_prior"), _AT_LEAST_0),
     "backbone_lr_mult": ("> 0", lambda value: value > 0),
     "layer_decay": ("(0, 1]", lambda value: 0 < value <= 1),
 }
@@ -57,6 +59,7 @@ def check_hparams(hparams: Mapping[str, Any]) -> None:
                 f"model.{key}={hparams[key]} has no effect with model.{other}={hparams[other]}. "
                 f"Remove it (null), or set model.{other}={needed}."
             )
+    check_head_options(hparams)
 
 
 def check_data(hparams: Mapping[str, Any], info: DataInfo) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import re
-import tempfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -30,10 +31,10 @@ def config(tiny_tree: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder for temporary files."""
+    """The folder for the runs."""
     folder = tmp_path / "temp"
     folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setattr(prove_resume, "TemporaryDirectory", functools.partial(TemporaryDirectory, dir=folder))
     return folder
 
 

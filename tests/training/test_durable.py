@@ -182,13 +182,14 @@ def test_a_run_whose_checkpoints_do_not_fit_is_refused_before_it_starts(small_di
 
 
 class Interfere(L.Callback):
-    """Does something to the run's folder once training has started."""
+    """Does something to the run's folder in the first batch."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         self.action = action
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.action()
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, index: int) -> None:
+        if index == 0:
+            self.action()
 
 
 def resume_with(run: Path, action: Callable[[], object]) -> None:

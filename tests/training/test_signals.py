@@ -129,7 +129,7 @@ def test_a_run_that_is_stopped_continues_as_if_it_had_not(
 @pytest.mark.parametrize(
     ("owner", "name", "options"),
     [
-        pytest.param(manifest, "inspect_all", [], id="scan"),
+        pytest.param(manifest, "_inspect_each", [], id="scan"),
         pytest.param(Extractor, "__call__", ["--model.net", "test_vit", "--model.freeze", True], id="features"),
         pytest.param(AnimalClassifier, "training_step", ["--tune", "lr"], id="search for a learning rate"),
     ],

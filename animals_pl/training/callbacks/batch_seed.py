@@ -22,8 +22,12 @@ class BatchSeed(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seed torch for this batch."""
-        key = [self.seed, trainer.global_rank, trainer.current_epoch, batch_idx]
-        seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-        torch.default_generator.manual_seed(seed)
-        if torch.cuda.is_initialized():  # torch.manual_seed also queues a seed for unused CUDA: 1 ms per batch
-            torch.cuda.manual_seed(seed)
+        seed_batch(self.seed, trainer.global_rank, trainer.current_epoch, batch_idx)
+
+
+def seed_batch(seed: int, rank: int, epoch: int, batch: int) -> None:
+    """Seed torch for one training batch."""
+    state = int(np.random.SeedSequence([seed, rank, epoch, batch]).generate_state(1)[0])
+    torch.default_generator.manual_seed(state)
+    if torch.cuda.is_initialized():  # torch.manual_seed also queues a seed for unused CUDA: 1 ms per batch
+        torch.cuda.manual_seed(state)

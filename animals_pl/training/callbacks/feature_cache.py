@@ -184,7 +184,16 @@ class FeatureCache(L.Callback):
 
 
 def _replace(data: Any, split: str, extractor: Extractor, hflip: bool = False) -> None:
-    """Replace a split's dataset with features; with ``hflip`` also of the horizontally flipped images."""
+    """Replace a split's dataset with its features."""
+    features = split_features(data, split, extractor, hflip)
+    data.datasets[split] = FeatureDataset(features, data.catalogs[split].labels.tolist())
+
+
+def split_features(data: Any, split: str, extractor: Extractor, hflip: bool = False) -> Tensor:
+    """Features (N, F) of a split's images, from the cache where possible.
+
+    With ``hflip``, (N, 2, F): also those of the horizontally flipped images.
+    """
     began = time.perf_counter()
     file = FeatureFile(cache_dir() / "features" / _file_name(data, extractor))
     known = len(file.rows)
@@ -195,11 +204,11 @@ def _replace(data: Any, split: str, extractor: Extractor, hflip: bool = False) -
         flipped = [hashlib.sha256(name + b"hflip").digest() for name in names]
         _complete(file, data, split, flipped, extractor, hflip=True)
         features = torch.stack([features, file.take(flipped)], dim=1)
-    data.datasets[split] = FeatureDataset(features, data.catalogs[split].labels.tolist())
     new = len(file.rows) - known
     how = f", {time.perf_counter() - began:.1f} s, {extractor.engine}" if new else ""
     if data.trainer.is_global_zero:
         print(f"{split}: {len(names) * (1 + hflip):,} feature vectors ({new:,} new{how}), {file}")
+    return features
 
 
 def _complete(

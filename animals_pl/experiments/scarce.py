@@ -1,0 +1,124 @@
+"""Draws of a study of scarce classes: common classes cut to a few training images. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from animals_pl.data.catalog import Catalog
+from animals_pl.errors import UsageError
+
+MIN_TEST = 50
+"""Fewest test images of a class whose recall counts."""
+
+TEST_FRACTION = 0.2
+"""Fraction of a common class that is tested in draws that do not cut it."""
+
+
+@dataclass(frozen=True)
+class ScarcePlan:
+    """Section ``scarce`` of a study.
+
+    Attributes:
+        classes: Number of common classes that are cut in each replicate.
+        keep: Training images of a cut class. Every replicate is done with each of these numbers.
+        replicates: Number of replicates, 2 or more.
+    """
+
+    classes: int
+    keep: tuple[int, ...]
+    replicates: int
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Images of one fit.
+
+    Attributes:
+        train: Indices of the training images.
+        test: Indices of the test images.
+        cut: Classes that were cut.
+    """
+
+    train: np.ndarray
+    test: np.ndarray
+    cut: np.ndarray
+
+
+def read_plan(section: Mapping[str, Any], study: str) -> ScarcePlan:
+    """Check the section ``scarce`` of a study.
+
+    Raises:
+        UsageError: A key is unknown or missing, or a number is out of range.
+    """
+    example = "Write scarce: {classes: 3, keep: [10, 25, 50], replicates: 20}."
+    if set(section) != {"classes", "keep", "replicates"}:
+        raise UsageError(f"study={study!r}: scarce has the keys {sorted(section)}. {example}")
+    keep = section["keep"] if isinstance(section["keep"], list) else [section["keep"]]
+    for key, values, least in (("classes", [section["classes"]], 1), ("keep", keep, 1),
+                               ("replicates", [section["replicates"]], 2)):  # fmt: skip
+        if not values or not all(type(value) is int and value >= least for value in values):
+            raise UsageError(
+                f"study={study!r}: scarce.{key}={section[key]!r} is not a whole number >= {least}. {example}"
+            )
+    return ScarcePlan(section["classes"], tuple(sorted(set(keep))), section["replicates"])
+
+
+def common_classes(catalog: Catalog, plan: ScarcePlan) -> np.ndarray:
+    """Classes that can be cut, and whose recall counts: enough images remain for the test.
+
+    Raises:
+        UsageError: There are fewer than ``plan.classes`` of them.
+    """
+    needed = max(max(plan.keep) + MIN_TEST, math.ceil(MIN_TEST / TEST_FRACTION))
+    found = np.flatnonzero(np.bincount(catalog.labels) >= needed)
+    if len(found) < plan.classes:
+        raise UsageError(
+            f"scarce.classes={plan.classes}: {len(found)} classes have {needed} images or more, which the test needs. "
+            "Lower scarce.classes or scarce.keep."
+        )
+    return found
+
+
+def draw(catalog: Catalog, plan: ScarcePlan, keep: int, replicate: int, seed: int) -> Draw:
+    """Training and test images of a replicate.
+
+    ``plan.classes`` of the common classes are cut to ``keep`` training images and tested on all others. The other
+    common classes are tested on :data:`TEST_FRACTION` of their images. All other classes are only trained on.
+    Duplicates stay together: a cut class has ``keep`` images or, if the last group is larger, a few more. A smaller
+    ``keep`` takes a part of the images of a larger one, so that replicates are paired.
+    """
+    from animals_pl.data.grouping import single_groups
+
+    rng = np.random.default_rng([seed, replicate])
+    common = common_classes(catalog, plan)
+    cut = np.sort(rng.choice(common, plan.classes, replace=False))
+    groups, labels = single_groups(catalog.groups), catalog.labels
+    priority = rng.permutation(groups.max() + 1)[groups]
+    is_test = np.zeros(len(labels), dtype=bool)
+    for label in common:
+        images = np.flatnonzero(labels == label)
+        count = keep if label in cut else round(len(images) * (1 - TEST_FRACTION))
+        is_test[images] = priority[images] > np.sort(priority[images])[count - 1]
+    trained = ~is_test
+    is_test &= ~np.isin(groups, groups[trained])  # duplicates in two classes
+    return Draw(np.flatnonzero(trained), np.flatnonzero(is_test), cut)
+
+
+def recalls(labels: np.ndarray, predicted: np.ndarray, drawn: Draw) -> tuple[float, float, float]:
+    """Macro recall of the tested classes, of the cut ones alone, and of the others alone (NaN if all are cut).
+
+    Args:
+        labels: True classes of the test images (N,).
+        predicted: Predicted classes (N,).
+        drawn: The draw.
+    """
+    classes = np.unique(labels)
+    per_class = np.array([np.mean(predicted[labels == label] == label) for label in classes])
+    is_cut = np.isin(classes, drawn.cut)
+    common = float(per_class[~is_cut].mean()) if not is_cut.all() else math.nan
+    return float(per_class.mean()), float(per_class[is_cut].mean()), common

@@ -1,0 +1,179 @@
+"""Train the heads of a study of scarce classes and score them on the images left out, as they are and shifted."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from animals_pl.data.catalog import Catalog
+from animals_pl.data.datamodule import AnimalsDataModule
+from animals_pl.data.info import DataInfo
+from animals_pl.data.loading import load_dataset
+from animals_pl.data.shifts import shifted_copies
+from animals_pl.errors import UsageError, did_you_mean
+from animals_pl.experiments.scarce import ScarcePlan, common_classes, draw, recalls
+from animals_pl.experiments.study import Study, flatten, read_yaml
+from animals_pl.files import atomic_write, require_writable, track
+from animals_pl.training.callbacks.feature_cache import split_features
+from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.extraction import Extractor
+from animals_pl.training.head import train_head
+from animals_pl.training.trainer import make_trainer
+
+RUN_SETTINGS = ("trainer.max_epochs", "trainer.accelerator", "seed_everything", "name", "monitor")
+"""Settings that are read or have no influence here, beside those of the model and the data."""
+
+
+@dataclass(frozen=True)
+class ScarceData:
+    """What all variants share: the images, their shifted copies, the plan, its seed and the results folder."""
+
+    catalog: Catalog
+    shifted: Catalog
+    plan: ScarcePlan
+    seed: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class ScarceOutcome:
+    """Results of a variant.
+
+    Attributes:
+        scores: (replicates, keep, 2, 3): macro recall of all, cut and common classes, on the images and their shifted
+            copies.
+        seconds: Median time of a fit.
+    """
+
+    scores: np.ndarray
+    seconds: float
+
+
+def prepare_scarce(study: Study, root: Path, seed: int, output: Path) -> ScarceData:
+    """Load the images, write their shifted copies and create the results folder.
+
+    Raises:
+        UsageError: The images cannot be loaded, or too few classes have enough of them.
+    """
+    assert study.scarce is not None
+    require_writable(output, folder=True)
+    catalog = load_dataset(root.resolve(), argument="root").usable
+    common_classes(catalog, study.scarce)
+    folder = output / f"{study.name}-{study.net}-scarce-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return ScarceData(catalog, shifted_copies(catalog), study.scarce, seed, folder)
+
+
+def fit_variant(study: Study, variant: str, data: ScarceData) -> ScarceOutcome:
+    """Train and score a variant on all draws, unless the result exists.
+
+    Raises:
+        UsageError: A setting is unknown, or the variant does not train a head on cached features.
+    """
+    settings = {**flatten(read_yaml(study.config, "config")), **study.options, **study.variants[variant]}
+    facts = [
+        settings,
+        asdict(data.plan),
+        data.seed,
+        data.catalog.paths,
+        data.catalog.sha256,
+        data.catalog.labels.tolist(),
+    ]
+    digest = hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+    file = data.folder / f"{variant}.npz"
+    if file.exists():
+        kept = np.load(file)
+        if kept["digest"] == digest:
+            return ScarceOutcome(kept["scores"], float(kept["seconds"]))
+    outcome = _fit_draws(settings, variant, data)
+    with atomic_write(file) as partial, partial.open("wb") as stream:
+        np.savez(stream, digest=digest, scores=outcome.scores, seconds=outcome.seconds)
+    return outcome
+
+
+def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> ScarceOutcome:
+    model, module = _model_and_data(settings, variant)
+    L.seed_everything(settings.get("seed_everything", 42), verbose=False)
+    features = _features(model, module, data)
+    initial = copy.deepcopy(model.net.head.state_dict())
+    draws = [(keep, replicate) for replicate in range(data.plan.replicates) for keep in data.plan.keep]
+    scores, seconds = [], []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for keep, replicate in track(draws, variant):
+        began = time.perf_counter()
+        drawn = draw(data.catalog, data.plan, keep, replicate, data.seed)
+        model.net.head.load_state_dict(initial)
+        labels = data.catalog.labels
+        train_head(
+            model,
+            features[0][drawn.train, 0],
+            labels[drawn.train],
+            epochs=settings["trainer.max_epochs"],
+            batch_size=module.hparams["batch_size"],
+            seed=module.hparams["seed"] + replicate,
+        )
+        with torch.no_grad():
+            predicted = [model.net.forward_head(views[drawn.test]).mean(1).argmax(1).numpy() for views in features]
+        scores.append([recalls(labels[drawn.test], classes, drawn) for classes in predicted])
+        seconds.append(time.perf_counter() - began)
+    torch.set_num_threads(threads)
+    shape = (data.plan.replicates, len(data.plan.keep), len(features), 3)
+    return ScarceOutcome(np.array(scores).reshape(shape), float(np.median(seconds)))
+
+
+def _model_and_data(settings: dict[str, Any], variant: str) -> tuple[AnimalClassifier, AnimalsDataModule]:
+    """Model and datamodule of a variant's settings.
+
+    Raises:
+        UsageError: A setting is unknown, or the backbone or the images vary in training.
+    """
+    classes = {"model": AnimalClassifier, "data": AnimalsDataModule}
+    known = {f"{key}.{name}" for key, value in classes.items() for name in inspect.signature(value).parameters}
+    for key in settings:
+        if key not in known and key not in RUN_SETTINGS:
+            hint = did_you_mean(key, known)
+            raise UsageError(f"variant {variant!r}: {key} cannot be set in a study with scarce. {hint}Remove it.")
+    parts = {
+        section: {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{section}.")}
+        for section in classes
+    }
+    model, data = AnimalClassifier(**parts["model"]), AnimalsDataModule(**parts["data"])
+    varies = model.hparams["mixup"] or model.hparams["cutmix"] or data.hparams["augment"] != "none"
+    if not model.hparams["freeze"] or varies:
+        raise UsageError(
+            f"variant {variant!r}: a study with scarce trains heads on cached features. Set model.freeze=true, "
+            "data.augment=none, model.mixup=0 and model.cutmix=0, or remove scarce from the study."
+        )
+    return model, data
+
+
+def _features(model: AnimalClassifier, module: AnimalsDataModule, data: ScarceData) -> list[Tensor]:
+    """Features (N, views, F) of the images and of their shifted copies, by the net with its pretrained weights."""
+    catalog = data.catalog
+    counts = tuple(catalog.counts().values())
+    model.set_data(DataInfo(tuple(catalog.class_names), counts, module.size, module.hparams["sampling"]))
+    model.configure_model()
+    if model.hparams["weights"]:
+        model.load_weights(model.hparams["weights"])
+    module.trainer = make_trainer([], accelerator="cpu", logger=False, enable_checkpointing=False)
+    extractor = Extractor(model.net)
+    hflip = model.hparams["tta"] == "hflip"
+    found = []
+    for split, images in {"images": catalog, "shifted": data.shifted}.items():
+        module.catalogs[split] = images
+        module.datasets[split] = module.dataset(split)
+        features = split_features(module, split, extractor, hflip)
+        found.append(features if hflip else features[:, None])
+    return found

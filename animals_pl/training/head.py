@@ -1,0 +1,55 @@
+"""Train the head of a frozen backbone on cached features, without a Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from animals_pl.data.sampling import KeyBatchSampler
+from animals_pl.training.callbacks.batch_seed import seed_batch
+from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.head_options import head_penalty
+from animals_pl.training.losses import build_loss
+from animals_pl.training.optimization import build_optimizer
+
+
+def train_head(
+    model: AnimalClassifier, features: Tensor, labels: np.ndarray, *, epochs: int, batch_size: int, seed: int
+) -> None:
+    """Train the head of ``model.net`` from its present weights, as ``fit`` does with cached features.
+
+    Batches, dropout, loss, optimizer and schedule are those of ``fit``, and so are the resulting weights, in a fraction
+    of the time: nothing is validated, logged or saved.
+
+    Args:
+        model: A model on the CPU, with its net and :meth:`~AnimalClassifier.set_data` called.
+        features: Training features (N, F).
+        labels: Their class indices (N,).
+        epochs: Number of epochs.
+        batch_size: Images per batch.
+        seed: Seed of the order and of dropout; ``data.seed`` in ``fit``.
+    """
+    net, hparams, info = model.net, model.hparams, model.data_info
+    assert info is not None
+    loss = build_loss(hparams, np.bincount(labels, minlength=len(info.class_names)))
+    optimizer: Any = build_optimizer(net, hparams, epochs)
+    schedule = None
+    if isinstance(optimizer, dict):
+        optimizer, schedule = optimizer["optimizer"], optimizer["lr_scheduler"]["scheduler"]
+    targets = torch.from_numpy(labels)
+    net.train()
+    epoch = 0
+    sampler = KeyBatchSampler(labels, batch_size, info.sampling, seed, lambda _: info.size, lambda: (epoch, 0))
+    for epoch in range(epochs):
+        for number, keys in enumerate(sampler):
+            seed_batch(seed, 0, epoch, number)
+            chosen = [key.index for key in keys]
+            optimizer.zero_grad()
+            (loss(net.forward_head(features[chosen]), targets[chosen]).mean() + head_penalty(net, hparams)).backward()
+            optimizer.step()
+        if schedule is not None:
+            schedule.step(epoch=epoch + 1)
+    net.eval()
