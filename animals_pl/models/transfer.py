@@ -114,15 +114,20 @@ class TransferNet(nn.Module):
             )
         if not any(map(imagenet_indices, class_names)):
             raise UsageError(f"model.imagenet_prior={strength}: ImageNet has none of the classes. Remove it.")
-        self.prior = SynsetPrior(self.head[-1].in_features, class_names, strength)
+        last: Any = self.head[-1]
+        self.prior = SynsetPrior(last.in_features, class_names, strength)
 
     def keep_initial_head(self) -> None:
         """Keep the present weights of the head, for :meth:`head_distance`."""
-        self.initial = self.head[-1].weight.detach().clone()
+        last: Any = self.head[-1]
+        self.initial = last.weight.detach().clone()
 
     def head_distance(self) -> Tensor:
         """Squared distance of the head's weights from the initial ones."""
-        return ((self.head[-1].weight - self.initial) ** 2).sum()
+        last: Any = self.head[-1]
+        assert self.initial is not None
+        distance: Tensor = ((last.weight - self.initial) ** 2).sum()
+        return distance
 
     def load_weights(self, weights: str, class_names: Sequence[str] = (), head_init: HeadInit | None = None) -> None:
         """Load pretrained weights into the backbone, and initialise the head from ImageNet's classifier if possible.
