@@ -27,13 +27,7 @@ from animals_pl.models.sync_batchnorm import synchronize_batchnorm
 from animals_pl.models.transfer import Features, Head, HeadInit, TransferNet
 from animals_pl.training.calibration import Output, calibration_of, calibration_state, model_prior, output, with_prior
 from animals_pl.training.head_options import head_penalty, net_options, prepare_head
-from animals_pl.training.hparams import (
-    check_convergence,
-    check_data,
-    check_hparams,
-    net_options,
-    warn_of_double_correction,
-)
+from animals_pl.training.hparams import check_convergence, check_data, check_hparams, warn_of_double_correction
 from animals_pl.training.losses import Loss, build_loss, build_mixup_cutmix
 from animals_pl.training.optimization import Schedule, build_optimizer
 from animals_pl.training.processes import is_distributed, share_of_batch
