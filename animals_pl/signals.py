@@ -29,7 +29,7 @@ class Terminated(SystemExit):
 
 
 def end_process(number: int, frame: FrameType | None = None) -> NoReturn:
-    """Signal handler that lets the process end as at Ctrl-C, with temporary files removed.
+    """Signal handler that ends the process by an exception, so that temporary files are removed.
 
     Raises:
         KeyboardInterrupt: SIGINT; the exit code is 130.

@@ -229,7 +229,9 @@ def test_checkpoints(run, tmp_path):
 def test_cached_features(tmp_path):
     file = tmp_path / "features.safetensors"
     names = [bytes([index]) * 32 for index in range(20)]
-    FeatureFile(file).add(names, torch.arange(80.0).reshape(20, 4))
+    features = FeatureFile(file)
+    features.add(names, torch.arange(80.0).reshape(20, 4))
+    features.save()
 
     def read(damaged: Path) -> None:
         features = FeatureFile(damaged)

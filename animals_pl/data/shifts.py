@@ -19,22 +19,22 @@ _FORMAT = 1
 """Version of the shifted copies. Bump when the copy of an unchanged image changes."""
 
 AREA = (0.5, 1.0)
-"""Area of the random cut, as a fraction of the image."""
+"""Area of the random crop, as a fraction of the image."""
 
 ASPECT = 4 / 3
 """Largest change of the aspect ratio, in either direction."""
 
 SHORTER_SIDE = (112, 320)
-"""Shorter side in pixels to which a larger cut is reduced."""
+"""Range of the shorter side in pixels; smaller crops are not enlarged."""
 
 BLUR_RADIUS = (0.0, 1.0)
-"""Standard deviation in pixels, for images whose shorter side is 224 px."""
+"""Standard deviation in pixels for a shorter side of 224 px; it is scaled with the shorter side."""
 
 JPEG_QUALITY = (30, 90)
 
 
 def shifted(image: np.ndarray, seed: int) -> bytes:
-    """A random cut of an image (H, W, 3) uint8, reduced, blurred and compressed, as a JPEG file.
+    """A random crop of an image (H, W, 3) uint8, reduced, blurred and compressed, as a JPEG file.
 
     Each change is milder than the corruptions of ``test --robustness``, but all are applied. A pure function of the
     image and the seed.
@@ -52,7 +52,7 @@ def shifted(image: np.ndarray, seed: int) -> bytes:
 
 
 def _cut(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of a random cut."""
+    """Left, top, right and bottom of a random crop."""
     side, stretch = math.sqrt(rng.uniform(*AREA)), ASPECT ** rng.uniform(-0.5, 0.5)
     width, height = (
         max(1, min(full, round(full * side * factor)))

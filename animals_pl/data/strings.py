@@ -16,8 +16,8 @@ class Strings(Sequence[str]):
     """Immutable sequence of strings in one array: 8 bytes per string, besides its UTF-8 bytes.
 
     A list has an object per string, of 50 bytes and more. Reading one changes its reference count, so that every
-    forked worker of a DataLoader gradually copies the whole list. All strings are kept exactly, with surrogates (bytes
-    of a file name that are not UTF-8).
+    forked worker of a DataLoader gradually copies the whole list. All strings are kept exactly, including
+    surrogates (bytes of a file name that are not UTF-8).
 
     Args:
         content: Bytes of all strings (B,) uint8, UTF-8 with surrogates.
@@ -73,7 +73,7 @@ class Strings(Sequence[str]):
         return Strings(content, offsets)
 
     def index_of(self, strings: Iterable[str]) -> np.ndarray:
-        """Index of each string (K,) int64 in this sequence of different strings; -1 for unknown ones."""
+        """Index of each string (K,) int64 in this sequence, which has no duplicates; -1 for unknown ones."""
         if isinstance(strings, Strings) and strings == self:
             return np.arange(len(self))
         known = {string: index for index, string in enumerate(self)}

@@ -30,8 +30,8 @@ def iter_images(folder: Path, onerror: OnError = _refuse) -> Iterator[Path]:
 def walk_images(folder: Path, onerror: OnError = _refuse) -> Iterator[str]:
     """Yield the images of :func:`find_images` as POSIX paths relative to ``folder``, while the folders are read.
 
-    The files of each folder are in the order of names. Linked folders come last; no folder is read twice, and none
-    above ``folder``.
+    The files of each folder are sorted by name. Linked folders come last. No folder is read twice, and no parent of
+    ``folder`` is read.
 
     Args:
         folder: The folder.

@@ -100,7 +100,7 @@ def _compare_scarce(
     outcomes = {}
     for name in names:
         outcomes[name] = fit_variant(plan, name, shared)
-        print(f"{name}: done, {outcomes[name].seconds:.1f} s a fit", file=sys.stderr, flush=True)
+        print(f"{name}: done, {outcomes[name].seconds:.1f} s per fit", file=sys.stderr, flush=True)
     return scarce_table(outcomes, baseline, markdown)
 
 

@@ -30,7 +30,7 @@ class Moment:
     Attributes:
         phase: A training batch, a validation batch, or the saving of a checkpoint.
         count: Its number in the session, from 1.
-        delay: Seconds from its start to the kill, so that it hits any operation.
+        delay: Seconds from its start to the kill, so that the kill can hit any operation.
     """
 
     phase: Phase
@@ -57,7 +57,7 @@ class Killer(L.Callback):
     """Kills its process and the process's children, such as loader workers, with SIGKILL.
 
     Args:
-        moment: When.
+        moment: When to kill.
         report: File that receives the :class:`Kill` as JSON.
     """
 
@@ -96,7 +96,7 @@ class Killer(L.Callback):
 
 
 def fit_session(args: Sequence[str], folder: Path, moment: Moment | None = None) -> Kill | None:
-    """Run ``fit`` in a process of its own, which is killed at a moment.
+    """Run ``fit`` in a separate process, which is killed at the given moment.
 
     Args:
         args: Options of ``fit``.
@@ -135,7 +135,7 @@ def _fit(args: list[str], folder: Path, report: Path, output: Path, moment: Mome
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     os.environ["ANIMALS_PL_CACHE"] = str(folder / "cache")
-    sys.argv = [str(Path(animals_pl.__file__).with_name("__main__.py")), "fit", *args]  # also of further processes
+    sys.argv = [str(Path(animals_pl.__file__).with_name("__main__.py")), "fit", *args]  # also for further processes
     try:
         run(["fit", *args], [] if moment is None else [Killer(moment, report)])
     except UsageError as error:

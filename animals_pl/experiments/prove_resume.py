@@ -45,14 +45,14 @@ def prove_resume(config: str, kills: int = 25, kill_seed: int = 0, options: list
 
     A configuration is trained once undisturbed. Then it is trained in processes that are killed (SIGKILL) at random
     moments, in a training batch, in a validation or while a checkpoint is saved, and resumed. The last checkpoints,
-    metrics.csv and the TensorBoard scalars are compared bit by bit. A killed run that ends before all kills are used up
-    is compared, and another one is started. Everything is written to a temporary folder, with a cache of its own, and
-    removed. If a run differs, the exit code is 1.
+    metrics.csv and the TensorBoard scalars are compared bit by bit. If a killed run ends before all kills have
+    happened, it is compared, and another is started. Everything is written to a temporary folder, with a cache of its
+    own, and removed. If a run differs, the exit code is 1.
 
     Args:
         config: The configuration, a file or a name in configs.
         kills: Number of kills, 1 or more.
-        kill_seed: Seed of the moments.
+        kill_seed: Seed of the random moments of the kills.
         options: Further options of fit, after ``--``. Without save_every, a checkpoint is saved three times per
             epoch.
 
@@ -96,7 +96,7 @@ def _train_undisturbed(options: list[str], root: Path) -> Length:
 
 
 def _train_with_kills(options: list[str], root: Path, moments: Iterator[Moment]) -> Iterator[tuple[str, str, str]]:
-    """Train one run to its end. Yield what each killed session was doing, where, and where the next one starts."""
+    """Train one run to its end. Yield each killed session's phase and position, and where the next one starts."""
     root.mkdir()
     args, _ = _next_session(options, root)
     while kill := fit_session(args, root, next(moments, None)):
@@ -117,7 +117,7 @@ def _next_session(options: list[str], root: Path) -> tuple[list[str], str]:
 
 
 def _moments(rng: random.Random, kills: int, length: Length) -> Iterator[Moment]:
-    """Endless moments for kills, such that most of them fall into one run."""
+    """Infinite random moments for kills, chosen so that most kills fit into one run."""
     most: dict[Phase, int] = {
         "training": max(2, 2 * length.batches // kills),
         "validation": length.validation_batches,
@@ -156,7 +156,7 @@ def _position(last: Path) -> str:
     loops = load_checkpoint(last, mmap=True)["loops"]["fit_loop"]
     epoch, batches = loops["epoch_progress"]["current"], loops["epoch_loop.batch_progress"]["current"]["ready"]
     if epoch["ready"] == epoch["processed"]:
-        return f"epoch {epoch['processed']}, its end"
+        return f"end of epoch {epoch['processed']}"
     return f"epoch {epoch['processed'] + 1}, batch {batches}"
 
 

@@ -15,13 +15,13 @@ from animals_pl.training.checkpoint import LAST_CHECKPOINT, load_checkpoint
 from animals_pl.training.metrics_csv import read_metrics
 
 MEASURED = ("epoch_row.seconds", "loops.", "datamodule_hyper_parameters.split", "callbacks.Timer")
-"""Beginnings of the entries of a checkpoint that differ between equal runs: times, Lightning's counters of the batches
-that were started, and the split, which a resumed run reads from its folder."""
+"""Prefixes of checkpoint entries that differ even between equal runs: times, Lightning's counters of started batches,
+and the split, which a resumed run reads from its folder."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs compared.
+    """Result of comparing two runs.
 
     Attributes:
         tensors, epochs, curves: Number of tensors, rows of metrics.csv and TensorBoard scalars that were compared.
@@ -60,7 +60,7 @@ def _leaves(value: Any, run: Path, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _different(expected: dict[Any, Any], found: dict[Any, Any]) -> list[Any]:
-    """Keys that only one has, or with different values."""
+    """Keys that only one of them has, or whose values differ."""
     keys = [*expected, *(key for key in found if key not in expected)]
     return [key for key in keys if key not in expected or key not in found or not _equal(expected[key], found[key])]
 

@@ -13,10 +13,10 @@ from animals_pl.data.catalog import Catalog
 from animals_pl.errors import UsageError
 
 MIN_TEST = 50
-"""Fewest test images of a class whose recall counts."""
+"""Minimum number of test images of a tested class."""
 
 TEST_FRACTION = 0.2
-"""Fraction of a common class that is tested in draws that do not cut it."""
+"""Fraction of a common class's images that are test images if it is not cut."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ScarcePlan:
 
     Attributes:
         classes: Number of common classes that are cut in each replicate.
-        keep: Training images of a cut class. Every replicate is done with each of these numbers.
+        keep: Numbers of training images of a cut class. Every replicate is repeated with each of them.
         replicates: Number of replicates, 2 or more.
     """
 
@@ -69,7 +69,7 @@ def read_plan(section: Mapping[str, Any], study: str) -> ScarcePlan:
 
 
 def common_classes(catalog: Catalog, plan: ScarcePlan) -> np.ndarray:
-    """Classes that can be cut, and whose recall counts: enough images remain for the test.
+    """Classes with enough images to be cut and tested.
 
     Raises:
         UsageError: There are fewer than ``plan.classes`` of them.
@@ -89,8 +89,8 @@ def draw(catalog: Catalog, plan: ScarcePlan, keep: int, replicate: int, seed: in
 
     ``plan.classes`` of the common classes are cut to ``keep`` training images and tested on all others. The other
     common classes are tested on :data:`TEST_FRACTION` of their images. All other classes are only trained on.
-    Duplicates stay together: a cut class has ``keep`` images or, if the last group is larger, a few more. A smaller
-    ``keep`` takes a part of the images of a larger one, so that replicates are paired.
+    Duplicates stay together: a cut class has ``keep`` images or, if the last group is larger, a few more. The training
+    images of a smaller ``keep`` are a subset of those of a larger one.
     """
     from animals_pl.data.grouping import single_groups
 

@@ -32,7 +32,7 @@ from animals_pl.training.head import train_head
 from animals_pl.training.trainer import make_trainer
 
 RUN_SETTINGS = ("trainer.max_epochs", "trainer.accelerator", "seed_everything", "name", "monitor")
-"""Settings that are read or have no influence here, beside those of the model and the data."""
+"""Allowed settings besides those of the model and the data: they are read, or have no effect here."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _model_and_data(settings: dict[str, Any], variant: str) -> tuple[AnimalClass
     """Model and datamodule of a variant's settings.
 
     Raises:
-        UsageError: A setting is unknown, or the backbone or the images vary in training.
+        UsageError: A setting is unknown, or the backbone or the images change during training.
     """
     classes = {"model": AnimalClassifier, "data": AnimalsDataModule}
     known = {f"{key}.{name}" for key, value in classes.items() for name in inspect.signature(value).parameters}

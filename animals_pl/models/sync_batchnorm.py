@@ -8,10 +8,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def synchronize_batchnorm(net: nn.Module) -> None:
-    """Replace the BatchNorm layers of a net that learn, or may learn later, by ones with common statistics.
+    """Replace the BatchNorm layers of a net by SyncBatchNorm, which uses the statistics of all processes.
 
-    torch has them for GPUs only. timm's own conversion is used, since torch's loses the activations that timm's
-    BatchNorm layers contain. Names and values of the state do not change. A frozen layer stays frozen.
+    PyTorch has it for GPUs only. timm's conversion is used, because that of PyTorch loses the activations that timm's
+    BatchNorm layers contain. The keys and values of the state_dict do not change. A frozen layer stays frozen.
     """
     for name, child in net.named_children():
         if any(isinstance(module, _BatchNorm) for module in child.modules()):

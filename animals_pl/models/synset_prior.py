@@ -47,9 +47,9 @@ class SynsetPrior(nn.Module):
         self.classifier.bias.copy_(classifier.bias[self.indices])
 
     def forward(self, features: Tensor) -> Tensor:
-        """Scores (B, C), times the strength."""
+        """Scores (…, C) of features (…, F), times the strength."""
         logits = self.classifier(features)
-        top = logits.amax(1, keepdim=True)
+        top = logits.amax(-1, keepdim=True)
         scores = top + ((logits - top).exp() @ self.membership).clamp(min=_LEAST).log()
-        mean = (scores * self.known).sum(1, keepdim=True) / self.known.sum()
+        mean = (scores * self.known).sum(-1, keepdim=True) / self.known.sum()
         return self.strength * torch.where(self.known > 0, scores, mean)

@@ -102,7 +102,7 @@ class TransferNet(nn.Module):
         return self.forward_features(torch.zeros(1, 3, self.input_size, self.input_size)).shape[1]
 
     def add_prior(self, class_names: Sequence[str], strength: float) -> None:
-        """Add the scores of ImageNet's classifier to the logits; :meth:`load_weights` fills them in.
+        """Add the scores of ImageNet's classifier to the logits; :meth:`load_weights` loads its weights.
 
         Raises:
             UsageError: The features are not those of ImageNet's classifier, or ImageNet has none of the classes.
@@ -113,12 +113,15 @@ class TransferNet(nn.Module):
                 "Set model.features=pre_logits and model.head=linear, or remove it."
             )
         if not any(map(imagenet_indices, class_names)):
-            raise UsageError(f"model.imagenet_prior={strength}: ImageNet has none of the classes. Remove it.")
+            raise UsageError(
+                f"model.imagenet_prior={strength} has no effect: none of the classes is in ImageNet. Set it to 0, and "
+                "model.head_init to null."
+            )
         last: Any = self.head[-1]
         self.prior = SynsetPrior(last.in_features, class_names, strength)
 
     def keep_initial_head(self) -> None:
-        """Keep the present weights of the head, for :meth:`head_distance`."""
+        """Store the current weights of the head for :meth:`head_distance`."""
         last: Any = self.head[-1]
         self.initial = last.weight.detach().clone()
 

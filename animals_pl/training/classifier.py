@@ -55,7 +55,7 @@ class AnimalClassifier(L.LightningModule):
         head_init: Initial weights of a linear head. ``imagenet``: rows of the ImageNet classifier for the classes it
             knows. Default: ``imagenet`` where the weights allow it, ``random`` otherwise.
         head_decay: Penalty on the squared distance of a linear head from its initial weights, >= 0.
-        imagenet_prior: Factor, >= 0, of each class's score by ImageNet's classifier, which is added to its logit.
+        imagenet_prior: Weight, >= 0, of the ImageNet classifier's score of each class, which is added to the logit.
         freeze_norm: Keep the BatchNorm statistics of a trainable backbone fixed. Default: true with pretrained weights.
         loss: ``cross_entropy``, ``focal`` or ``logit_adjusted``.
         focal_gamma: Focusing parameter of ``focal``, >= 0. Default: 2.

@@ -38,7 +38,7 @@ PACKAGES = (
 """Packages whose versions are recorded."""
 
 GIT_SECONDS = 10
-"""Time after which git is given up, such as on a slow network disk."""
+"""Timeout of a git command, for example on a slow network disk."""
 
 
 def record_session(folder: Path, trainer: L.Trainer) -> None:

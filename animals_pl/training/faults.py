@@ -1,4 +1,4 @@
-"""Faults in the middle of a training run, explained in one line."""
+"""Faults during a training run, explained in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OUT_OF_MEMORY = re.compile(
     r"DefaultCPUAllocator: (can't allocate|not enough) memory|MemoryError|Insufficient memory|CUDA out of memory|"
     r"std::bad_alloc|Unable to allocate .* for an array"
 )
-"""Memory errors of other types than ``MemoryError``: of torch on a CPU, of OpenCV, and of numpy in a worker."""
+"""Messages of memory errors that are not a ``MemoryError``: of torch, of OpenCV, and of numpy in a worker."""
 
 _WORKER_DIED = re.compile(r"DataLoader worker \(pid\D* ([\d, ]+)\) (is killed by signal: (.*?)\.|exited unexpectedly)")
 
@@ -52,7 +52,7 @@ def _explain(error: Exception, data: L.LightningDataModule, trainer: L.Trainer) 
         return f"out of memory with data.batch_size={data.hparams.get('batch_size')}. {smaller}"
     if died := _WORKER_DIED.search(message):
         by = f" by the signal {died[3]}" if died[3] else ""
-        memory = "" if died[3] in _CRASHES else f" If memory ran out, lower data.num_workers, or: {smaller}"
+        memory = "" if died[3] in _CRASHES else f" If memory ran out, lower data.num_workers first. {smaller}"
         return f"a loader process (pid {died[1]}) was ended{by}.{memory}"
     if message.startswith(_NO_IMAGE):
         return f"{message.rstrip('.')}. It was changed or deleted after the scan, which found it intact."

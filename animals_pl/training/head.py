@@ -19,10 +19,10 @@ from animals_pl.training.optimization import build_optimizer
 def train_head(
     model: AnimalClassifier, features: Tensor, labels: np.ndarray, *, epochs: int, batch_size: int, seed: int
 ) -> None:
-    """Train the head of ``model.net`` from its present weights, as ``fit`` does with cached features.
+    """Train the head of ``model.net`` from its current weights, as ``fit`` does with cached features.
 
-    Batches, dropout, loss, optimizer and schedule are those of ``fit``, and so are the resulting weights, in a fraction
-    of the time: nothing is validated, logged or saved.
+    Batches, dropout, loss, optimizer and schedule are those of ``fit``, and so are the resulting weights. It takes a
+    fraction of the time, because nothing is validated, logged or saved.
 
     Args:
         model: A model on the CPU, with its net and :meth:`~AnimalClassifier.set_data` called.

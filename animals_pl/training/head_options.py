@@ -29,7 +29,7 @@ def check_head_options(hparams: Mapping[str, Any]) -> None:
 
 
 def prepare_head(net: Any, hparams: Mapping[str, Any]) -> None:
-    """Add to a new net what the options need."""
+    """Add the parts that the options need to a new net: the ImageNet classifier, the initial weights of the head."""
     if hparams["imagenet_prior"]:
         net.add_prior(list(map(english_name, hparams["class_names"])), hparams["imagenet_prior"])
     if hparams["head_decay"]:

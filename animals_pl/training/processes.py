@@ -1,4 +1,4 @@
-"""Exchange between the processes of a distributed run; one process exchanges with itself."""
+"""Communication between the processes of a distributed run. Also works with a single process."""
 
 from __future__ import annotations
 

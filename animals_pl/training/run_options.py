@@ -25,8 +25,8 @@ class RunOptions:
         name: Runs are written to checkpoints/NAME/version_N.
         monitor: Metric that selects the best epoch.
         save_top_k: Number of best epochs to keep. With 2 or more, each is also saved as epoch=NN.ckpt.
-        save_every: Also save last.ckpt within an epoch, after a duration such as ``10min`` or after training steps,
-            such as ``500steps``. Default: after each epoch.
+        save_every: Interval at which last.ckpt is also saved within epochs: a duration such as ``10min``, or training
+            steps such as ``500steps``. Default: only after each epoch.
         tune: Before training, search for a good model.lr (``lr``), or for the largest data.batch_size that fits into
             GPU memory, at most a tenth of the training images (``batch_size``), and use it.
         cache_features: Compute the features of a frozen backbone once, if that does not change the result.

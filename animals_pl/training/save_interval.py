@@ -17,7 +17,7 @@ class SaveInterval:
         text: A duration such as ``10min``, at least 1 s, or a number of steps such as ``500steps``.
 
     Raises:
-        UsageError: The text is something else.
+        UsageError: The text is neither.
 
     Example:
         >>> SaveInterval("10min").seconds, SaveInterval("500steps").steps

@@ -248,14 +248,14 @@ def test_folders_are_read_in_the_order_of_names(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_named_at_the_end(model, card, tmp_path, monkeypatch, capsys):
-    listdir = os.listdir
+    scandir = os.scandir
 
-    def refuse(folder: Path) -> list[str]:
+    def refuse(folder: Path) -> object:
         if Path(folder).name == "DCIM0":
             raise PermissionError(13, "Permission denied", str(folder))
-        return listdir(folder)
+        return scandir(folder)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     assert classify(model, card, "--output", tmp_path / "out.csv") == 0
     assert paths(tmp_path / "out.csv") == images(card / "DCIM1")
     assert f"'{card}/DCIM0' cannot be read (Permission denied)" in capsys.readouterr().err

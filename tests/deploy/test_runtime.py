@@ -307,7 +307,7 @@ HOSTILE: dict[str, tuple[Callable[[onnx.ModelProto], bytes], str]] = {
     "unknown input": (lambda proto: resealed(proto, input="video"), "input='video' is invalid"),
     "other input": (lambda proto: resealed(proto, input="image"), "it has the inputs images"),
     "renamed input": (renamed_input, "it has the inputs pixels"),
-    "oversized": (lambda proto: resealed(proto, metrics=" " * 2**25), "33,554,432 characters"),
+    "oversized": (lambda proto: resealed(proto, metrics=" " * 2**25), "33,554,446 bytes (allowed: 16,777,216)"),
     "no golden images": (lambda proto: resealed(proto, golden_images=[]), "number of golden images=0"),
     "many golden images": (lambda proto: resealed(proto, golden_images=[{}] * 65), "number of golden images=65"),
     "golden is text": (lambda proto: resealed(proto, golden_images=["a"]), "golden_images"),

@@ -39,7 +39,8 @@ def own_temp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 LINE = re.compile(
-    r" +(\d+) +(\d+)  (training|validation|save) +epoch (\d), batch (\d) +(the start|epoch \d, .*|best.ckpt)"
+    r" +(\d+) +(\d+)  (training|validation|save) +epoch (\d), batch (\d) +"
+    r"(the start|end of epoch \d|epoch \d, batch \d|best.ckpt)"
 )
 
 
@@ -99,7 +100,7 @@ def test_a_run_that_differs_is_reported(tmp_path, own_temp, capsys, monkeypatch)
         main(["prove-resume", "--config", "any", "--kills", "1"])
     assert stop.value.code == 1
     output = capsys.readouterr().out
-    assert "   1    1  save        epoch 1, batch 6           epoch 1, its end" in output
+    assert "   1    1  save        epoch 1, batch 6           end of epoch 1" in output
     assert "run 1: 1 tensor, 0 epochs, 0 curves: NOT EQUAL\n  last.ckpt: state_dict.weight\n" in output
     assert output.endswith("1 kill, 1 run: NOT EQUAL\n")
     assert list(own_temp.iterdir()) == []

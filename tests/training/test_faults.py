@@ -174,7 +174,7 @@ def test_a_loader_process_that_is_killed_stops_the_run(tiny_tree, tmp_path, monk
     last = tmp_path / "run" / "version_0" / "last.ckpt"
     expected = (
         r"a loader process \(pid \d+\) was ended( by the signal Killed)?\. If memory ran out, lower "
-        r"data\.num_workers, or: Pass --data\.batch_size 4 --trainer\.accumulate_grad_batches 2: half of the images "
+        r"data\.num_workers first\. Pass --data\.batch_size 4 --trainer\.accumulate_grad_batches 2: half of the images "
         rf"at a time, with the same steps\. Then resume with --ckpt_path {last}"
     )
     assert re.fullmatch(expected, the_line(capsys))

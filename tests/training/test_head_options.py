@@ -56,6 +56,8 @@ def test_the_prior_is_the_log_sum_exp_of_an_animal_s_classes(weights):
     expected = torch.stack([dog, (dog + cow) / 2, cow], 1) / 2
     actual = net.eval().forward_head(features) - net.head(features)
     torch.testing.assert_close(actual.double(), expected, rtol=1e-3, atol=1e-3)
+    with_flips = features.reshape(5, 1, -1).expand(-1, 2, -1)
+    torch.testing.assert_close(net.forward_head(with_flips)[:, 1], net.forward_head(features))
 
 
 def test_far_apart_classes_have_finite_scores(weights):
@@ -139,5 +141,5 @@ def test_weights_without_a_classifier_have_no_prior(tiny_tree, tmp_path):
 
 def test_animals_that_imagenet_does_not_have_are_refused():
     net: Any = build_net("test_resnet", 2, 32, features="pre_logits", freeze=True)
-    with pytest.raises(UsageError, match="ImageNet has none of the classes"):
+    with pytest.raises(UsageError, match="none of the classes is in ImageNet"):
         net.add_prior(["unicorn", "pegasus"], 1.0)

@@ -32,8 +32,8 @@ _CHUNK = 512
 """Rows per matrix product; bounds the memory."""
 
 MAX_EXHAUSTIVE = 32_768
-"""Images up to which all pairs are compared. With more, pairs are looked up by their lowest frequencies, see
-:func:`_indexed`."""
+"""Maximum number of images for which all pairs are compared. With more, pairs are looked up by their lowest
+frequencies, see :func:`_indexed`."""
 
 _BY_FREQUENCY = np.argsort(np.add.outer(np.arange(HASH_SIDE), np.arange(HASH_SIDE)).ravel(), kind="stable")
 _BANDS = (_BY_FREQUENCY[1:49], _BY_FREQUENCY[49:97])
@@ -41,10 +41,10 @@ _BANDS = (_BY_FREQUENCY[1:49], _BY_FREQUENCY[49:97])
 4 % of them differ, in other pairs half of them."""
 
 _BLOCKS, _SAME_BLOCKS = 9, 3
-"""Blocks that a band is divided into, and how many of them are equal in all pairs that the index finds."""
+"""Number of blocks of a band, and how many of them must be equal for the index to find a pair."""
 
 _MAX_KEY = 2 ** (_SAME_BLOCKS * -(-len(_BANDS[0]) // _BLOCKS))
-"""Above the keys of three blocks."""
+"""Exclusive upper bound of the keys of three blocks."""
 
 _MAX_CANDIDATES = 2**22
 """Pairs looked up at a time; bounds the memory."""
@@ -138,7 +138,7 @@ def _near(first: _Hashes, second: _Hashes, distance: int) -> Iterator[np.ndarray
 
 
 def _indexed(first: _Hashes, second: _Hashes, distance: int) -> Iterator[np.ndarray]:
-    """As :func:`_near`, without comparing all pairs: those are found of which 3 of the 9 blocks of a band are equal.
+    """As :func:`_near`, but only for pairs that have 3 of the 9 blocks of a band in common.
 
     Multi-index hashing (Norouzi et al. 2012) on the lower frequencies: one lookup table for each choice of 3 blocks. A
     pair may be found several times.
@@ -151,7 +151,7 @@ def _indexed(first: _Hashes, second: _Hashes, distance: int) -> Iterator[np.ndar
 
 
 def _compare(first: _Hashes, second: _Hashes, i: np.ndarray, j: np.ndarray, distance: int) -> np.ndarray:
-    """Of the pairs of images i and j (P,), those of similar structure, with the columns of :func:`_near`."""
+    """Those of the image pairs i and j (P,) that have a similar structure, with the columns of :func:`_near`."""
     differing = np.bitwise_count(first.structure.view(np.uint64)[i] ^ second.structure.view(np.uint64)[j]).sum(axis=1)
     near = differing <= distance
     i, j = i[near], j[near]
@@ -207,8 +207,8 @@ def duplicate_groups(
     """Group numbers (N,) of images that have duplicates, and -1 for the others.
 
     Groups are the connected components of identical files and near-duplicates. A long chain can connect quite different
-    images, so components with more than :data:`MAX_COMPONENT` different files are split by complete linkage: all pairs
-    in a group are then within :data:`MAX_DISTANCE`.
+    images, so components of more than :data:`MAX_COMPONENT` different files, up to :data:`MAX_LINKAGE`, are split by
+    complete linkage: all pairs in a group are then within :data:`MAX_DISTANCE`.
 
     Args:
         sha256: N content hashes; empty for files that cannot be read.

@@ -16,7 +16,7 @@ from animals_pl.errors import UsageError, listed
 VERSION = "1.30.0"
 
 SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-"""Of the package, base64, as in npm's ``dist.integrity``."""
+"""SHA-512 of the package in base64, as in npm's ``dist.integrity``."""
 
 ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
 """Files of the package's folder ``dist`` that the page needs: WebAssembly, without WebGPU."""

@@ -16,7 +16,7 @@ from animals_pl.errors import TrainingError
 from animals_pl.training.hparams import divergence_remedy
 
 NOT_FINITE = "not_finite"
-"""Name of the CSV file in the run's folder that lists the images of the batch; with several processes also the rank."""
+"""Name of the CSV file in the run's folder that lists the images of the batch; several processes append their rank."""
 
 
 class FiniteLoss(L.Callback):
@@ -44,7 +44,7 @@ class FiniteLoss(L.Callback):
         if torch.isfinite(total):
             return
         file = "" if torch.isfinite(loss) else self._list_images(trainer, batch_idx)
-        if trainer.local_rank:  # Lightning's launcher kills all processes once one of these has failed
+        if trainer.local_rank:  # Lightning's launcher kills all processes once one that it started has failed
             raise SystemExit(0)
         remedy = divergence_remedy(pl_module.hparams, trainer.precision) if hasattr(pl_module, "hparams") else ""
         raise TrainingError(

@@ -103,7 +103,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the latest state if training stops within an epoch, or if ``save_every`` is over."""
+        """Save the latest state if training stops within an epoch, or if the interval ``save_every`` has passed."""
         self._save_mid_epoch(trainer)
         if self.save_every and self.save_every.is_over(trainer) and is_exactly_resumable(trainer):
             trainer.save_checkpoint(self.format_checkpoint_name({}))

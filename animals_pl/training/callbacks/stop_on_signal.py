@@ -21,9 +21,9 @@ from animals_pl.training.callbacks.run_length import is_exactly_resumable
 class StopOnSignal(L.Callback):
     """Ends a run after the step in which any of its processes has received SIGINT or SIGTERM.
 
-    A validation is completed first. Before training, a single process ends at once; so it does at a second SIGINT.
-    Lightning's handler of SIGTERM saves nothing, and blocks if only one of several processes receives the signal; it
-    is replaced.
+    A validation is completed first. Before training, a single process ends at once. A second SIGINT ends the process at
+    once. Lightning's handler of SIGTERM is replaced: it saves nothing, and blocks if only one of several processes
+    receives the signal.
     """
 
     last: RunCheckpoint | None = None
@@ -35,7 +35,7 @@ class StopOnSignal(L.Callback):
 
     @contextmanager
     def handling_signals(self, trainer: L.Trainer) -> Iterator[None]:
-        """Handle the signals, in a main thread, even where a shell's background job ignores SIGINT."""
+        """Handle the signals if in the main thread, also SIGINT in a background job, which ignores it by default."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -94,7 +94,7 @@ class StopOnSignal(L.Callback):
 class SaveOnSignal(StopOnSignal, Checkpoint):
     """As :class:`StopOnSignal`, with a checkpoint to resume from.
 
-    A ``Checkpoint``, because Lightning calls these last, when the other callbacks have seen the step.
+    It is a ``Checkpoint``, because Lightning calls checkpoint callbacks after all others.
     """
 
     def __init__(self, last: RunCheckpoint) -> None:
@@ -103,6 +103,6 @@ class SaveOnSignal(StopOnSignal, Checkpoint):
 
 
 def _end(trainer: L.Trainer, number: int) -> None:
-    if trainer.local_rank:  # Lightning's launcher kills all processes once one of these has failed
+    if trainer.local_rank:  # Lightning's launcher kills all processes once one that it started has failed
         raise SystemExit(0)
     end_process(number)

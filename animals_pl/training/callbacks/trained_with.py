@@ -12,7 +12,7 @@ from animals_pl.errors import UsageError, counted
 
 
 class TrainedWith(L.Callback):
-    """Stores in checkpoints what the batches of a run depend on, and compares it when the run is resumed.
+    """Stores in checkpoints what the batches of a run depend on, and checks it when the run is resumed.
 
     Args:
         data: The run's datamodule. Images are compared only for an AnimalsDataModule.
@@ -56,6 +56,6 @@ class TrainedWith(L.Callback):
 
 def _images(facts: dict[str, Any]) -> str:
     if "images" not in facts:
-        return "loaders of its own"
+        return "custom data loaders"
     train, val = facts["images"]
     return f"{train:,} training and {val:,} validation images"

@@ -19,7 +19,7 @@ export async function takePhoto() {
 }
 
 function isTaken() {
-  dialog.returnValue = ""; // Escape keeps the earlier one
+  dialog.returnValue = ""; // Escape does not change it
   dialog.showModal();
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => resolve(dialog.returnValue === "take"), { once: true });
