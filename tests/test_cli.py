@@ -424,7 +424,8 @@ def test_a_folder_that_is_not_utf8_is_trained_on(make_tree, tmp_path, monkeypatc
     with pytest.warns(UserWarning, match=r"TensorBoard cannot write to 'runs/n\\udce4/version_0', which is not UTF-8"):
         assert fit(tree, Path("runs"), "--name", "n\udce4") == 0
     assert sorted(path.name for path in Path("runs/n\udce4/version_0").iterdir()) == [
-        *("best.ckpt", "config.yaml", "curves.png", "last.ckpt", "metrics.csv", "speed.json", "split.csv")
+        *("best.ckpt", "config.yaml", "curves.png", "environment.json"),
+        *("last.ckpt", "metrics.csv", "speed.json", "split.csv"),
     ]
 
 

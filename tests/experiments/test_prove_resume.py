@@ -59,6 +59,7 @@ def test_a_killed_run_equals_the_undisturbed_one(config, own_temp, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # 26 processes
 @pytest.mark.parametrize(
     "options",
     [

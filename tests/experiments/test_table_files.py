@@ -282,7 +282,10 @@ LIGHTNING = {
             {"config_yaml": "model: {class_path: Other}\n"},
             "unreadable: x/version_0/config.yaml (ValueError: not the configuration of a run)",
         ),
-        ({"metrics_csv": b"\x00\x01\xfe\n\x00"}, "unreadable: x/version_0/metrics.csv (UnicodeDecodeError"),
+        (
+            {"metrics_csv": b"\x00\x01\xfe\n\x00"},
+            "unreadable: x/version_0/metrics.csv (metrics cannot be read (UnicodeDecodeError",
+        ),
         ({"best_ckpt": b"\x80"}, "incomplete: x/version_0"),
     ],
     ids=["empty", "other files", "lightning", "lightning's command line", "configuration only", "binary", "checkpoint"],

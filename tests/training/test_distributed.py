@@ -142,6 +142,7 @@ def test_synchronized_batchnorm_has_the_same_state_and_activations(name):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_synchronized_batchnorm_evaluates_as_before():
     net = TransferNet("test_efficientnet", num_classes=3, input_size=64).cuda().eval()
     images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, device="cuda")

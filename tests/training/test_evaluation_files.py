@@ -177,7 +177,7 @@ def test_an_evaluation_is_replaced_as_a_whole_or_not_at_all(run, monkeypatch, er
         with pytest.raises(MemoryError):
             main(command)
     else:
-        assert main(command) == (2 if isinstance(error, OSError) else 130)
+        assert main(command) == (1 if isinstance(error, OSError) else 130)
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 

@@ -31,6 +31,10 @@ class FiniteLoss(L.Callback):
         self.data = data
         self.folder = folder
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Take the folder that the first process has created: others may have started before it."""
+        self.folder = Path(trainer.strategy.broadcast(str(self.folder)))
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -47,9 +47,9 @@ class RunFiles(L.Callback):
         Raises:
             MachineError: There is not enough free space.
         """
-        require_space(self.folder, trainer, pl_module)
         if not trainer.is_global_zero:
             return
+        require_space(self.folder, trainer, pl_module)
         if not self.resumed:
             self._write_config()
         if isinstance(self.data, AnimalsDataModule):
