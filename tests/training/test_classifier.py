@@ -10,9 +10,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import pytest
-import timm
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 from timm.scheduler import create_scheduler_v2
 from torch import Tensor
@@ -468,15 +467,6 @@ def test_a_loss_without_its_strength_is_cross_entropy(tiny_tree, default, option
 
 
 # ---------------------------------------------------------------- pretrained weights
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of random weights with a classifier of ImageNet's classes."""
-    torch.manual_seed(8)
-    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    save_file(timm.create_model("test_resnet").state_dict(), file)
-    return str(file)
 
 
 @pytest.mark.parametrize("head_init", ["imagenet", "random"])

@@ -24,15 +24,6 @@ pytestmark = pytest.mark.usefixtures("small_figures")
 FROZEN = {"net": "test_resnet", "features": "pre_logits", "freeze": True, "lr": 0.01}
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of random weights with a classifier of ImageNet's classes."""
-    torch.manual_seed(8)
-    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
-    save_file(timm.create_model("test_resnet").state_dict(), file)
-    return str(file)
-
-
 def train(tree: Path, folder: Path, epochs: int = 2, ckpt_path: Path | None = None, **options: Any) -> Run:
     torch.manual_seed(0)
     data = AnimalsDataModule(str(tree), size=32, batch_size=16, num_workers=0)
