@@ -30,7 +30,7 @@ MACHINE_ERRORS |= {errno.EFBIG, errno.ENAMETOOLONG, errno.EMFILE}
 """Disk, permission and open-file errors, reported in one line instead of a traceback."""
 
 SERVE_PACKAGES = {"starlette", "uvicorn", "h11", "python_multipart"}
-"""Packages of the extra ``serve``. Other missing packages are of the extra ``train``."""
+"""Packages of the extra ``serve``. Other missing packages belong to the extra ``train``."""
 
 
 class Verb(NamedTuple):
@@ -92,9 +92,9 @@ VERBS = {
 
 
 def command() -> int:
-    """Run the command of this process, with one-line warnings and no tracebacks for machine errors of threads.
+    """Run the command of this process, with one-line warnings and no tracebacks for machine errors in threads.
 
-    ``fit`` ends in order on SIGTERM, and on SIGINT even where a shell's background job ignores it.
+    ``fit`` shuts down cleanly on SIGTERM, and on SIGINT even in a shell's background job, which ignores it by default.
     """
     if sys.argv[1:2] == ["fit"]:
         for number in STOPPING:
@@ -123,8 +123,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run one command. ``args`` defaults to ``sys.argv[1:]``.
 
     Returns:
-        Exit code: 0 on success, 1 on disk and permission errors, 2 on usage errors (both reported in one line on
-        stderr), 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
+        Exit code: 0 on success, 1 on faults of the machine or of a training run, 2 on usage errors (both reported in
+        one line on stderr), 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
     """
     args = list(sys.argv[1:] if args is None else args)
     for stream in (sys.stdout, sys.stderr):

@@ -12,7 +12,8 @@ class UsageError(ValueError):
     """An argument, file or folder that cannot be used.
 
     The message names the argument, its value and the remedy, in one line. The command line prints it without a
-    traceback and exits with code 2. Every other exception is a bug and keeps its traceback.
+    traceback and exits with code 2 (:class:`MachineError`: 1). Apart from disk and permission errors, which are also
+    reported in one line, every other exception is a bug and keeps its traceback.
     """
 
 

@@ -39,8 +39,8 @@ def atomic_write(file: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path; move it to ``file`` on success, remove it on failure.
 
     Readers see the old file or the new one, never a partial one. With ``durable``, this also holds after a power cut,
-    and the new file survives it: file and folder are flushed to the disk, which takes some milliseconds; pass false
-    for thousands of files that can be made again. The folder is created if needed. If ``file`` is a link, the file that
+    and the new file survives it: file and folder are flushed to the disk, which takes a few milliseconds; pass false
+    for thousands of files that can be recreated. The folder is created if needed. If ``file`` is a link, the file that
     it points to is replaced. A pipe or a device receives the content at the end.
 
     Example:
@@ -76,7 +76,7 @@ def atomic_write(file: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Flush the names in a folder to the disk, where the system can: not on Windows and some network disks."""
+    """Flush a directory's entries to the disk where supported (not on Windows and some network file systems)."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -104,7 +104,7 @@ class StagedFolder:
     def __init__(self, target: Path) -> None:
         self._target = Path(os.path.realpath(target))
         self.path = self._target.with_name(f".{self._target.name[:50]}.{os.getpid()}.partial")
-        self.discard()  # left by a process with the same number that was killed
+        self.discard()  # left by a killed process with the same PID
         self.path.mkdir(parents=True)
 
     def publish(self) -> None:
@@ -117,7 +117,7 @@ class StagedFolder:
                 self.path.rename(self._target)
                 break
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process has published in between
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another process published in the meantime
                     raise
                 shutil.rmtree(earlier, ignore_errors=True)
         shutil.rmtree(earlier, ignore_errors=True)
@@ -260,7 +260,7 @@ def show(table: Table, width: int | None = None) -> None:
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterator[Item]:
     """Iterate with a progress bar on standard error, shown on terminals only and removed at the end.
 
-    It has the rate and, if the total is known, the time left.
+    It shows the rate and, if the total is known, the time left.
     """
     if not sys.stderr.isatty():
         yield from items

@@ -31,7 +31,7 @@ ONNX_FILE, CHECKPOINT_FILE = "model.onnx", "best.ckpt"
 
 @dataclass(frozen=True)
 class Address:
-    """A dataset or a model of the hub.
+    """A dataset or a model on the hub.
 
     Attributes:
         text: As it was given.
@@ -49,7 +49,7 @@ class Address:
 
 
 def is_address(path: str) -> bool:
-    """Whether a path is an address of the hub."""
+    """Whether a path is an address on the hub."""
     return path.startswith(SCHEME)
 
 
@@ -107,7 +107,7 @@ def hub_errors(address: Address) -> Iterator[None]:
         raise _refusal(address, fault) from error
     except (errors.HfHubHTTPError, errors.LocalTokenNotFoundError) as error:
         status = getattr(getattr(error, "response", None), "status_code", 401)
-        remedy = f"{LOGIN}, with a token that has the permission" if status in (401, 403) else "Try again later"
+        remedy = f"{LOGIN}, with a token that permits this" if status in (401, 403) else "Try again later"
         raise _refusal(address, f"was refused by the hub ({one_line(error)}). {remedy}") from error
     except (errors.HTTPError, errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         fault = f"cannot be reached ({one_line(error)}). Check the network, and that HF_HUB_OFFLINE is not set"

@@ -32,7 +32,7 @@ MODEL_FILES = {ONNX_FILE, CHECKPOINT_FILE, *TIMM_FILES}
 
 
 def push(run: str, repo: str, public: bool = False, yes: bool = False) -> None:
-    """Upload a run to a model repository of the Hugging Face Hub.
+    """Upload a run to a model repository on the Hugging Face Hub.
 
     A new repository is private. It gets model.onnx, best.ckpt (for predictions only), the model card as README.md and,
     for a linear head on timm's own features without test-time augmentation, model.safetensors and config.json for timm.
@@ -129,12 +129,12 @@ def _write_files(run: Path, folder: Path) -> dict[str, Path]:
     write_model_card(run, str(folder / CARD_FILE))
     model = load_model(checkpoint)
     torch.save(portable_checkpoint(load_checkpoint(checkpoint)), folder / CHECKPOINT_FILE)
-    with redirect_stdout(io.StringIO()):  # it names temporary files
+    with redirect_stdout(io.StringIO()):  # its output names temporary files
         export(checkpoint, folder / ONNX_FILE, golden="practice")
     try:
         timm_model(model)
     except UsageError as error:
-        reason = str(error).rpartition(". ")[0]  # without the remedy, an option of export
+        reason = str(error).rpartition(". ")[0]  # drop the remedy, which names an option of export
         print(printable(f"without {' and '.join(TIMM_FILES)}: {reason}"))
     else:
         with redirect_stdout(io.StringIO()):

@@ -673,7 +673,7 @@ def test_predict_that_wrong_use_ends_leaves_the_old_file(run, make_tree, tmp_pat
     file.write_text("old")
     assert cli("predict", tree, "--ckpt_path", run.best, "--output", file) == 2
     message = capsys.readouterr().err.splitlines()[-1]
-    assert "none of the 2 images can be decoded" in message
+    assert "0 of 2 images can be decoded" in message
     assert "cane_0.jpg" in message and "empty file" in message
     assert file.read_text() == "old"
 

@@ -302,7 +302,7 @@ def test_the_pushed_checkpoint_predicts_exports_and_does_not_resume(hub, own_net
     assert main(["export", "best.ckpt"]) == 0
     capsys.readouterr()
     assert main(["fit", "--ckpt_path", "best.ckpt", "--data.root", str(tiny_tree), *cpu]) == 2
-    assert "is for predictions only: it has no state of the optimizer. Pass the last.ckpt" in capsys.readouterr().err
+    assert "is for predictions only: it has no optimizer state. Pass the last.ckpt" in capsys.readouterr().err
 
 
 def test_classify_takes_a_model_of_the_hub(hub, own_net, tiny_tree):
@@ -450,9 +450,9 @@ def test_another_programs_model_is_not_overwritten(hub, own_net, refused):
 @pytest.mark.parametrize(
     ("call", "status", "reason"),
     [
-        ("GET /api/whoami-v2", 401, "Run 'hf auth login' or set HF_TOKEN, with a token that has the permission"),
+        ("GET /api/whoami-v2", 401, "Run 'hf auth login' or set HF_TOKEN, with a token that permits this"),
         ("GET /api/models/", 500, "Try again later"),
-        ("POST /api/repos/create", 403, "Run 'hf auth login' or set HF_TOKEN, with a token that has the permission"),
+        ("POST /api/repos/create", 403, "Run 'hf auth login' or set HF_TOKEN, with a token that permits this"),
     ],
 )
 def test_what_the_hub_refuses_is_said_with_a_remedy(hub, own_net, refused, call, status, reason):

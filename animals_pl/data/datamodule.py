@@ -8,7 +8,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from animals_pl.data.augmentation import Augmentation
@@ -29,7 +28,7 @@ CPU_BATCH = 16
 """Images per batch for inference on a CPU: as fast as 64, with 200 MB less memory."""
 
 FEATURE_BATCH = 4096
-"""Cached features per validation batch: loading and evaluating a batch costs more than its arithmetic."""
+"""Cached features per validation batch. Large, because the overhead per batch exceeds the computation."""
 
 
 class AnimalsDataModule(L.LightningDataModule):
@@ -116,7 +115,7 @@ class AnimalsDataModule(L.LightningDataModule):
         self.split: Split
         self.catalogs: dict[str, Catalog] = {}
         """Split → its images."""
-        self.datasets: dict[str, Dataset[tuple[Tensor, int]]] = {}
+        self.datasets: dict[str, Dataset[Any]] = {}
         self.broken: dict[str, str] = {}
         """Path → problem of each image that cannot be decoded completely. Such images are in no split; ``predict``
         uses the part that can be decoded."""
@@ -272,6 +271,7 @@ class AnimalsDataModule(L.LightningDataModule):
             "persistent_workers": num_workers > 0,
             "pin_memory": self._on_gpu(),
             "worker_init_fn": start_worker,
+            "collate_fn": getattr(self.datasets[split], "collate_fn", None),
             # Its own generator, so that creating an iterator leaves torch's global random state unchanged.
             "generator": torch.Generator().manual_seed(self.hparams["seed"]),
         }

@@ -67,7 +67,7 @@ def has_image_suffix(name: str) -> bool:
 def is_image(file: Path) -> bool:
     """Whether a file is an image, decodable or not: by its suffix, or else by its content.
 
-    A link to a file that does not exist, a pipe and a device with such a suffix are images that cannot be read.
+    A dangling link, a pipe or a device with such a suffix counts as an image that cannot be read.
     """
     if has_image_suffix(file.name):
         return os.path.lexists(file) and not file.is_dir()

@@ -12,7 +12,7 @@ from animals_pl.data.catalog import Catalog
 from animals_pl.data.decode import decodes
 from animals_pl.data.inspection.manifest import inspect_all
 from animals_pl.data.walk import find_images
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, counted
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,7 @@ def find_prediction_images(given: Sequence[Path]) -> PredictionImages:
     broken = {path: problem for path, problem in zip(paths, problems, strict=True) if problem}
     decodable = [path for path in paths if path not in broken or decodes(path)]
     if not decodable:
-        raise UsageError(f"none of the {len(paths)} images can be decoded (first: {paths[0]}: {problems[0]}). {remedy}")
+        raise UsageError(
+            f"0 of {counted(len(paths), 'image')} can be decoded (first: {paths[0]}: {problems[0]}). {remedy}"
+        )
     return PredictionImages(paths, broken, decodable)

@@ -32,7 +32,7 @@ def decode_checked(content: bytes, size: int | None = None) -> tuple[np.ndarray 
 def load_checked(
     content: bytes, size: int | None = None, inspect: Callable[[Image.Image], None] | None = None
 ) -> tuple[Image.Image | None, str]:
-    """:func:`decode_checked` with an upright RGB picture as the result, which saves two copies before it is resized.
+    """Like :func:`decode_checked`, but returns an upright Pillow image. This saves two copies if it is then resized.
 
     Args:
         content: Content of the file.

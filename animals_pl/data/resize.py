@@ -71,7 +71,7 @@ class Resize:
     def box(self, image_size: tuple[int, int], size: int) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the part of an image that is resized, in pixels of the image.
 
-        Resampling from this box gives the pixels of resizing the whole image and then cropping it, since Pillow's
+        Resampling from this box gives the same pixels as resizing the whole image and then cropping it, since Pillow's
         filters also read the pixels outside of the box.
         """
         if self.rule == "stretch":

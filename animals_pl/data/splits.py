@@ -109,7 +109,7 @@ def stratified_split(catalog: Catalog, val_fraction: float, test_fraction: float
             splits[split] += islice(shuffled, max(0, count))
     if not splits["train"] or not splits["val"]:
         raise UsageError(
-            f"data.root={str(catalog.root)!r} has only {len(catalog.paths)} images, too few for "
+            f"data.root={str(catalog.root)!r} has too few images ({len(catalog.paths)}) for "
             f"data.val_fraction={val_fraction} and data.test_fraction={test_fraction}. Add images"
             + (", or relax the grouping (data.group_duplicates, data.group_by)." if groups else ".")
         )

@@ -15,7 +15,7 @@ _CHUNK = 2**16
 class Strings(Sequence[str]):
     """Immutable sequence of strings in one array: 8 bytes per string, besides its UTF-8 bytes.
 
-    A list has an object per string, of 50 bytes and more. Reading one changes its reference count, so that every
+    A list has an object of at least 50 bytes per string. Reading one changes its reference count, so that every
     forked worker of a DataLoader gradually copies the whole list. All strings are kept exactly, including
     surrogates (bytes of a file name that are not UTF-8).
 
@@ -24,7 +24,7 @@ class Strings(Sequence[str]):
         offsets: Start of each string, and the end of the last one (N + 1,) int64.
 
     Raises:
-        ValueError: The arrays do not belong together.
+        ValueError: The arrays do not match.
 
     Example:
         >>> names = Strings.of(["cat", "dog", "elephant"])
@@ -35,12 +35,12 @@ class Strings(Sequence[str]):
     def __init__(self, content: np.ndarray, offsets: np.ndarray) -> None:
         fits = len(offsets) and offsets[0] == 0 and offsets[-1] == len(content) and (np.diff(offsets) >= 0).all()
         if content.dtype != np.uint8 or offsets.dtype != np.int64 or not fits:
-            raise ValueError("content and offsets do not belong together")
+            raise ValueError("content and offsets do not match")
         self.content, self.offsets = content, offsets
 
     @classmethod
     def of(cls, strings: Iterable[str]) -> Strings:
-        """Copy strings."""
+        """Encode strings. A :class:`Strings` is returned unchanged."""
         if isinstance(strings, Strings):
             return strings
         content, lengths = bytearray(), []

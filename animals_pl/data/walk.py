@@ -44,26 +44,33 @@ def walk_images(folder: Path, onerror: OnError = _refuse) -> Iterator[str]:
         current = folder / prefix
         try:
             identity = _identity(current)
-            entries = [] if identity in seen else _entries(current)
+            files, folders = ([], []) if identity in seen else _entries(current)
         except OSError as error:
             onerror(current, error)
             continue
         seen.add(identity)
-        inner: list[str] = []
-        for entry in entries:
-            path = f"{prefix}{entry.name}"
-            if _is_folder(entry):
-                (links if entry.is_symlink() else inner).append(f"{path}/")
-            elif has_image_suffix(entry.name) or is_image(folder / path):
-                yield path
+        links += [f"{prefix}{entry.name}/" for entry in folders if entry.is_symlink()]
+        inner = [f"{prefix}{entry.name}/" for entry in folders if not entry.is_symlink()]
+        for name in files:
+            if has_image_suffix(name) or is_image(current / name):
+                yield f"{prefix}{name}"
             else:
-                warn_of_dead_link(folder / path)
+                warn_of_dead_link(current / name)
         prefixes += reversed(inner)  # the last one is read next
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path) -> tuple[list[str], list[os.DirEntry[str]]]:
+    """Sorted names of the files in a folder, and its folders. Entries of files take three times the memory of names."""
+    files, folders = list[str](), list[os.DirEntry[str]]()
     with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if _is_folder(entry):
+                folders.append(entry)
+            else:
+                files.append(entry.name)
+    return sorted(files), sorted(folders, key=lambda entry: entry.name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

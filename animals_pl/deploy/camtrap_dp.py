@@ -106,7 +106,7 @@ class Package:
             descriptor = json.dumps(self._descriptor(lines, labels), indent=2, ensure_ascii=False)
             (partial / "datapackage.json").write_text(descriptor + "\n", encoding="utf-8")
         if placeholders := sum(PLACEHOLDER in values["deploymentID"] for values in lines):
-            text = f"{counted(placeholders, 'deployment')} of {len(lines)} have no coordinates; they are placeholders"
+            text = f"coordinates are placeholders in {placeholders:,} of {counted(len(lines), 'deployment')}"
             print(f"warning: {text}. Pass --deployments.", file=sys.stderr)
 
     def _time(self, row: Row) -> tuple[datetime, bool]:

@@ -57,7 +57,7 @@ def classify(
     Args:
         model: The ONNX file, written by ``export``, or hf://OWNER/NAME for a model on the Hugging Face Hub.
         paths: Images, folders (searched at any depth), patterns such as "card/**/*.jpg", or - for a list of paths on
-            standard input, separated by line ends or null characters. With ``detections``: their folder.
+            standard input, separated by newlines or null characters. With ``detections``: their folder.
         output: The file to write: .csv, or .jsonl for one JSON object per line; for other formats see ``format``.
         resume: Continue the output file. Images in it are skipped if their size and modification time are the same,
             moved or renamed images keep their result, and images whose content has changed are classified again.
@@ -112,7 +112,7 @@ def _classify_images(options: Options, identifier: Identifier, rules: RowRules) 
         if options.resume:
             table.resume(rules.fault_of)
         start = time.perf_counter()
-        with warnings.catch_warnings():  # decoders change the filters, in several threads
+        with warnings.catch_warnings():  # decoders change the warning filters, in several threads
             counts = _write_rows(options.paths, ImageWorker(identifier, rules, table), options.copy)
         write_output(options, rules, table)
     summary = _summary(counts, time.perf_counter() - start)

@@ -43,7 +43,7 @@ def classify_boxes(detections: Path, options: Options, identifier: Identifier, r
     counts: Counter[str] = Counter()
     problems: Counter[str] = Counter()
     start = time.perf_counter()
-    with warnings.catch_warnings():  # decoders change the filters, in several threads
+    with warnings.catch_warnings():  # decoders change the warning filters, in several threads
         images = track(_images(detections), "classifying", contents.images)
         write_classified(detections, options.output, _classified(worker, images, counts, problems), classifications)
     _report_problems(problems)

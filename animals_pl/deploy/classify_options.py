@@ -122,7 +122,7 @@ class Options:
         """File for the rows: the output, or a file beside it that is removed on success.
 
         Raises:
-            UsageError: The file is left from an interrupted command, and ``resume`` is false.
+            UsageError: The file is left over from an interrupted command, and ``resume`` is false.
         """
         if is_stream(self.output) and (self.format or self.sequence):
             with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +130,9 @@ class Options:
         elif self.format:
             file = self.output.with_name(self.output.name + ROWS)
             if file.exists() and not self.resume:
-                raise UsageError(f"{str(file)!r} is left from an interrupted command. Pass --resume, or remove it.")
+                raise UsageError(
+                    f"{str(file)!r} is left over from an interrupted command. Pass --resume, or remove it."
+                )
             yield file
             file.unlink()
         else:

@@ -66,7 +66,7 @@ def export(
         golden: Golden images: "validation" for 8 validation images of the run, or "practice" for 8 drawings, if your
             photographs must not be passed on. Default: validation, or practice if those images no longer exist.
         weights: "int8" for a third of the size; refused if validation macro recall falls by more than 0.5 points.
-        format: "timm" writes a folder for timm, of a linear head on timm's own features; logits are not calibrated.
+        format: "timm" writes a folder for timm, with uncalibrated logits. Needs a linear head on timm's own features.
         benchmark: Measure the installed engines with the file on this CPU, and name the quickest.
 
     Returns:
@@ -116,7 +116,7 @@ def _summary(exported: Export, written: OnnxFile) -> str:
         acc, recall = metrics["acc"]["value"], metrics["macro_recall"]["value"]
         measured = f"{metrics['images']:,} {metrics['split']} images: accuracy {acc:.3f}, macro recall {recall:.3f}"
     golden = "validation images" if metadata["golden_source"] == "validation" else "drawings"
-    before = "before the weights became int8, " if exported.comparison else ""
+    before = "with float32 weights, " if exported.comparison else ""
     return (
         f"{printable(exported.path)} written ({written.size / 1e6:.1f} MB): {shape} → probabilities, "
         f"logits (B, {classes}), unknown_score (B,)\n"

@@ -52,7 +52,7 @@ def _expand(path: str) -> Iterator[str]:
 
 
 def _listed(stream: BinaryIO) -> Iterator[str]:
-    """Paths in a list, separated by line ends, or by null characters as ``find -print0`` writes them."""
+    """Paths in a list, separated by newlines, or by null characters as ``find -print0`` writes them."""
     separator, rest = b"", b""
     while block := stream.read1(_BLOCK):  # type: ignore[attr-defined]
         separator = separator or (b"\0" if b"\0" in block else b"\n")

@@ -1,4 +1,4 @@
-"""Write a trained model as a sealed ONNX file: graph, metadata, golden images and a digest of all."""
+"""Write a trained model as a sealed ONNX file: graph, metadata, golden images and a digest of everything."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class PredictionTable:
             new.writelines(record for offset, record in self._records(old) if offset not in self._outdated)
 
     def _records(self, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-        """Yield the complete records of a file and where they start. Names in CSV may contain line ends."""
+        """Yield the complete records of a file and where they start. Names in CSV may contain newlines."""
         offset, quotes = 0, 0
         lines: list[bytes] = []
         for line in stream:

@@ -22,7 +22,7 @@ SEQUENCE_ID = "sequence_id"
 SEQUENCE_COLUMNS = (SEQUENCE_ID, "sequence_class", "sequence_probability")
 
 LEAST = 5e-7
-"""Lower bound of probabilities in logarithms: tables have six digits."""
+"""Lower bound on probabilities before taking logarithms: tables have six digits."""
 
 
 def joint_probabilities(probabilities: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ def split_sequences(groups: Sequence[int], times: Sequence[float], gap: float) -
 
 
 class Sequences:
-    """The sequences of the rows of a table. The memory holds a few numbers for each row.
+    """The sequences of the rows of a table. Only a few numbers per row are kept in memory.
 
     Args:
         rows: All rows, as :class:`~animals_pl.deploy.prediction_rows.RowRules` makes them.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Taxon(NamedTuple):
-    """A taxon and its rank, in the words of Darwin Core."""
+    """A taxon and its rank, in Darwin Core terms."""
 
     scientific_name: str
     rank: str

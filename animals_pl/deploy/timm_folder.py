@@ -72,7 +72,7 @@ def export_timm_folder(
     verified_on = f"{len(contents)} {source}"
     print(
         f"{printable(target)} written ({size / 1e6:.1f} MB): {', '.join(TIMM_FILES)}; uncalibrated logits\n"
-        f"verified on {printable(verified_on)}: logits of timm differ by at most {difference:.1e}, same classes"
+        f"verified on {printable(verified_on)}: timm's logits differ by at most {difference:.1e}, same classes"
     )
     return target, verified_on, difference
 
@@ -142,7 +142,7 @@ def _finish(folder: Path) -> None:
     settings = json.loads(config.read_text(encoding="utf-8"))
     settings.get("model_args", {}).pop("num_classes", None)
     config.write_text(json.dumps(settings, indent=2), encoding="utf-8")
-    weights.chmod(config.stat().st_mode)  # safetensors makes it readable for its owner only
+    weights.chmod(config.stat().st_mode)  # safetensors makes it readable only by its owner
 
 
 def _verify(folder: Path, model: TrainedModel, images: list[np.ndarray]) -> float:

@@ -28,6 +28,6 @@ def verification_images(image_folder: str | Path | None, model: TrainedModel) ->
     paths = find_images(Path(folder)) if folder and Path(folder).is_dir() else []
     contents = [path.read_bytes() for path in spread(paths, NUM_IMAGES) if decodes(path)]
     if image_folder and not contents:
-        fault = f"has no image that can be decoded (such as {paths[0]})" if paths else "is not a folder with images"
+        fault = f"has no image that can be decoded (first: {paths[0]})" if paths else "is not a folder with images"
         raise UsageError(f"image_folder={str(image_folder)!r} {fault}. Choose another, or remove the argument.")
     return (contents, f"images of {folder}") if contents else (drawings(NUM_IMAGES), "generated images")

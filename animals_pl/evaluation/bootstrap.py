@@ -121,7 +121,7 @@ def metric_intervals(
 ) -> MetricIntervals:
     """Intervals of the summary metrics and of F1 by class, from the bootstrap over groups.
 
-    Resamples are stratified by class for the macro averages and F1, but not for ``acc`` and ``loss``, so that there the
+    Resamples are stratified by class for the macro averages and F1. For ``acc`` and ``loss`` they are not, so their
     class frequencies vary.
 
     Metrics in 0…1 get a Wilson interval with the effective number of images that follows from the bootstrap's standard

@@ -142,7 +142,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, log_shift: np.ndarra
 
     @functools.cache
     def slope(inverse: float) -> float:
-        """Derivative of the mean loss by 1 / T: mean of Σ_c p_c · margin_c."""
+        """Derivative of the mean loss with respect to 1 / T: mean of Σ_c p_c · margin_c."""
         np.multiply(margins, inverse, out=weights)
         np.add(weights, log_shift, out=weights)
         np.subtract(weights, weights.max(1, keepdims=True), out=weights)
@@ -178,7 +178,7 @@ class ReliabilityBins:
 
 
 def _bins(confidence: np.ndarray, bins: int) -> np.ndarray:
-    """Bin of each confidence: [i / B, (i + 1) / B), the last one with 1.0."""
+    """Bin of each confidence: [i / B, (i + 1) / B); the last one includes 1.0."""
     return np.clip((confidence * bins).astype(int), 0, bins - 1)
 
 

@@ -83,7 +83,7 @@ def refusal_sentence(refusal: Refusal, class_names: Sequence[str], confidence: f
     if refusal.reached > promise.bound:
         shown = f"{100 * refusal.reached:.3g} %"  # may be just above the bound
         return start + f"The lowest bound reached with {counted(refusal.images, 'image')} is {shown}."
-    return start + "It can be kept alone, but no threshold keeps all promises."
+    return start + "It can be kept on its own, but no threshold keeps all promises."
 
 
 def result_sentence(result: ContractResult, class_names: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ def _fonts(characters: frozenset[str]) -> tuple[list[str], set[str]]:
 
 
 def _installed_fonts() -> list[font_manager.FontEntry]:
-    """Matplotlib's fonts, and those that were installed since it made its list, which it keeps in the user's cache."""
+    """Matplotlib's fonts, and those that have been installed since Matplotlib cached its font list."""
     manager = font_manager.fontManager
     for file in set(font_manager.findSystemFonts()) - {font.fname for font in manager.ttflist}:
         with suppress(OSError, RuntimeError):  # damaged, or a bitmap font

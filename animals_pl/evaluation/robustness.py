@@ -89,7 +89,7 @@ def saved_robustness(folder: Path, metrics: Mapping[str, Any]) -> dict[str, Any]
     try:
         values = read_robustness(file)
     except UsageError as error:
-        warnings.warn(f"{error} It is ignored", stacklevel=2)
+        warnings.warn(f"{error} The file is ignored", stacklevel=2)
         return None
     same = math.isclose(values["clean"]["acc"], metrics["acc"]["value"])
     return values if same and all(values.get(key) == metrics.get(key) for key in FACTS) else None

@@ -12,7 +12,7 @@ from animals_pl.errors import UsageError, one_line
 DRAWS = 2000
 """Number of bootstrap samples."""
 CHUNK = 2**20
-"""Images drawn at a time; bounds the bootstrap's memory to some 10 MB."""
+"""Images drawn at a time; limits the bootstrap's memory to about 10 MB."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def macro_recall(labels: np.ndarray, predicted: np.ndarray) -> float:
 def bootstrap_macro_recall(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> np.ndarray:
     """Macro recall (V, DRAWS) of V variants on bootstrap samples of the images.
 
-    Each sample draws from every class as many images as it has. All variants are evaluated on the same samples, so
-    that differences between them are paired. Takes time linear in N.
+    Each sample draws as many images from a class as the class has. All variants are evaluated on the same samples,
+    so that differences between them are paired. Takes time linear in N.
 
     Args:
         labels: True classes (N,).

@@ -135,7 +135,8 @@ def _fit(args: list[str], folder: Path, report: Path, output: Path, moment: Mome
         for descriptor in (1, 2):
             os.dup2(stream.fileno(), descriptor)
     os.environ["ANIMALS_PL_CACHE"] = str(folder / "cache")
-    sys.argv = [str(Path(animals_pl.__file__).with_name("__main__.py")), "fit", *args]  # also for further processes
+    # With several devices, Lightning starts its other processes from sys.argv.
+    sys.argv = [str(Path(animals_pl.__file__).with_name("__main__.py")), "fit", *args]
     try:
         run(["fit", *args], [] if moment is None else [Killer(moment, report)])
     except UsageError as error:

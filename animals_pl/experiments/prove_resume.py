@@ -16,10 +16,10 @@ from animals_pl.experiments.same_result import Comparison, compare_runs
 from animals_pl.training.checkpoint import LAST_CHECKPOINT, load_checkpoint
 
 RUNS = "runs"
-"""Folder of the runs of one training."""
+"""Subfolder that all sessions of a run write to."""
 
 PHASES: dict[Phase, int] = {"training": 5, "validation": 2, "save": 3}
-"""Phase → how often it is chosen, in proportion."""
+"""Phase → its weight in the random choice."""
 
 MAX_DELAY = 0.05
 """Maximum seconds from the start of a batch or a save to the kill."""
@@ -117,7 +117,7 @@ def _next_session(options: list[str], root: Path) -> tuple[list[str], str]:
 
 
 def _moments(rng: random.Random, kills: int, length: Length) -> Iterator[Moment]:
-    """Infinite random moments for kills, chosen so that most kills fit into one run."""
+    """Yield random moments for kills indefinitely, chosen so that most kills fit into one run."""
     most: dict[Phase, int] = {
         "training": max(2, 2 * length.batches // kills),
         "validation": length.validation_batches,

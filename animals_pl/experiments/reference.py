@@ -10,7 +10,7 @@ class Published:
     """Results of one experiment at its best epoch.
 
     Attributes:
-        title: The reference's name of the experiment.
+        title: The reference's name for the experiment.
         epochs: Number of epochs.
         best: Best epoch, from 1. Empty: not published. Two: the loss is from the first, the accuracy from the second.
         trainable: Number of trainable parameters.

@@ -90,7 +90,9 @@ def report(
 
 def _require_no_folder(folder: str, run: str | None, compare: str | None) -> None:
     if run is not None and compare is None and folder != RUNS:
-        raise UsageError(f"folder={folder!r} has no effect with card or contract. Remove it. Separate goals by commas.")
+        raise UsageError(
+            f"folder={folder!r} has no effect with card or contract. Remove it, or separate recall goals with commas."
+        )
 
 
 def _decision(
@@ -109,7 +111,7 @@ def _decision(
         from animals_pl.reports.review_contract import contract_lines  # imports pandas and SciPy
 
         return contract_lines(Path(contract), recall, precision)
-    from animals_pl.experiments.evaluations import comparison_lines  # the same
+    from animals_pl.experiments.evaluations import comparison_lines  # imports pandas and SciPy
 
     return comparison_lines(Path(str(compare)), Path(folder))
 

@@ -1,4 +1,4 @@
-"""Class scores of ImageNet's classifier, kept beside a new head."""
+"""Class scores of ImageNet's classifier, added to the logits of a new head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEAST = 1e-30
 
 
 class SynsetPrior(nn.Module):
-    """Features (B, F) → scores (B, C) of the classes by ImageNet's classifier, which is not trained.
+    """Features (B, F) → class scores (B, C), computed by ImageNet's classifier, which is not trained.
 
     The score of a class is the log-sum-exp of the logits of its ImageNet classes (see
     :func:`~animals_pl.models.synsets.imagenet_indices`): up to a constant, its log-probability. A class that ImageNet

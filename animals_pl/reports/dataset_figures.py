@@ -25,7 +25,7 @@ SHEET_COLUMNS = 10
 """Images per class on the contact sheet."""
 
 MANY_POINTS = 5000
-"""Number of points from which the interactive plot uses WebGL."""
+"""Number of points above which the interactive plot uses WebGL."""
 
 CELL, GAP = 120, 10
 """Side of an image's cell on the contact sheet, and the minimum space between two images, in pixels."""

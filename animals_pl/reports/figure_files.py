@@ -34,7 +34,7 @@ def write_figures(
     for name, figure in figures.items():
         with atomic_write(files[name]) as partial:
             figure.savefig(partial, dpi=FIGURE_DPI, format="png")
-    # torch.utils.tensorboard would import torch; tensorboard's EventFileWriter encodes the folder's name as UTF-8
+    # RecordWriter, because torch.utils.tensorboard imports torch and EventFileWriter needs a folder name in UTF-8
     images = [
         Summary.Value(tag=f"{tag}/{name}", image=Summary.Image(encoded_image_string=file.read_bytes()))
         for name, file in files.items()

@@ -142,7 +142,8 @@ def suggest_sizes(manifest: pd.DataFrame) -> tuple[list[int], str]:
     cost = float(np.mean([(size / final) ** 2 for size in sizes]))
     reason = (
         f"The median of the shorter side is {median:.0f} px. {final} px is the largest multiple of {STRIDE} not above "
-        f"it, between {STRIDE} and {LARGEST_SIZE}; {enlarged:.0%} of the images are enlarged at that size. "
+        f"it, but at least {STRIDE} and at most {LARGEST_SIZE}; {enlarged:.0%} of the images are enlarged at that "
+        "size. "
     )
     if len(sizes) > 1:
         reason += (

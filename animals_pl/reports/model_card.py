@@ -48,8 +48,8 @@ def write_model_card(
 ) -> Path:
     """Write the model card of a run from the files in its folder, and return the card's path.
 
-    Sections without a file name the command that writes it. Evaluations on other datasets (``test-NAME``) are included
-    if they are of the same model and none of their images was in training.
+    If a file is missing, its section gives the command that writes it. Evaluations on other datasets (``test-NAME``)
+    are included if they are of the same model and none of their images was in training.
 
     Args:
         run: Folder of the run.

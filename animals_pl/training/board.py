@@ -82,7 +82,7 @@ class RunTensorBoard(TensorBoardLogger):
 
 @rank_zero_only
 def _date_back(folder: Path) -> None:
-    """Rename event files that are dated after now, since the clock may have gone back: TensorBoard sorts by name."""
+    """Rename event files dated in the future (the clock may have been set back), since TensorBoard sorts by name."""
     now = int(time.time())
     files = sorted(folder.glob("events.out.tfevents.*"))
     for number, file in enumerate(files, start=now - len(files)):

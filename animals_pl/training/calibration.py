@@ -127,8 +127,8 @@ def require_unknown(calibration: Calibration, class_names: Sequence[str]) -> Non
     """
     if calibration.unknown_threshold is None:
         raise UsageError(
-            "unknown=true: the checkpoint has no threshold for unknown images; earlier versions did not store one. "
-            "Run fit again, or remove unknown."
+            "unknown=true: the checkpoint has no threshold for unknown images, which is fitted in validation. "
+            "Train with validation, or remove unknown."
         )
     if own := [name for name in class_names if name.casefold() == UNKNOWN]:
         raise UsageError(

@@ -90,7 +90,7 @@ def data_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
 
 
 def portable_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What predictions need of a checkpoint: without optimizer and callbacks, and without paths of this machine."""
+    """The part of a checkpoint that predictions need, without optimizer, callbacks and paths of this machine."""
     model, data = model_settings(checkpoint), data_settings(checkpoint)
     if model["weights"] is not None:
         model["weights"] = Path(model["weights"]).name

@@ -129,7 +129,7 @@ class AnimalClassifier(L.LightningModule):
         check_hparams(self.hparams)
         self.net: Any = None  # built in configure_model, once classes and size are known
         self.data_info: DataInfo | None = None
-        self.ckpt_path: Path | None = None  # that the model was restored from
+        self.ckpt_path: Path | None = None  # checkpoint that the model was restored from
         self.calibration = Calibration()
         """How logits become probabilities."""
         self.prior: str | None = None
@@ -296,7 +296,7 @@ class AnimalClassifier(L.LightningModule):
         """Log ``loss/val``, ``acc/val``, ``macro_recall/val``, ``macro_f1/val``.
 
         Raises:
-            UsageError: Training has diverged.
+            TrainingError: Training has diverged.
         """
         if self.trainer.state.fn == "fit":
             loss = self.val_metrics.loss.compute().item()

@@ -66,4 +66,4 @@ def _smaller(batch_size: int | None, trainer: L.Trainer) -> str:
     options = (
         f"--data.batch_size {batch_size // 2} --trainer.accumulate_grad_batches {2 * trainer.accumulate_grad_batches}"
     )
-    return f"Pass {options}: half of the images at a time, with the same steps."
+    return f"Pass {options}: half as many images at a time, with the same optimizer steps."

@@ -25,8 +25,8 @@ from animals_pl.training.classifier import AnimalClassifier
 def valid_checkpoint(ckpt_path: str | Path) -> Path:
     """Checkpoint to resume from: the given one, verified.
 
-    For a ``last.ckpt`` that is missing or damaged: the valid checkpoint of its folder with most training steps, with a
-    warning.
+    For a ``last.ckpt`` that is missing or damaged: the valid checkpoint of its folder with the most training steps, and
+    a warning.
 
     Raises:
         UsageError: There is none.
@@ -78,7 +78,7 @@ def adopt_checkpoint(model: AnimalClassifier, data: L.LightningDataModule, monit
     checkpoint = load_checkpoint(ckpt_path, mmap=True, verify=False)
     if "optimizer_states" not in checkpoint:  # portable_checkpoint
         raise UsageError(
-            f"ckpt_path={str(ckpt_path)!r} is for predictions only: it has no state of the optimizer. Pass the "
+            f"ckpt_path={str(ckpt_path)!r} is for predictions only: it has no optimizer state. Pass the "
             "last.ckpt of a run."
         )
     monitors = {

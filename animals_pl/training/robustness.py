@@ -113,8 +113,8 @@ def score_corruptions(
     """
     if evaluation is None:
         raise UsageError(
-            "robustness needs a folder for its files. Test a model from load_classifier with an AnimalsDataModule, and "
-            "copy the run to a writable folder."
+            "robustness needs a folder for its files. Copy the run to a writable folder; in Python, test a model from "
+            "load_classifier with an AnimalsDataModule."
         )
     if baseline is not None:  # again: trainer.limit_test_batches may have left images out
         require_same_images(evaluation.catalog, baseline)
@@ -167,7 +167,7 @@ def require_same_images(catalog: Catalog, baseline: dict[str, Any]) -> None:
 
 
 def images_digest(catalog: Catalog) -> str:
-    """SHA-256 of the contents and classes of a catalog's images; not of their paths and their order."""
+    """SHA-256 of the contents and classes of a catalog's images, independent of their paths and order."""
     lines = sorted(
         f"{sha256} {catalog.class_names[label]}\n" for sha256, label in zip(catalog.sha256, catalog.labels, strict=True)
     )

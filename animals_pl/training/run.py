@@ -89,11 +89,11 @@ class Run:
 
         Raises:
             UsageError: An argument, file or folder is invalid. A new run that ends before its
-                first epoch is complete leaves no folder.
+                first epoch is complete leaves no folder, unless the loss was not finite.
             MachineError: The disk is full, or a file of the run cannot be written.
             TrainingError: Memory ran out, the loss is not finite, an image has changed, or a loader process has ended.
             KeyboardInterrupt: SIGINT (Ctrl-C) was received. The message says how to resume.
-            Terminated: SIGTERM was received, likewise. A ``SystemExit`` with the exit code 143.
+            Terminated: SIGTERM was received. A ``SystemExit`` with the exit code 143; the message says how to resume.
         """
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         (stop,) = (callback for callback in callbacks if isinstance(callback, StopOnSignal))

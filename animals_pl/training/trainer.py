@@ -44,7 +44,7 @@ IRRELEVANT_WARNINGS = (
     ".*WeightAveraging callback with a model that overrides the configure_model.*",  # nothing here is sharded
     ".*your dataloader is not resumable.*",  # its sampler reads the position from Lightning's counters
     ".*The ``compute`` method of metric .* was called before the ``update`` method.*",  # resumed after the last batch
-    ".*Encountered .nan. values in tensor.*",  # AnimalClassifier raises a UsageError
+    ".*Encountered .nan. values in tensor.*",  # AnimalClassifier raises a TrainingError
 )
 """Patterns of warnings that do not concern the user."""
 
@@ -171,8 +171,7 @@ def check_training_arguments(kwargs: Mapping[str, Any]) -> None:
     strategy = kwargs.get("strategy")
     if isinstance(strategy, str) and re.match("ddp_(spawn|fork|notebook)", strategy):
         raise UsageError(
-            f"trainer.strategy={strategy} starts processes by {strategy.split('_')[1]}, which loses the run's "
-            "results. Use trainer.strategy=ddp."
+            f"trainer.strategy={strategy} loses the run's results when its processes end. Use trainer.strategy=ddp."
         )
 
 

@@ -75,7 +75,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
     parser.add_argument("--engine", default="onnxruntime", help="engine of classify")
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each command")
-    parser.add_argument("--links", type=int, default=0, help="also classify so many links to the images, once")
+    parser.add_argument("--links", type=int, default=0, help="also classify this many links to the images, once")
     options = parser.parse_args(args)
     model, root = options.model.resolve(), options.root.resolve()
     images = find_images(root)

@@ -124,7 +124,7 @@ def keras_python(options: Options) -> Path | None:
         return Path(options.keras).absolute()
     folder = PROJECT / ".venv-keras"
     if not folder.exists():
-        print(f"installing tensorflow-cpu into {folder} (some minutes)", file=sys.stderr)
+        print(f"installing tensorflow-cpu into {folder} (a few minutes)", file=sys.stderr)
         install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "tensorflow-cpu"]
         try:
             subprocess.run([sys.executable, "-m", "venv", folder], check=True)

@@ -2,8 +2,9 @@
 
 python -m scripts.bench.scale --root DIR --scratch DIR [--counts N …] [--commands NAME …]
 
-The images are links to those of ``--root``. Reading a million takes long, so ``fit`` starts from a scan that was made
-up: every link has its own sha256 and hashes, 1 of 10 is a duplicate of another image. ``scan`` reads every link.
+The images are links to those of ``--root``. Reading a million takes a long time, so ``fit`` starts from a
+synthetic scan: every link has its own SHA-256 and hashes, and one in ten is a duplicate of another image. ``scan``
+reads every link.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ HEADER = (
     f"{'command':<8} {'images':>9} {'seconds':>8} {'first batch':>11} {'CPU s':>7} {'peak MB':>8} {'µs/image':>9} "
     f"{'bytes/image':>11} {'slope':>6}"
 )
-"""Seconds until the command ended and until the first batch; CPU seconds of all its processes, also per image, and the
-slope of their logarithm: they depend less on other load. Peak memory of all its processes, also per image."""
+"""Wall time until the command ended and until the first batch; CPU time, which depends less on other load, and peak
+memory of all processes, in total and per image. Slope: log-log slope of the CPU time from the previous row's count."""
 
 LIST_IMAGES = """
 import sys
@@ -133,7 +134,7 @@ def step(name: str, root: Path) -> None:
 
 
 def cpu_seconds() -> float:
-    """CPU time of all ended child processes and theirs."""
+    """CPU time of all finished child processes and their descendants."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -150,9 +151,7 @@ def main(args: Sequence[str] | None = None) -> None:
     if options.step:
         step(options.step, options.root)
         return
-    print(
-        f"{'command':<8} {'images':>9} {'seconds':>8} {'first batch':>11} {'peak MB':>8} {'µs/image':>9} {'slope':>6}"
-    )
+    print(HEADER)
     earlier: dict[str, tuple[int, float]] = {}
     for count in options.counts:
         os.environ["ANIMALS_PL_CACHE"] = str(options.scratch / "cache")

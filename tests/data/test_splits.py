@@ -155,7 +155,7 @@ def test_fractions_that_do_not_fit_are_refused(val, test):
 @pytest.mark.parametrize(("counts", "val"), [({"a": 1}, 0.3), ({"a": 1}, 0.9), ({"a": 1, "b": 1}, 0.3), ({}, 0.3)])
 def test_too_few_images_are_refused(counts, val):
     message = refusal(stratified_split, listing(counts), val)
-    assert f"data.root='images' has only {sum(counts.values())} images" in message
+    assert f"data.root='images' has too few images ({sum(counts.values())}) for" in message
     assert f"data.val_fraction={val}" in message
     assert "Add images" in message
 
@@ -457,7 +457,7 @@ def test_one_group_of_everything_is_refused_with_the_keys_that_made_it(counts):
     catalog = listing(counts)
     message = refusal(stratified_split, replace(catalog, groups=np.zeros(len(catalog.paths), np.int64)), 0.3)
     assert "data.group_duplicates" in message and "data.group_by" in message
-    assert "too few for data.val_fraction=0.3" in message
+    assert ") for data.val_fraction=0.3" in message
 
 
 def test_too_few_images_without_groups_are_not_blamed_on_groups():

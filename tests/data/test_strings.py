@@ -58,7 +58,7 @@ def test_other_sequences_are_not_equal():
 
 @pytest.mark.parametrize("offsets", [[], [0, 3], [1, 2], [0, 3, 2], [0, -1, 2]])
 def test_arrays_that_do_not_fit_are_refused(offsets):
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match="do not match"):
         Strings(np.zeros(2, dtype=np.uint8), np.array(offsets, dtype=np.int64))
-    with pytest.raises(ValueError, match="do not belong together"):
+    with pytest.raises(ValueError, match="do not match"):
         Strings(np.zeros(2, dtype=np.int8), np.array([0, 2]))

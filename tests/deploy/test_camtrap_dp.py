@@ -172,7 +172,7 @@ def test_deployments_of_the_user_and_placeholders(model, card, capsys):
         "S0,dep0,41.9,12.5,2024-03-01T10:00:00,Bosco\n",
     )
     folder = package(model, card, "--timezone", "Europe/Rome", "--deployments", table)
-    assert "1 deployment of 2 have no coordinates; they are placeholders" in capsys.readouterr().err
+    assert "coordinates are placeholders in 1 of 2 deployments" in capsys.readouterr().err
     placeholder, own = read(folder, "deployments")
     assert own["deploymentID"] == "dep0" and (own["latitude"], own["longitude"]) == ("41.9", "12.5")
     assert own["deploymentStart"] == "2024-03-01T10:00:00+01:00" and own["deploymentEnd"] == "2024-03-30T12:00:20+01:00"

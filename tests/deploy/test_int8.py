@@ -324,7 +324,7 @@ def test_the_comparison_is_printed_and_returned(moved, tmp_path, monkeypatch, ca
     assert comparison is not None
     figures = f"{comparison.float32.macro_recall:.4f} {comparison.int8.macro_recall:.4f}"
     assert figures in " ".join(printed.split())
-    assert "before the weights became int8, verified on 16 images" in printed
+    assert "with float32 weights, verified on 16 images" in printed
     assert comparison.int8.mb == pytest.approx(exported.path.stat().st_size / 1e6, rel=0.01)
     assert export_file.export(moved / "best.ckpt", tmp_path / "m.onnx").comparison is None
 

@@ -432,7 +432,7 @@ def test_an_interrupted_file_of_whole_images_is_continued(model, station, capsys
         assert classify(*command) == 130
     assert not out.exists()
     capsys.readouterr()
-    assert "left from an interrupted command. Pass --resume" in refused(capsys, *command)
+    assert "left over from an interrupted command. Pass --resume" in refused(capsys, *command)
     monkeypatch.setattr(image_worker, "read_file", None)
     assert classify(*command, "--resume") == 0
     assert len(json.loads(out.read_text())["images"]) == 3

@@ -161,7 +161,8 @@ def test_a_promise_that_fails_only_with_others_is_named_too() -> None:
     labels_of_elephants, wrong_labels = certain(200), certain(0, 700, label=0)
     possible, impossible = choose_contract(*together(labels_of_elephants, wrong_labels), [MISSED, WRONG]).refused
     assert (possible.promise, impossible.promise) == (MISSED, WRONG)
-    assert refusal_sentence(possible, NAMES).endswith("It can be kept alone, but no threshold keeps all promises.")
+    expected = "It can be kept on its own, but no threshold keeps all promises."
+    assert refusal_sentence(possible, NAMES).endswith(expected)
     assert impossible.reached > WRONG.bound
 
 

@@ -69,8 +69,8 @@ def test_out_of_memory_names_the_batch_size_and_an_equivalent(tiny_tree, tmp_pat
     assert fit(tiny_tree, tmp_path) == 1
     last = tmp_path / "run" / "version_0" / "last.ckpt"
     assert the_line(capsys) == (
-        "out of memory with data.batch_size=8. Pass --data.batch_size 4 --trainer.accumulate_grad_batches 2: half of "
-        f"the images at a time, with the same steps. Then resume with --ckpt_path {last}"
+        "out of memory with data.batch_size=8. Pass --data.batch_size 4 --trainer.accumulate_grad_batches 2: half as "
+        f"many images at a time, with the same optimizer steps. Then resume with --ckpt_path {last}"
     )
     assert torch.load(last, weights_only=True)["global_step"] == BATCHES
 
@@ -174,8 +174,8 @@ def test_a_loader_process_that_is_killed_stops_the_run(tiny_tree, tmp_path, monk
     last = tmp_path / "run" / "version_0" / "last.ckpt"
     expected = (
         r"a loader process \(pid \d+\) was ended( by the signal Killed)?\. If memory ran out, lower "
-        r"data\.num_workers first\. Pass --data\.batch_size 4 --trainer\.accumulate_grad_batches 2: half of the images "
-        rf"at a time, with the same steps\. Then resume with --ckpt_path {last}"
+        r"data\.num_workers first\. Pass --data\.batch_size 4 --trainer\.accumulate_grad_batches 2: half as many "
+        rf"images at a time, with the same optimizer steps\. Then resume with --ckpt_path {last}"
     )
     assert re.fullmatch(expected, the_line(capsys))
     assert torch.load(last, weights_only=True)["epoch"] == 0

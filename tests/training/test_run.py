@@ -481,7 +481,7 @@ def test_a_run_is_not_shortened(script, tiny_tree, tmp_path):
     folder = shutil.copytree(script.run.folder, tmp_path / "version_0")
     data = AnimalsDataModule("images", size=16, batch_size=16, test_fraction=0.2, num_workers=0)
     model = AnimalClassifier(**{**script.run.model.hparams, "class_names": None, "input_size": None})
-    with pytest.raises(UsageError, match=r"trainer\.max_epochs=2, but 3 epochs of the run are done\. Raise"):
+    with pytest.raises(UsageError, match=r"trainer\.max_epochs=2, but the run has completed 3 epochs\. Raise"):
         fit(model, data, ckpt_path=folder / "last.ckpt", max_epochs=2)
 
 

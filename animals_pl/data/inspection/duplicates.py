@@ -37,8 +37,8 @@ frequencies, see :func:`_indexed`."""
 
 _BY_FREQUENCY = np.argsort(np.add.outer(np.arange(HASH_SIDE), np.arange(HASH_SIDE)).ravel(), kind="stable")
 _BANDS = (_BY_FREQUENCY[1:49], _BY_FREQUENCY[49:97])
-"""The 48 structure bits of the lowest frequencies, without the constant one, and the 48 next ones. In duplicates, 1 to
-4 % of them differ, in other pairs half of them."""
+"""The 48 structure bits of the lowest frequencies, without the constant one, and the next 48. In duplicates, 1 to 4 %
+of them differ; in other pairs, half of them."""
 
 _BLOCKS, _SAME_BLOCKS = 9, 3
 """Number of blocks of a band, and how many of them must be equal for the index to find a pair."""

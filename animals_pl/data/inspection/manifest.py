@@ -196,7 +196,7 @@ def _inspect_each(files: Iterable[Path], count: int) -> Iterator[ImageFacts]:
     with ProcessPoolExecutor(
         mp_context=context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
     ) as pool:
-        # map() takes all of its files at once, so it is given a part of them.
+        # pool.map() submits all of its files at once, so it gets them in parts.
         yield from progress(facts for part in _parts(files) for facts in pool.map(inspect, part, chunksize=32))
 
 
@@ -243,7 +243,7 @@ def groups_by(column: str, images: pd.DataFrame) -> pd.DataFrame:
     """Groups of images of a manifest that share a value of a column, such as ``duplicate_group``.
 
     Returns:
-        One row per value of two or more images: ``first`` (path), ``size`` (number of images), ``sha256`` and
+        One row per value that several images share: ``first`` (path), ``size`` (number of images), ``sha256`` and
         ``labels`` (number of different ones).
     """
     groups = images.groupby(column).agg(

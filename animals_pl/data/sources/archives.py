@@ -34,11 +34,11 @@ _UTF8_NAME = 0x800
 """Flag of a zip entry whose name is declared to be UTF-8."""
 
 UNSAFE_NAME = re.compile(r"^/|^[A-Za-z]:|\0|(^|/)\.\.(/|$)")
-"""Names of files outside the folder that they are written to."""
+"""Matches names of files that would be written outside the target folder."""
 
 
 class Unpacked(NamedTuple):
-    """Result of unpacking: number of images, newly written images, and other files."""
+    """Result of unpacking: number of images, newly written images, and other files (in Parquet: rows left out)."""
 
     images: int
     written: int

@@ -39,7 +39,7 @@ def write_images(files: Mapping[Path, str], root: Path, source: str) -> Unpacked
     without a label, as in some test splits, are left out.
 
     Args:
-        files: Parquet file → its split, or nothing. Each has a column of images (``bytes``) and one of labels. Class
+        files: Parquet file → its split (may be empty). Each has a column of images (``bytes``) and one of labels. Class
             names come from the schema's metadata, as the ``datasets`` library writes them.
         root: The folder to write to.
         source: Value of ``source``, for messages.
@@ -119,7 +119,7 @@ def _columns(schema: Any, refuse: Callable[[str], UsageError]) -> _Columns:
     labels = [name for name in schema.names if kinds.get(name) == "ClassLabel"]
     labels = labels if len(labels) == 1 else [name for name in schema.names if name in LABELS]
     if len(images) != 1 or len(labels) != 1:
-        raise refuse(f"its columns {listed(schema.names)} must be one of images and one of labels")
+        raise refuse(f"it needs exactly one image column and one label column (it has {listed(schema.names)})")
     names = features.get(labels[0], {}).get("names", []) if kinds.get(labels[0]) == "ClassLabel" else []
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise refuse(f"the class names of its column {labels[0]} are damaged")
@@ -142,7 +142,7 @@ def _class_name(value: Any, columns: _Columns, refuse: Callable[[str], UsageErro
     if not columns.names:
         return str(value)
     if not isinstance(value, int) or not 0 <= value < len(columns.names):
-        raise refuse(f"its column {columns.label} has the value {value!r}, but {len(columns.names)} classes")
+        raise refuse(f"its column {columns.label} has the value {value!r}, but there are {len(columns.names)} classes")
     return columns.names[value]
 
 

@@ -49,7 +49,7 @@ def prepare(source: str = "practice", output: str | None = None, count: int = 10
 
     Args:
         source: ``practice`` generates a synthetic dataset of ten animal classes. ``kaggle`` downloads Animals-10.
-            ``hf://datasets/OWNER/NAME`` or ``hf://datasets/OWNER/NAME@REVISION`` downloads a dataset of the Hugging
+            ``hf://datasets/OWNER/NAME`` or ``hf://datasets/OWNER/NAME@REVISION`` downloads a dataset on the Hugging
             Face Hub (folders of images, or Parquet). An archive (.zip, .tar, .tar.gz) is unpacked. A folder with one
             folder of images per class is linked.
         output: Folder for the images and ``manifest.csv``. Default: ``datasets/practice`` for the practice set,
@@ -176,8 +176,8 @@ def _require_no_link(root: Path) -> None:
 
 def _print_unpacked(result: Unpacked) -> None:
     existing = f", {result.images - result.written:,} already exist" if result.written < result.images else ""
-    others = f", {result.left_out:,} other files left out" if result.left_out else ""
-    print(f"{result.written:,} images unpacked{existing}{others}")
+    others = f", {counted(result.left_out, 'other')} left out" if result.left_out else ""
+    print(f"{counted(result.written, 'image')} unpacked{existing}{others}")
 
 
 def _link(folder: Path, output: Path) -> Path:

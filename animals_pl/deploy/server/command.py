@@ -25,7 +25,7 @@ TOKEN_VARIABLE = "ANIMALS_PL_TOKEN"
 _TOKEN = re.compile(r"[\w.~-]{16,256}", re.ASCII)
 
 MOST_SECONDS_TO_END = 10
-"""Seconds that requests have to finish after SIGINT or SIGTERM."""
+"""Seconds after SIGINT or SIGTERM in which running requests may finish."""
 
 
 def serve(
@@ -56,8 +56,8 @@ def serve(
         timeout: Maximum time for receiving a request, in seconds.
         static: Instead of serving, write a page that works without this server and without a network to this new
             folder, for any web server. The model must have been exported with input=image.
-        ort_web: For static: the folder dist of npm's package onnxruntime-web. Default: npm downloads a fixed version,
-            and its hash is checked.
+        ort_web: For static: the folder dist of the npm package onnxruntime-web. Default: npm downloads a fixed
+            version, and its hash is checked.
 
     Raises:
         UsageError: The model or an option cannot be used, or the address is in use.

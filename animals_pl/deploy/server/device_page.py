@@ -31,7 +31,7 @@ def write_device_page(model: str, output: str, ort_web: str | None) -> None:
     Args:
         model: The ONNX file, exported with ``input=image``.
         output: Folder to create.
-        ort_web: Folder ``dist`` of npm's package onnxruntime-web. ``None``: npm downloads it.
+        ort_web: Folder ``dist`` of the npm package onnxruntime-web. ``None``: npm downloads it.
 
     Raises:
         UsageError: The model, the folder of onnxruntime-web or the output cannot be used.

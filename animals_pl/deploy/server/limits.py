@@ -23,8 +23,8 @@ class Limits:
     """Limits of a request.
 
     Attributes:
-        max_mb: Bytes of a request, in 10⁶.
-        max_megapixels: Pixels of an image, in 10⁶.
+        max_mb: Maximum size of a request, in 10⁶ bytes.
+        max_megapixels: Maximum size of an image, in 10⁶ pixels.
         max_requests: Requests that are received or computed at the same time.
         timeout: Seconds for receiving a request.
     """

@@ -33,7 +33,7 @@ def openapi(most_top_k: int, top_k: int) -> Schema:
                 "get": {
                     "summary": "Class names, metrics and limits",
                     "security": [{}, {"token": []}],
-                    "responses": {"200": _json("The model", _ref("Model")), "401": _failure("Wrong token")},
+                    "responses": {"200": _json("The model", _ref("Model")), "401": _failure("Wrong or missing token")},
                 }
             },
             "/health": {
@@ -57,11 +57,11 @@ def _identify(top_k: Schema) -> Schema:
         "responses": {
             "200": _json("One prediction per image, in the order of the images", _ref("Predictions")),
             "400": _failure("No image, damaged form data, or a wrong top_k"),
-            "401": _failure("Wrong token"),
+            "401": _failure("Wrong or missing token"),
             "408": _failure("The request did not arrive in time"),
             "413": _failure("Too many bytes"),
             "415": _failure("No image in a supported format, or an unsupported content type"),
-            "422": _failure("No image can be decoded, or it has too many pixels"),
+            "422": _failure("No image can be decoded: damaged or too large"),
             "503": _failure("Too many requests; Retry-After says when to try again"),
         },
     }

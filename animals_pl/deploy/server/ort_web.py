@@ -1,4 +1,4 @@
-"""The files of npm's onnxruntime-web that run a model in a browser. Standard library only."""
+"""The files of the npm package onnxruntime-web that run a model in a browser. Standard library only."""
 
 from __future__ import annotations
 

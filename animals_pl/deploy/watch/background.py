@@ -35,7 +35,7 @@ class Background(threading.Thread):
             raise self._error
 
     def close(self, seconds: float) -> None:
-        """Ask the thread to end, and wait for it, at most for some seconds."""
+        """Ask the thread to end, and wait for it for at most ``seconds``."""
         self.closing.set()
         self.join(seconds)
 

@@ -40,9 +40,9 @@ def watch(
     state: str | None = None,
     heartbeat: str = "60s",
 ) -> None:
-    """Watch a folder, a video, a camera or a stream, and raise alerts for some classes.
+    """Watch a folder, a video, a camera or a stream, and raise alerts for given classes.
 
-    PyTorch is not needed. An alert is a line of JSON, delivered at least once, also after a crash.
+    PyTorch is not needed. An alert is a line of JSON, delivered at least once, even after a crash.
 
     Args:
         model: The ONNX file, written by ``export``.
@@ -52,7 +52,7 @@ def watch(
         frames: For videos and streams: "k/n" raises an alert if k of the last n frames reach the threshold.
             Default: 2/3.
         unknown: Images of no known class raise no alert. Default: true if the model has a threshold for them.
-        quiet: Time without a further alert of the same class.
+        quiet: Minimum time between two alerts of the same class.
         every: Time between two scans of a folder, or between two frames.
         settle: A file in a folder is complete when it has not changed for this time.
         output: File to append alerts to. Default: standard output.

@@ -31,7 +31,7 @@ class Delivery:
         self._new.set()
 
     def close(self, seconds: float) -> None:
-        """Stop, at the latest after some seconds. An alert that is being delivered is repeated after a restart."""
+        """Stop within ``seconds``. An alert that is being delivered is delivered again after a restart."""
         self.thread.closing.set()
         self.notify()
         self.thread.close(seconds)
@@ -60,7 +60,7 @@ class Delivery:
 
 
 def drain(deliveries: Sequence[Delivery], state: State, seconds: float) -> None:
-    """Wait until all alerts are delivered, at most for some seconds."""
+    """Wait until all alerts are delivered, for at most ``seconds``."""
     end = time.monotonic() + seconds
     names = {delivery.sink.name for delivery in deliveries}
     while names & state.waiting().keys() and time.monotonic() < end:

@@ -87,7 +87,7 @@ class Folder:
             elif file in self._pending or len(pending) < MOST_PENDING:
                 pending[file] = self._pending.get(file, now)
         self._pending = pending
-        if is_census and done:  # none: the network drive may be absent
+        if is_census and done:  # if no file is there, the network drive may be absent
             self._state.mark_seen(done, time.time())
             self._state.forget(time.time() - REMEMBERED)
             self._census = now
@@ -101,7 +101,7 @@ class Folder:
             folder = folders.pop()
             try:
                 status = (self._root / folder).stat()
-                if (status.st_dev, status.st_ino) in entered:  # links in a circle
+                if (status.st_dev, status.st_ino) in entered:  # a cycle of links
                     continue
                 entered.add((status.st_dev, status.st_ino))
                 with os.scandir(self._root / folder) as entries:

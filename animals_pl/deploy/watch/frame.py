@@ -55,14 +55,14 @@ class Stop:
         return self.signal is not None
 
     def wait(self, seconds: float) -> None:
-        """Sleep for some seconds, or until a signal arrives."""
+        """Sleep for ``seconds``, or until a signal arrives."""
         end = time.monotonic() + seconds
         # No threading.Event: set() in a signal handler deadlocks if the signal arrives during wait().
         while not self and (left := end - time.monotonic()) > 0:
             time.sleep(min(_NAP, left))
 
     def end_process(self) -> None:
-        """Raise what ends a process after the signal, if there was one; see :func:`~animals_pl.signals.end_process`."""
+        """Raise the exception that ends the process, if signalled; see :func:`~animals_pl.signals.end_process`."""
         if self.signal is not None:
             end_process(self.signal)
 

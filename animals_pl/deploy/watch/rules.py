@@ -17,7 +17,7 @@ class AlertRules:
     Args:
         thresholds: Label → smallest probability that counts.
         k, n: Images above the threshold, of the last ``n``.
-        quiet: Seconds without a further alert of a class.
+        quiet: Minimum seconds between two alerts of a class.
 
     Attributes:
         thresholds: As given.

@@ -151,13 +151,13 @@ class State:
             return dict(self._database.execute("SELECT sink, count(*) FROM waiting GROUP BY sink"))
 
     def mark_seen(self, paths: Sequence[str], now: float) -> None:
-        """Record that files that are done still existed at a time."""
+        """Record that processed files still existed at the time ``now``."""
         with self._transaction() as database:
             rows = [(now, os.fsencode(path)) for path in paths]
             database.executemany("UPDATE files SET seen = ? WHERE path = ?", rows)
 
     def forget(self, before: float) -> None:
-        """Remove files last seen before a time, and delivered alerts beyond :data:`KEPT_ALERTS`."""
+        """Remove files last seen before the time ``before``, and delivered alerts beyond :data:`KEPT_ALERTS`."""
         with self._transaction() as database:
             database.execute("DELETE FROM files WHERE seen < ?", (before,))
             database.execute(

@@ -51,7 +51,7 @@ def without_secrets(url: str) -> str:
 
 
 class VideoFile:
-    """Yields frames of a video file as fast as they are taken.
+    """Yields frames of a video file as fast as the caller asks for them.
 
     Args:
         file: The video.
@@ -145,7 +145,7 @@ class Stream:
             capture.release()
             if not closing.is_set():
                 self._counts["reconnections"] += 1
-                log(f"{self._name}: no frames; connecting again in {backoff.seconds:g} s")
+                log(f"{self._name}: no frames; reconnecting in {backoff.seconds:g} s")
                 backoff.wait()
 
     def _open(self) -> Any:

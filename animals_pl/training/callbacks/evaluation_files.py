@@ -203,8 +203,8 @@ def _require_possible_labels(predictions: Predictions, class_names: list[str], p
     impossible = np.flatnonzero(np.isneginf(np.broadcast_to(predictions.calibration.log_shift, len(class_names))))
     if found := [class_names[label] for label in np.intersect1d(impossible, predictions.labels)]:
         raise UsageError(
-            f"prior={prior!r} has the frequency 0 for {listed(found)}, but there are images of it. Give it a frequency "
-            "above 0, or take its images out."
+            f"prior={prior!r} has the frequency 0 for classes with images: {listed(found)}. "
+            "Give each a frequency above 0, or exclude its images."
         )
 
 
@@ -229,7 +229,7 @@ def seen_in_training(catalog: Catalog, everything: Catalog, split_file: Path) ->
 
 def _write(evaluation: Evaluation) -> None:
     names = evaluation.class_names
-    metrics = json.dumps(evaluation.metrics, indent=1, allow_nan=False)  # may fail: before anything is written
+    metrics = json.dumps(evaluation.metrics, indent=1, allow_nan=False)  # first, since it may fail
     probabilities = evaluation.predictions.probabilities
     columns = {
         "path": evaluation.catalog.paths,

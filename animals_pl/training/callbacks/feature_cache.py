@@ -36,15 +36,15 @@ SMALL_HEAD = 2**20
 slower while another program uses a core, since the threads wait for each other in every operation."""
 
 
-class FeatureDataset(Dataset[tuple[Tensor, int]]):
+class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
     """Precomputed features, indexed by the same keys as the images.
 
     Args:
         features: (N, F), or (N, 2, F) with those of the horizontally flipped images, for test-time augmentation.
-        labels: N class indices.
+        labels: Class indices (N,).
     """
 
-    def __init__(self, features: Tensor, labels: list[int]) -> None:
+    def __init__(self, features: Tensor, labels: Tensor) -> None:
         self.features = features
         self.labels = labels
 
@@ -52,15 +52,20 @@ class FeatureDataset(Dataset[tuple[Tensor, int]]):
         """Number of images."""
         return len(self.labels)
 
-    def __getitem__(self, key: SampleKey | int) -> tuple[Tensor, int]:
-        """Features (F,) or (2, F) of an image, and its label."""
+    def __getitem__(self, key: SampleKey | int) -> tuple[Tensor, Tensor]:
+        """Features (F,) or (2, F) of an image, and its label ()."""
         index = key.index if isinstance(key, SampleKey) else key
         return self.features[index], self.labels[index]
 
-    def __getitems__(self, keys: Sequence[SampleKey | int]) -> list[tuple[Tensor, int]]:
-        """Samples of a batch; torch calls it if it exists. Faster than one by one."""
+    def __getitems__(self, keys: Sequence[SampleKey | int]) -> tuple[Tensor, Tensor]:
+        """Batch of features and labels (B,); torch calls it if it exists. Already collated, see :attr:`collate_fn`."""
         indices = [key.index if isinstance(key, SampleKey) else key for key in keys]
-        return list(zip(self.features[indices].unbind(), (self.labels[index] for index in indices), strict=True))
+        return self.features[indices], self.labels[indices]
+
+    @staticmethod
+    def collate_fn(batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return the batch: stacking samples one by one takes as long as a training step of a head."""
+        return batch
 
 
 class FeatureFile:
@@ -186,7 +191,7 @@ class FeatureCache(L.Callback):
 def _replace(data: Any, split: str, extractor: Extractor, hflip: bool = False) -> None:
     """Replace a split's dataset with its features."""
     features = split_features(data, split, extractor, hflip)
-    data.datasets[split] = FeatureDataset(features, data.catalogs[split].labels.tolist())
+    data.datasets[split] = FeatureDataset(features, torch.tensor(data.catalogs[split].labels, dtype=torch.int64))
 
 
 def split_features(data: Any, split: str, extractor: Extractor, hflip: bool = False) -> Tensor:

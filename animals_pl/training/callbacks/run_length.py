@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, Timer
 
-from animals_pl.errors import UsageError
+from animals_pl.errors import UsageError, counted
 from animals_pl.training.checkpoint import how_to_resume
 
 
@@ -30,12 +30,12 @@ class RunLength(L.Callback):
         """Check that epochs are left, and keep the new ``patience`` of early stopping: Lightning restores the old one.
 
         Raises:
-            UsageError: More epochs are done than ``max_epochs``.
+            UsageError: The run has already completed more than ``max_epochs`` epochs.
         """
         done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
         if trainer.state.fn == "fit" and 0 <= (trainer.max_epochs or 0) < done:
             raise UsageError(
-                f"trainer.max_epochs={trainer.max_epochs}, but {done} epochs of the run are done. "
+                f"trainer.max_epochs={trainer.max_epochs}, but the run has completed {counted(done, 'epoch')}. "
                 f"Raise trainer.max_epochs above {done}."
             )
         for callback in trainer.early_stopping_callbacks:
@@ -118,8 +118,8 @@ def length(trainer: L.Trainer) -> str:
     """Length of a run, in words."""
     if trainer.max_epochs == -1:
         return "unlimited epochs"
-    steps = f" ({trainer.max_steps} steps)" if trainer.max_steps > 0 else ""
-    return f"{trainer.max_epochs} epochs{steps}"
+    steps = f" ({counted(trainer.max_steps, 'step')})" if trainer.max_steps > 0 else ""
+    return f"{counted(trainer.max_epochs or 0, 'epoch')}{steps}"
 
 
 def _timers(trainer: L.Trainer) -> list[Timer]:

@@ -1,4 +1,4 @@
-"""Measure how long the model takes for an image."""
+"""Measure the model's inference time per image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.cpu import cpu_name
 from animals_pl.training.speed_json import Speed, model_size, write_speed
 
-WARM_UP, TIMED = 3, 20
+WARM_UP, TIMED = 3, 10
 """Forward passes."""
 
 MOST_SECONDS = 0.8

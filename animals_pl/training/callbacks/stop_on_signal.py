@@ -70,7 +70,7 @@ class StopOnSignal(L.Callback):
             _end(trainer, number)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End the run at once from now on."""
+        """End the run if a signal was received; later signals end it at once."""
         self._wait_for_step = False
         self.on_train_epoch_end(trainer, pl_module)
 

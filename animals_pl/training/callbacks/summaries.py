@@ -135,7 +135,7 @@ def _data_rows(data: AnimalsDataModule, trainer: L.Trainer) -> dict[str, str]:
     counts = {split: len(catalog.paths) for split, catalog in data.catalogs.items()}
     sizes = dict.fromkeys(map(data.size_schedule, range(max(1, trainer.max_epochs or 1))))
     shared = data.catalog.groups[data.catalog.groups >= 0]
-    groups = f"{len(np.unique(shared)):,} groups of {len(shared):,} images"
+    groups = f"{counted(len(np.unique(shared)), 'group')} of {len(shared):,} images"
     if not data.catalog.split_folders:
         groups += ", each in one split"
     return {

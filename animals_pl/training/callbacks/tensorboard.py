@@ -105,8 +105,9 @@ class TensorBoardImages(L.Callback):
 def _first_outdated_step(trainer: L.Trainer) -> int:
     """Step from which events of an earlier session are hidden.
 
-    Ours count epochs, those of user callbacks optimizer steps, which are larger. Rows of epochs that are repeated exist
-    only if the run does not continue from its latest checkpoint; otherwise the steps of users are kept.
+    Steps of this project's events are epochs; those of user callbacks are optimizer steps, which are larger. User
+    events before the resumed step are kept, unless epochs are repeated because the run does not continue from its
+    latest checkpoint.
     """
     epoch = trainer.current_epoch
     repeats = any(row["epoch"] >= epoch for row in rows_of(trainer))

@@ -45,8 +45,8 @@ class TrainedWith(L.Callback):
         trained = counted(state_dict["processes"], "process")
         if state_dict["processes"] != self.facts["processes"]:
             raise UsageError(
-                f"the run was trained by {trained}, but now there are {self.facts['processes']}, which changes its "
-                "batches. Pass the same trainer.devices and trainer.num_nodes, or start a new run."
+                f"the run was trained by {trained}; with {self.facts['processes']}, its batches would differ. "
+                "Pass the same trainer.devices and trainer.num_nodes, or start a new run."
             )
         if state_dict.get("split") != self.facts.get("split"):
             before, now = (_images(facts) for facts in (state_dict, self.facts))

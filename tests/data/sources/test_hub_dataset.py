@@ -158,14 +158,14 @@ def test_parquet_becomes_one_folder_per_class(hub, capsys):
     content = table([0, 1, 2, 0, -1, None])
     hub.files = {"README.md": b"#", "images/banner.png": b"x", "data/train-00000-of-00001.parquet": content}
     root = prepared()
-    assert "4 images unpacked, 2 other files left out" in capsys.readouterr().out
+    assert "4 images unpacked, 2 others left out" in capsys.readouterr().out
     assert scan_folder(root).counts() == {"cat": 2, "dog_wolf": 1, "horse": 1}
     assert (root / "cat/00000_0000003.png").read_bytes() == image_bytes(13)
     assert not any("banner" in call for call in hub.asked)
     before = {file: file.stat().st_mtime_ns for file in root.rglob("*.png")}
     (root / "horse/00000_0000002.png").unlink()  # as after an interruption
     prepared()
-    assert "1 images unpacked, 3 already exist" in capsys.readouterr().out
+    assert "1 image unpacked, 3 already exist" in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in before if file.parent.name != "horse"}.items() <= before.items()
 
 
@@ -197,12 +197,15 @@ def test_an_image_that_does_not_decode_is_reported_as_broken(hub, capsys):
     ("files", "reason"),
     [
         (lambda: {"a.parquet": b"PAR1 is not enough"}, "a Parquet file cannot be read ("),
-        (lambda: {"a.parquet": table([0, 3])}, "its column label has the value 3, but 3 classes"),
+        (lambda: {"a.parquet": table([0, 3])}, "its column label has the value 3, but there are 3 classes"),
         (lambda: {"a.parquet": table([0], ["..", "b", "c"])}, "its class '..' cannot be the name of a folder"),
         (lambda: {"a.parquet": table([0], ["x" * 256])}, "cannot be the name of a folder"),
         (lambda: {"a.parquet": table([0], names=5)}, "the class names of its column label are damaged"),
         (lambda: {"a.parquet": table([-1, None])}, "no row has an image and a label"),
-        (lambda: {"a.parquet": table([0], None, image=[1])}, "its columns image, label must be one of images"),
+        (
+            lambda: {"a.parquet": table([0], None, image=[1])},
+            "exactly one image column and one label column (it has image, label)",
+        ),
         (lambda: {"x/a.parquet": table([0]), "y/a.parquet": table([0])}, "has several configurations (x, y)"),
     ],
     ids=["damaged", "label", "name", "long name", "names", "no labels", "no images", "configurations"],

@@ -182,7 +182,7 @@ def test_a_stream_that_is_cut_is_connected_again_and_the_elephant_raises_one_ale
     (alert,) = lines(out)
     assert alert["class"] == "elefante" and "path" not in alert
     log = capsys.readouterr().err
-    assert "times reconnected" in log and "no frames; connecting again in" in log
+    assert "times reconnected" in log and "no frames; reconnecting in" in log
     assert "secret" not in log + out.read_text()
     assert alert["source"] == camera.url.partition("?")[0]
 
@@ -210,6 +210,6 @@ def test_a_camera_that_is_absent_is_tried_again(model, card, capsys):
 
     def is_tried_again() -> bool:
         log.append(capsys.readouterr().err)
-        return "".join(log).count("camera 99: no frames; connecting again in") >= 2
+        return "".join(log).count("camera 99: no frames; reconnecting in") >= 2
 
     assert watch_until(is_tried_again, model, "99", "--alert", "dog") == 130

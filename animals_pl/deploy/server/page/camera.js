@@ -3,7 +3,7 @@
 const dialog = document.getElementById("viewfinder");
 const video = dialog.querySelector("video");
 
-export const isAvailable = () => Boolean(navigator.mediaDevices?.getUserMedia); // browsers demand HTTPS or localhost
+export const isAvailable = () => Boolean(navigator.mediaDevices?.getUserMedia); // browsers require HTTPS or localhost
 
 // Returns a JPEG file, or null if the dialog is closed. Rejects if there is no camera or it may not be used.
 export async function takePhoto() {

@@ -3,7 +3,7 @@ import * as camera from "./camera.js";
 import { TEXTS } from "./texts.js";
 
 const MOST_CLASSES = 30; // in the list of tested animals
-const RANKS = 5; // bars; their room is reserved in page.css
+const RANKS = 5; // bars; their space is reserved in page.css
 
 const element = (id) => document.getElementById(id);
 

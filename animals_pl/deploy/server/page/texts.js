@@ -16,7 +16,7 @@ export const TEXTS = {
     privacyDevice: "The photo is classified on this device and not sent anywhere.",
     privacy: "The photo is classified on this server and not stored.",
     result: "Result",
-    empty: "Choose a photo to see the animal.",
+    empty: "Choose a photo to find out which animal it shows.",
     working: "Looking at the photo …",
     unknown: "Unknown",
     unknownNote: "It resembles none of the model’s animals. The closest:",
