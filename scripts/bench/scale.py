@@ -118,6 +118,9 @@ def command_of(name: str, root: Path, scratch: Path) -> list[str]:
         ]  # fmt: skip
     if name == "analyze":
         return [*python, "animals_pl", "analyze", str(root), "--output", str(scratch / f"report-{time.time_ns()}")]
+    if name == "prepare":
+        output = scratch / f"prepared-{time.time_ns()}"
+        return [*python, "animals_pl", "prepare", "--source", str(root), "--output", str(output)]
     if name == "list":
         return [sys.executable, "-c", LIST_IMAGES, str(root)]
     return [*python, "scripts.bench.scale", "--step", name, "--root", str(root), "--scratch", str(scratch)]
@@ -145,7 +148,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for links, cache and runs")
     parser.add_argument("--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6], help="numbers of images")
-    parser.add_argument("--commands", nargs="+", default=["list", "fit"], help="list, fit, hashes, scan, analyze")
+    parser.add_argument("--commands", nargs="+", default=["list", "fit"], help="list, fit, hashes, scan, prepare, analyze")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
     if options.step:
