@@ -23,7 +23,7 @@ import numpy as np
 
 from animals_pl.data.catalog import Catalog, scan_folder
 from animals_pl.data.inspection import manifest
-from animals_pl.data.inspection.columns import Columns, take, write_columns
+from animals_pl.data.inspection.columns import Columns, read_columns, take, write_columns
 from animals_pl.data.inspection.duplicates import near_pairs
 from animals_pl.data.inspection.manifest import scan
 from animals_pl.data.strings import Strings
@@ -88,12 +88,11 @@ def hexadecimal(content: np.ndarray) -> Strings:
 
 def make_up_scan(root: Path, catalog: Catalog) -> None:
     """Write the cached scan of links from the scan of the images that they point to."""
-    images, rng = scan(scan_folder(root)), np.random.default_rng(0)
-    row_of = {path: row for row, path in enumerate(images.columns["path"])}
+    images, rng = read_columns(scan(scan_folder(root)).cache, manifest._CACHED), np.random.default_rng(0)
+    row_of = {path: row for row, path in enumerate(images["path"])}
     count = len(catalog.paths)
     originals = (path.rpartition("/")[0] + "/" + path.rpartition("/")[2].partition("_")[2] for path in catalog.paths)
-    columns: Columns = take(images.columns, np.fromiter((row_of[path] for path in originals), dtype=np.int64))
-    del columns["label"]
+    columns: Columns = take(images, np.fromiter((row_of[path] for path in originals), dtype=np.int64))
     groups = np.full(count, -1, dtype=np.int64)
     first = np.arange(0, count - 1, 10)
     groups[first] = groups[first + 1] = np.arange(len(first))
@@ -148,7 +147,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
     parser.add_argument("--scratch", type=Path, required=True, help="folder for links, cache and runs")
     parser.add_argument("--counts", type=int, nargs="+", default=[10**4, 10**5, 10**6], help="numbers of images")
-    parser.add_argument("--commands", nargs="+", default=["list", "fit"], help="list, fit, hashes, scan, prepare, analyze")
+    names = "list, fit, hashes, scan, prepare, analyze"
+    parser.add_argument("--commands", nargs="+", default=["list", "fit"], help=names)
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
     if options.step:
