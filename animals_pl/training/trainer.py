@@ -168,6 +168,8 @@ def check_training_arguments(kwargs: Mapping[str, Any]) -> None:
             seconds = Timer(kwargs["max_time"]).time_remaining()
         if not seconds or seconds < 0:
             raise UsageError(f"trainer.max_time={kwargs['max_time']} is out of range. Choose a time above 0.")
+    if kwargs.get("sync_batchnorm"):  # Lightning's conversion drops the activations of timm's BatchNorm layers
+        raise UsageError("trainer.sync_batchnorm is not needed: it is automatic with several GPUs. Remove it.")
     strategy = kwargs.get("strategy")
     if isinstance(strategy, str) and re.match("ddp_(spawn|fork|notebook)", strategy):
         raise UsageError(

@@ -126,6 +126,7 @@ def test_resumed_from_any_of_its_files_it_ends_the_same(kept, tmp_path):
         (["--trainer.max_epochs", 0], "trainer.max_epochs=0 is out of range"),
         (["--trainer.check_val_every_n_epoch", 0], "trainer.check_val_every_n_epoch=0 is out of range"),
         (["--trainer.val_check_interval", 99], "(6). If you want to disable validation"),
+        (["--trainer.sync_batchnorm", "true"], "trainer.sync_batchnorm is not needed"),
         (["--trainer.strategy", "ddp_spawn"], "trainer.strategy=ddp_spawn loses the run's results"),
         (
             ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00", "--model.schedule=cosine"],
