@@ -18,7 +18,10 @@ from image_trees import write_tree
 from matplotlib.figure import Figure
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
+from animals_pl import AnimalClassifier, AnimalsDataModule, fit
+from animals_pl.cli import main
 from animals_pl.data.catalog import ANIMALS10
+from animals_pl.deploy.export import export
 
 COUNTS = dict(zip(ANIMALS10, [8, 6, 5, 5, 6, 5, 5, 5, 7, 5], strict=True))
 """Images per class in the tiny tree: unequal on purpose."""
@@ -43,6 +46,18 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def evaluated_run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The read-only folder of an evaluated run, with an exported file."""
+    data = AnimalsDataModule(str(tiny_tree), size=16, num_workers=0, test_fraction=0.2)
+    root = tmp_path_factory.mktemp("runs")
+    folder = fit(AnimalClassifier("shallownet"), data, max_epochs=2, default_root_dir=str(root)).folder
+    assert folder is not None
+    assert main(["validate", "--ckpt_path", str(folder / "best.ckpt")]) == 0
+    export(folder / "best.ckpt", folder / "model.onnx")
+    return folder
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -21,9 +21,7 @@ import torch
 import yaml
 from PIL import Image
 
-from animals_pl import AnimalClassifier, AnimalsDataModule, fit
 from animals_pl.cli import main
-from animals_pl.deploy.export import export
 from animals_pl.deploy.metadata import MOST_CHARACTERS
 
 pytestmark = pytest.mark.usefixtures("small_figures")
@@ -46,14 +44,8 @@ def mark(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run, with an exported file. Read only."""
-    data = AnimalsDataModule(str(tiny_tree), size=16, num_workers=0, test_fraction=0.2)
-    root = tmp_path_factory.mktemp("runs")
-    folder = fit(AnimalClassifier("shallownet"), data, max_epochs=1, default_root_dir=str(root)).folder
-    assert folder is not None
-    export(folder / "best.ckpt", folder / "model.onnx")
-    return folder
+def run(evaluated_run: Path) -> Path:
+    return evaluated_run
 
 
 def pickled(file: Path, run: Path, mark: Path) -> None:
