@@ -51,7 +51,7 @@ def listed(names: Sequence[str], most: int = 10) -> str:
 
 def counted(count: int, noun: str) -> str:
     """``"1 image"``, ``"2 images"``, ``"1,000 classes"``."""
-    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith("s") else "s")
+    return f"{count:,} {noun}" + ("" if count == 1 else "es" if noun.endswith(("s", "x")) else "s")
 
 
 def hyphened_path(path: str) -> str:

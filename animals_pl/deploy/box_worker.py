@@ -22,7 +22,7 @@ SCALE = 1.15
 MOST_REDUCED = 0.01
 """Lower bound on the longer side of a box, as a fraction of the image, when a JPEG's decoding size is chosen."""
 
-LEADS_OUT = "its path leads out of the folder of the images"
+LEADS_OUT = "path outside the image folder"
 
 
 class Box(NamedTuple):

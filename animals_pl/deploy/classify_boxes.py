@@ -70,11 +70,12 @@ def _report_problems(problems: Counter[str]) -> None:
     for problem, count in problems.most_common(MOST_PROBLEMS):
         print(printable(f"warning: {counted(count, 'image')}: {problem}"), file=sys.stderr)
     if len(problems) > MOST_PROBLEMS:
-        print(f"warning: and {len(problems) - MOST_PROBLEMS} other problems", file=sys.stderr)
+        print(f"warning: and {counted(len(problems) - MOST_PROBLEMS, 'other problem')}", file=sys.stderr)
 
 
 def _summary(counts: Counter[str], seconds: float) -> str:
-    texts = {"left_out": "boxes without a result", "problem": "images with a problem"}
-    parts = [f"{counts[kind]:,} {text}" for kind, text in texts.items() if counts[kind]]
+    parts = [f"{counted(counts['left_out'], 'box')} without a result"] if counts["left_out"] else []
+    parts += [f"{counted(counts['problem'], 'image')} with a problem"] if counts["problem"] else []
     details = f" ({', '.join(parts)})" if parts else ""
-    return f"{counts['classified']:,} boxes in {counted(counts['images'], 'image')}{details} in {seconds:.1f} s"
+    boxes, images = counted(counts["classified"], "box"), counted(counts["images"], "image")
+    return f"{boxes} in {images}{details} in {seconds:.1f} s"

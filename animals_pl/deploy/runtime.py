@@ -113,7 +113,7 @@ class Identifier:
                 images; one or several.
             top_k: Classes per image in :attr:`Prediction.top`.
             batch_size: Images per call of a file exported with ``input=batch``.
-            unknown: Label images ``"unknown"`` whose score is above ``metadata.unknown_threshold``.
+            unknown: Label images ``"unknown"`` if their score is above ``metadata.unknown_threshold``.
 
         Returns:
             One prediction per image, in the order given; its path is empty if the image is not a file. An image that

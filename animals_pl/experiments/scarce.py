@@ -78,8 +78,8 @@ def common_classes(catalog: Catalog, plan: ScarcePlan) -> np.ndarray:
     found = np.flatnonzero(np.bincount(catalog.labels) >= needed)
     if len(found) < plan.classes:
         raise UsageError(
-            f"scarce.classes={plan.classes}: {len(found)} classes have {needed} images or more, which the test needs. "
-            "Lower scarce.classes or scarce.keep."
+            f"scarce.classes={plan.classes} exceeds the number of classes with {needed} images or more, which the test "
+            f"needs ({len(found)}). Lower scarce.classes or scarce.keep."
         )
     return found
 

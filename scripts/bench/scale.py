@@ -1,10 +1,10 @@
-"""Time and memory from command to first batch, of the scan, ``analyze`` and listing, for 10⁴ to 10⁶ images.
+"""Time and memory of ``fit`` up to its first batch, and of other commands, for 10⁴ to 10⁶ images.
 
 python -m scripts.bench.scale --root DIR --scratch DIR [--counts N …] [--commands NAME …]
 
-The images are links to those of ``--root``. Reading a million takes a long time, so ``fit`` starts from a
-synthetic scan: every link has its own SHA-256 and hashes, and one in ten is a duplicate of another image. ``scan``
-reads every link.
+The images are links to those of ``--root``. Reading a million takes a long time, so ``fit``, ``analyze`` and
+``prepare`` start from a synthetic scan: every link has its own SHA-256 and hashes, and one in ten is a duplicate of
+another image. ``scan`` reads every link.
 """
 
 from __future__ import annotations

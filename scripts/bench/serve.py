@@ -2,8 +2,8 @@
 
     python -m scripts.bench.serve --model model.onnx --root datasets/animals10/raw-img
 
-Clients send the contents of the same files, one after the other, over loopback; without the server, as many threads
-call ``Identifier.predict``. Rounds of both alternate. Clients and server share the cores.
+Clients send the contents of the same files, one after the other, over loopback; without the server, as many threads, at
+most one per core, call ``Identifier.predict``. Rounds of both alternate. Clients and server share the cores.
 """
 
 from __future__ import annotations

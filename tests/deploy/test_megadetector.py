@@ -204,7 +204,7 @@ def test_images_that_cannot_be_classified_keep_their_detections(model, station, 
     assert found["images"] == given["images"]
     printed = capsys.readouterr()
     assert "3 boxes in 11 images (8 boxes without a result, 8 images with a problem) in" in printed.out
-    assert "warning: 4 images: its path leads out of the folder of the images\n" in printed.err
+    assert "warning: 4 images: path outside the image folder\n" in printed.err
     assert "warning: 1 image: not an image in a supported format\n" in printed.err
 
 

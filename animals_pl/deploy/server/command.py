@@ -54,8 +54,8 @@ def serve(
         max_megapixels: Maximum size of an image, in 10^6 pixels.
         max_requests: Maximum number of requests at the same time. Further ones are refused with the status 503.
         timeout: Maximum time for receiving a request, in seconds.
-        static: Instead of serving, write a page that works without this server and without a network to this new
-            folder, for any web server. The model must have been exported with input=image.
+        static: Write a page to this new folder instead of serving. Any web server can host it, and it also works
+            without a network. The model must have been exported with input=image.
         ort_web: For static: the folder dist of the npm package onnxruntime-web. Default: npm downloads a fixed
             version, and its hash is checked.
 

@@ -79,13 +79,9 @@ class Loop:
         self._counts["images"] += 1
 
     def _summary(self) -> str:
-        names = {
-            "unreadable": "unreadable",
-            "dropped": "dropped",
-            "reconnections": "times reconnected",
-            "repeated": "alerts that were raised before",
-        }
+        nouns = {"reconnections": "reconnection", "repeated": "repeated alert"}
         parts = [counted(self._counts["images"], "image"), counted(self._counts["alerts"], "alert")]
-        parts += [f"{self._counts[key]:,} {name}" for key, name in names.items() if self._counts[key]]
+        parts += [f"{self._counts[key]:,} {key}" for key in ("unreadable", "dropped") if self._counts[key]]
+        parts += [counted(self._counts[key], noun) for key, noun in nouns.items() if self._counts[key]]
         parts += [f"{count:,} waiting for {sink}" for sink, count in self._state.waiting().items()]
         return ", ".join(parts)

@@ -31,7 +31,7 @@ export const TEXTS = {
     unknownMissing: "This model cannot tell when a photo shows none of its animals; it always names one of them.",
     testedTerm: "Tested for",
     tested: (images, classes, percent, low, high) =>
-      `On ${images} photos of ${classes} kinds of animals, the model was right for ${percent} (95% interval: ${low} to ${high}). Correct per animal:`,
+      `Of ${images} photos of ${classes} kinds of animals, the model got ${percent} right (95% interval: ${low} to ${high}). Correct per animal:`,
     untested: (classes) => `The file has no test results. The model knows ${classes} kinds of animals:`,
     more: (count) => `and ${count} more`,
     announce: (label, percent) => `${label}, ${percent}`,
