@@ -79,7 +79,7 @@ VERBS = {
     ),
     "search": Verb("search for better settings by cross-validation", "animals_pl.experiments.search:search", "study"),
     "prove-resume": Verb(
-        "prove that a killed and resumed run equals an undisturbed one",
+        "prove that a killed and resumed run equals an uninterrupted one",
         "animals_pl.experiments.prove_resume:prove_resume",
         "options*",
     ),

@@ -63,7 +63,7 @@ def read_rows(file: Path, argument: str, *columns: str) -> list[dict[str, str]]:
 
 
 def _columns(header: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
-    """Name in the header → its column: the wanted one if only case and blanks differ, else the name in lower case."""
+    """Name in the header → its column: the wanted one if only case or spaces differ, else the name in lower case."""
     column_of = {name: name.strip().lower() for name in header}
     for column in wanted:
         same = [name for name in header if name.strip().lower() == column.lower()]

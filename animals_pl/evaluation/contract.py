@@ -29,8 +29,8 @@ THRESHOLDS = np.append(expit(np.linspace(14, -4, 181)), 0.0)
 
 LEAST_ACCEPTED = 0.25
 """Thresholds that accept a smaller share of the labels are not tested for wrong labels. Among few accepted labels, a
-single wrong one would end the sequence. Skipping depends only on the number of accepted labels, so it does not raise
-the error rate if labels with a lower score are not right more often."""
+single wrong one would end the sequence. Skipping depends only on the number of accepted labels, so the confidence
+level still holds, provided that labels with a lower score are not right more often."""
 
 
 @dataclass(frozen=True)

@@ -99,10 +99,11 @@ def result_sentence(result: ContractResult, class_names: Sequence[str]) -> str:
 
 def _result(result: PromiseResult, class_names: Sequence[str]) -> str:
     promise = result.promise
+    be = "is" if result.errors == 1 else "are"
     if promise.kind == "missed":
         name = _name(promise, class_names)
-        return f"{result.errors:,} of {result.images:,} images of {name} are accepted under another label"
-    return f"{result.errors:,} of {result.images:,} {_accepted(promise, class_names)} are wrong"
+        return f"{result.errors:,} of {result.images:,} images of {name} {be} accepted under another label"
+    return f"{result.errors:,} of {result.images:,} {_accepted(promise, class_names)} {be} wrong"
 
 
 def _name(promise: Promise, class_names: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ def unknown_scores(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
 
 
 def fit_unknown_threshold(scores: np.ndarray, known_share: float = KNOWN_SHARE) -> float:
-    """Threshold that at least ``known_share`` of the scores do not exceed; without ties, no more than necessary.
+    """Quantile of the scores: at least ``known_share`` of them do not exceed it.
 
     It is halfway between two scores, so that rounding changes no decision.
 

@@ -1,4 +1,4 @@
-"""Prove that a run that is killed and resumed equals an undisturbed run."""
+"""Prove that a run that is killed and resumed equals an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LAYOUT = "{:>4}  {:>3}  {:<10}  {:<25}  {}"
 
 @dataclass(frozen=True)
 class Length:
-    """Length of the undisturbed run: epochs, and batches and steps in total."""
+    """Length of the uninterrupted run: epochs, and batches and steps in total."""
 
     epochs: int
     batches: int
@@ -41,9 +41,9 @@ class Length:
 
 
 def prove_resume(config: str, kills: int = 25, kill_seed: int = 0, options: list[str] | None = None) -> None:
-    """Prove that a run that is killed and resumed equals an undisturbed one.
+    """Prove that a run that is killed and resumed equals an uninterrupted one.
 
-    A configuration is trained once undisturbed. Then it is trained in processes that are killed (SIGKILL) at random
+    A configuration is trained once uninterrupted. Then it is trained in processes that are killed (SIGKILL) at random
     moments, in a training batch, in a validation or while a checkpoint is saved, and resumed. The last checkpoints,
     metrics.csv and the TensorBoard scalars are compared bit by bit. If a killed run ends before all kills have
     happened, it is compared, and another is started. Everything is written to a temporary folder, with a cache of its
@@ -65,7 +65,7 @@ def prove_resume(config: str, kills: int = 25, kill_seed: int = 0, options: list
     fit_options = ["--config", config, *(options or [])]
     with TemporaryDirectory(prefix="prove-resume-") as name:
         folder = Path(name)
-        length = _train_undisturbed(fit_options, folder / "undisturbed")
+        length = _train_uninterrupted(fit_options, folder / "uninterrupted")
         if not any(option.partition("=")[0] == "--save_every" for option in fit_options):
             fit_options += ["--save_every", f"{max(1, length.steps // max(1, length.epochs) // 3)}steps"]
         print(LAYOUT.format("kill", "run", "during", "killed at", "resumed from"))
@@ -77,21 +77,21 @@ def prove_resume(config: str, kills: int = 25, kill_seed: int = 0, options: list
             for kill in _train_with_kills(fit_options, root, islice(moments, kills - done)):
                 done += 1
                 print(LAYOUT.format(done, runs, *kill), flush=True)
-            equal = _report(compare_runs(_run_folder(folder / "undisturbed"), _run_folder(root)), runs) and equal
+            equal = _report(compare_runs(_run_folder(folder / "uninterrupted"), _run_folder(root)), runs) and equal
             shutil.rmtree(root)
     print(f"{counted(done, 'kill')}, {counted(runs, 'run')}: {'equal' if equal else 'NOT EQUAL'}")
     if not equal:
         raise SystemExit(1)
 
 
-def _train_undisturbed(options: list[str], root: Path) -> Length:
+def _train_uninterrupted(options: list[str], root: Path) -> Length:
     """Train once, and return the length of the run."""
     root.mkdir()
     fit_session([*options, *_in_folder(root)], root)
     if not list(root.rglob(LAST_CHECKPOINT)):
         raise UsageError("fit left no last.ckpt. Remove trainer.fast_dev_run and trainer.enable_checkpointing=false.")
     length = _length(_run_folder(root))
-    print(f"undisturbed run: {counted(length.epochs, 'epoch')}, {length.batches:,} batches", flush=True)
+    print(f"uninterrupted run: {counted(length.epochs, 'epoch')}, {length.batches:,} batches", flush=True)
     return length
 
 

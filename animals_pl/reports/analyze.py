@@ -134,4 +134,4 @@ def _print_summary(found: Findings) -> None:
     for note in notes[:MAX_CLASSES]:
         print(printable(note))
     if len(notes) > MAX_CLASSES:
-        print(f"and {len(notes) - MAX_CLASSES:,} more such classes; the report lists all")
+        print(f"and {counted(len(notes) - MAX_CLASSES, 'more such class')}; the report lists all")

@@ -145,7 +145,7 @@ def _recall_promises(recall: str, class_names: Sequence[str]) -> Iterator[Promis
 
 
 def _label(name: str, recall: str, class_names: Sequence[str]) -> int:
-    """Class with a name or English name. Case and outer blanks are ignored, unless class names differ only in these."""
+    """Class of a name, as it is or in English, ignoring case and surrounding spaces. Exact matches have priority."""
     known = {english_name(own).strip().lower(): label for label, own in enumerate(class_names)}
     known |= {own.strip().lower(): label for label, own in enumerate(class_names)}
     known |= {own: label for label, own in enumerate(class_names)}

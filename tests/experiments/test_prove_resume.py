@@ -48,10 +48,10 @@ def kills_in(output: str) -> list[re.Match[str]]:
     return [found for line in output.splitlines() if (found := LINE.fullmatch(line))]
 
 
-def test_a_killed_run_equals_the_undisturbed_one(config, own_temp, capsys):
+def test_a_killed_run_equals_the_uninterrupted_one(config, own_temp, capsys):
     assert main(["prove-resume", "--config", str(config), "--kills", "3", "--", "--trainer.max_epochs=2"]) == 0
     output = capsys.readouterr().out
-    assert "undisturbed run: 2 epochs, 12 batches" in output
+    assert "uninterrupted run: 2 epochs, 12 batches" in output
     assert [found[1] for found in kills_in(output)] == ["1", "2", "3"]
     assert re.search(r"run 1: \d+ tensors, 2 epochs, \d+ curves: equal\n", output)
     assert re.search(r"\n3 kills, \d runs?: equal\n$", output)

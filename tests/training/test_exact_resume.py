@@ -1,4 +1,4 @@
-"""A run that is resumed from what a kill leaves on the disk equals the undisturbed run to the last bit."""
+"""A run that is resumed from what a kill leaves on the disk equals the uninterrupted run to the last bit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_run_killed_three_times_equals_the_undisturbed_run(tiny_tree, tmp_path, case):
+def test_a_run_killed_three_times_equals_the_uninterrupted_run(tiny_tree, tmp_path, case):
     """In the first epoch, and twice in the second one. Each session also goes on to its end, as if not killed."""
     moments = [(0, 5), (1, 1), (1, None)]
     folders = [tmp_path / f"killed{count}" / "version_0" for count in range(len(moments))]

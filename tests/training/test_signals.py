@@ -83,13 +83,13 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def uninterrupted(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function (options) that returns a run that nothing interrupted."""
     runs: dict[tuple[object, ...], Path] = {}
 
     def run(*more: object) -> Path:
         if more not in runs:
-            root = tmp_path_factory.mktemp("undisturbed")
+            root = tmp_path_factory.mktemp("uninterrupted")
             assert main(arguments(tiny_tree, root, *more)) == 0
             runs[more] = root / "run" / "version_0"
         return runs[more]
@@ -110,9 +110,9 @@ def undisturbed(tiny_tree: Path, tmp_path_factory: pytest.TempPathFactory) -> Ca
     ],
 )
 def test_a_run_that_is_stopped_continues_as_if_it_had_not(
-    tiny_tree, tmp_path, undisturbed, send_in, capsys, number, told, code, place, call, options, steps
+    tiny_tree, tmp_path, uninterrupted, send_in, capsys, number, told, code, place, call, options, steps
 ):
-    expected = undisturbed(*options)
+    expected = uninterrupted(*options)
     capsys.readouterr()
     send_in(AnimalClassifier, place, number, call=call)
     assert main(arguments(tiny_tree, tmp_path, *options)) == code
