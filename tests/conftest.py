@@ -13,9 +13,11 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 import lightning  # noqa: F401 - before rich, see animals_pl/files.py
 import pytest
 import rich
+import timm
 import torch
 from image_trees import write_tree
 from matplotlib.figure import Figure
+from safetensors.torch import save_file
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 
 from animals_pl import AnimalClassifier, AnimalsDataModule, fit
@@ -128,6 +130,15 @@ def animals10_root() -> Path:
 def weights_folder() -> Path:
     """Pretrained weights in timm's key layout."""
     return shared_folder("ANIMALS10_WEIGHTS", "weights")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of random weights with a classifier of ImageNet's classes."""
+    torch.manual_seed(8)
+    file = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), file)
+    return str(file)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from animals_pl.data.catalog import Catalog
 from animals_pl.errors import UsageError
+from animals_pl.models.synsets import imagenet_indices, imagenet_name
 
 MIN_TEST = 50
 """Minimum number of test images of a tested class."""
@@ -27,11 +28,13 @@ class ScarcePlan:
         classes: Number of common classes that are cut in each replicate.
         keep: Numbers of training images of a cut class. Every replicate is repeated with each of them.
         replicates: Number of replicates, 2 or more.
+        hide_imagenet: Let the head know only one ImageNet class of each cut class (see :func:`hidden_names`).
     """
 
     classes: int
     keep: tuple[int, ...]
     replicates: int
+    hide_imagenet: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def read_plan(section: Mapping[str, Any], study: str) -> ScarcePlan:
         UsageError: A key is unknown or missing, or a number is out of range.
     """
     example = "Write scarce: {classes: 3, keep: [10, 25, 50], replicates: 20}."
-    if set(section) != {"classes", "keep", "replicates"}:
+    required = {"classes", "keep", "replicates"}
+    if not required <= set(section) <= required | {"hide_imagenet"}:
         raise UsageError(f"study={study!r}: scarce has the keys {sorted(section)}. {example}")
     keep = section["keep"] if isinstance(section["keep"], list) else [section["keep"]]
     for key, values, least in (("classes", [section["classes"]], 1), ("keep", keep, 1),
@@ -65,7 +69,10 @@ def read_plan(section: Mapping[str, Any], study: str) -> ScarcePlan:
             raise UsageError(
                 f"study={study!r}: scarce.{key}={section[key]!r} is not a whole number >= {least}. {example}"
             )
-    return ScarcePlan(section["classes"], tuple(sorted(set(keep))), section["replicates"])
+    hide = section.get("hide_imagenet", False)
+    if type(hide) is not bool:
+        raise UsageError(f"study={study!r}: scarce.hide_imagenet={hide!r} is not true or false.")
+    return ScarcePlan(section["classes"], tuple(sorted(set(keep))), section["replicates"], hide)
 
 
 def common_classes(catalog: Catalog, plan: ScarcePlan) -> np.ndarray:
@@ -107,6 +114,23 @@ def draw(catalog: Catalog, plan: ScarcePlan, keep: int, replicate: int, seed: in
     trained = ~is_test
     is_test &= ~np.isin(groups, groups[trained])  # duplicates in two classes
     return Draw(np.flatnonzero(trained), np.flatnonzero(is_test), cut)
+
+
+def hidden_names(names: Sequence[str], drawn: Draw, replicate: int, seed: int) -> list[str]:
+    """Names of the classes where a cut one has the name of one of its ImageNet classes ("dog" → "whippet"), at random.
+
+    For ``head_init`` and ``imagenet_prior``, ImageNet then knows the class as scarcely as it knows most animals.
+
+    Args:
+        names: English class names.
+        drawn: The draw.
+        replicate: Its number; the names are the same for each ``keep``.
+        seed: Seed of the study.
+    """
+    rng = np.random.default_rng([seed, replicate, 1])
+    known = {label: imagenet_indices(names[label]) for label in drawn.cut}
+    chosen = {label: imagenet_name(rng.choice(indices)) for label, indices in known.items() if indices}
+    return [chosen.get(label, name) for label, name in enumerate(names)]
 
 
 def recalls(labels: np.ndarray, predicted: np.ndarray, drawn: Draw) -> tuple[float, float, float]:

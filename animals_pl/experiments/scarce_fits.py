@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from animals_pl.data.catalog import Catalog
+from animals_pl.data.catalog import Catalog, english_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.info import DataInfo
 from animals_pl.data.loading import load_dataset
 from animals_pl.data.shifts import shifted_copies
 from animals_pl.errors import UsageError, did_you_mean
-from animals_pl.experiments.scarce import ScarcePlan, common_classes, draw, recalls
+from animals_pl.experiments.scarce import ScarcePlan, common_classes, draw, hidden_names, recalls
 from animals_pl.experiments.study import Study, flatten, read_yaml
 from animals_pl.files import atomic_write, require_writable, track
 from animals_pl.training.callbacks.feature_cache import split_features
@@ -115,6 +115,9 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
         began = time.perf_counter()
         drawn = draw(data.catalog, data.plan, keep, replicate, data.seed)
         model.net.head.load_state_dict(initial)
+        if data.plan.hide_imagenet and model.hparams["weights"]:
+            names = list(map(english_name, data.catalog.class_names))
+            _rename_classes(model, hidden_names(names, drawn, replicate, data.seed))
         labels = data.catalog.labels
         train_head(
             model,
@@ -131,6 +134,14 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
     torch.set_num_threads(threads)
     shape = (data.plan.replicates, len(data.plan.keep), len(features), 3)
     return ScarceOutcome(np.array(scores).reshape(shape), float(np.median(seconds)))
+
+
+def _rename_classes(model: AnimalClassifier, names: list[str]) -> None:
+    """Initialise the head and the prior from ImageNet's classifier, as if the classes had other English names."""
+    net, hparams = model.net, model.hparams
+    if net.prior is not None:
+        net.add_prior(names, net.prior.strength)
+    net.load_weights(hparams["weights"], names, hparams["head_init"])
 
 
 def _model_and_data(settings: dict[str, Any], variant: str) -> tuple[AnimalClassifier, AnimalsDataModule]:

@@ -36,6 +36,11 @@ def imagenet_indices(name: str) -> list[int]:
     return [index for index, lemmas in enumerate(_animal_lemmas()) if wanted in lemmas]
 
 
+def imagenet_name(index: int) -> str:
+    """Return the name of an ImageNet animal that the fewest others share; :func:`imagenet_indices` finds it."""
+    return min(_animal_lemmas()[index], key=lambda lemma: len(imagenet_indices(lemma)))
+
+
 @cache
 def _animal_lemmas() -> list[list[str]]:
     """Lower-case names of each ImageNet animal class."""

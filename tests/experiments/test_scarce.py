@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from scipy import stats
 from sklearn.metrics import recall_score
 
@@ -13,9 +15,10 @@ from animals_pl.cli import main
 from animals_pl.data.catalog import Catalog
 from animals_pl.errors import UsageError
 from animals_pl.experiments import scarce_fits
-from animals_pl.experiments.scarce import MIN_TEST, ScarcePlan, common_classes, draw, recalls
+from animals_pl.experiments.scarce import MIN_TEST, Draw, ScarcePlan, common_classes, draw, hidden_names, recalls
 from animals_pl.experiments.scarce_table import paired_difference
 from animals_pl.experiments.study import read_study
+from animals_pl.models.synsets import SYNSETS, imagenet_indices
 
 COUNTS = {"a": 400, "b": 260, "c": 250, "d": 249, "e": 30}
 PLAN = ScarcePlan(classes=2, keep=(10, 25), replicates=3)
@@ -98,6 +101,8 @@ def test_the_interval_is_that_of_a_paired_t_test():
         ("{classes: 3, keep: [10, 2.5], replicates: 2}", r"scarce\.keep=\[10, 2\.5\] is not"),
         ("{classes: 3, keep: [], replicates: 2}", r"scarce\.keep=\[\] is not"),
         ("{classes: 3, keep: [10], replicates: true}", r"scarce\.replicates=True is not"),
+        ("{classes: 3, keep: [10], replicates: 2, hide_imagenet: 1}", r"scarce\.hide_imagenet=1 is not true or false"),
+        ("{classes: 3, hide_imagenet: true, replicates: 2}", "has the keys"),
         ("{classes: 3, keep: [10], replicates: 1}", r"scarce\.replicates=1 is not a whole number >= 2"),
         ("3", "scarce must map names to values"),
     ],
@@ -110,6 +115,16 @@ def test_a_malformed_section_is_refused(write_study, section, words):
 def test_a_single_number_of_images_is_accepted(write_study):
     study = read_study(write_study("config: lenet\nscarce: {classes: 1, keep: 5, replicates: 2}\nvariants: {a: }"))
     assert study.scarce == ScarcePlan(1, (5,), 2)
+
+
+def test_a_cut_class_has_the_name_of_one_of_its_imagenet_classes():
+    names = ["dog", "horse", "unicorn", "cat"]
+    drawn = Draw(np.array([]), np.array([]), np.array([0, 1, 2]))
+    drawn_names = [hidden_names(names, drawn, replicate, seed=0) for replicate in range(20)]
+    assert {imagenet_indices(name)[0] for name, *_ in drawn_names} <= set(SYNSETS["dog"])
+    assert len({name for name, *_ in drawn_names}) > 10
+    assert {tuple(rest) for _, *rest in drawn_names} == {("sorrel", "unicorn", "cat")}
+    assert hidden_names(names, drawn, 3, seed=0) == drawn_names[3]
 
 
 # ---------------------------------------------------------------- a study on small images
@@ -181,6 +196,35 @@ def test_results_are_kept_until_their_settings_change(compare, monkeypatch):
     assert fits == ["untrained"]
     compare(STUDY.replace("keep: [5, 10]", "keep: [5]"))
     assert fits == ["untrained", "as it is", "untrained"]
+
+
+def test_heads_start_from_one_imagenet_class_of_a_cut_class(compare, weights, monkeypatch):
+    """Of 118 breeds of dogs and five of cats, in the draws that cut them; the cow is not cut."""
+    heads, priors = [], []
+
+    def look(model, *_, **__):
+        heads.append((model.net.head[-1].weight.detach().clone(), model.net.head[-1].bias.detach().clone()))
+        assert torch.equal(model.net.initial, heads[-1][0])
+        priors.append(model.net.prior.indices)
+
+    monkeypatch.setattr(scarce_fits, "train_head", look)
+    study = STUDY.replace("model.weights: null, model.head_init: null", f"model.weights: {weights}")
+    study = study.replace("{model.lr: 0.0, model.tta: none}", "{model.head_decay: 0.1, model.imagenet_prior: 0.5}")
+    study = study.replace("replicates: 2", "replicates: 8, hide_imagenet: true").replace("  as it is: {}\n", "")
+    code, _, error = compare(study)
+    assert code == 0, error
+    state = load_file(weights)
+    names = ["cat", "cow", "dog"]
+    lengths = set()
+    for (weight, bias), indices in zip(heads, priors, strict=True):
+        rows = {name: [index for index in indices if index in SYNSETS[name]] for name in names}
+        for label, name in enumerate(names):
+            torch.testing.assert_close(weight[label], state["fc.weight"][rows[name]].mean(0))
+            torch.testing.assert_close(bias[label], state["fc.bias"][rows[name]].mean())
+        lengths.add(tuple(map(len, rows.values())))
+    assert lengths == {(1, 1, 118), (5, 1, 1)}
+    assert len(heads) == 16
+    assert priors[::2] == priors[1::2]  # the same for both numbers of images
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from timm.data import ImageNetInfo
 
 from animals_pl.data.catalog import ANIMALS10, english_name
-from animals_pl.models.synsets import ANIMALS, IMAGENET_CLASSES, SYNSETS, imagenet_indices
+from animals_pl.models.synsets import ANIMALS, IMAGENET_CLASSES, SYNSETS, imagenet_indices, imagenet_name
 
 INFO = ImageNetInfo("imagenet-1k")
 
@@ -111,3 +111,12 @@ def test_a_crane_is_a_bird_and_no_machine():
     assert [index for index in range(IMAGENET_CLASSES) if "crane" in INFO.index_to_description(index)] == [134, 517]
     assert imagenet_indices("crane") == [134]
     assert {"bird", "wading"} <= words_of(134)
+
+
+def test_every_animal_but_a_partridge_has_a_name_of_its_own():
+    """The other one is "ruffed grouse, partridge"; some others share only their first name, as crayfish do."""
+    names = list(map(imagenet_name, range(ANIMALS)))
+    assert all(name in INFO.index_to_description(index).lower().replace("-", " ") for index, name in enumerate(names))
+    assert {name: indices for name in names if len(indices := imagenet_indices(name)) > 1} == {"partridge": [82, 86]}
+    assert [imagenet_indices(name)[-1] for name in names] == list(range(ANIMALS))
+    assert names[82] == "ruffed grouse"
