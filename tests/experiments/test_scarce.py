@@ -227,6 +227,14 @@ def test_heads_start_from_one_imagenet_class_of_a_cut_class(compare, weights, mo
     assert priors[::2] == priors[1::2]  # the same for both numbers of images
 
 
+def test_heads_that_do_not_start_from_imagenet_are_the_same_with_hidden_classes(compare, weights):
+    study = STUDY.replace("model.weights: null, model.head_init: null", f"model.weights: {weights}")
+    study = study.replace("as it is: {}", "as it is: {model.head_init: random}")
+    plain = rows(compare(study)[1])
+    hidden = rows(compare(study.replace("replicates: 2", "replicates: 2, hide_imagenet: true"))[1])
+    assert plain["as it is"][:8] == hidden["as it is"][:8]
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
