@@ -123,9 +123,15 @@ def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
 
 
 def _arguments(study: Study, variant: str, data: StudyData, split: Path) -> list[str]:
+    given = {**study.options, **study.variants[variant]}
+    if given.get("refit"):
+        raise UsageError(
+            f"variant {variant!r}: refit=true has no effect in cross-validation, which predicts the validation images. "
+            "Remove it, or add scarce to the study."
+        )
     settings: dict[str, Any] = {
-        **study.options,
-        **study.variants[variant],
+        **given,
+        "refit": False,
         "data.root": data.root,
         "data.split": split,
         "trainer.default_root_dir": data.folder / "runs",
