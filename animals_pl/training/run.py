@@ -45,10 +45,10 @@ from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
 from animals_pl.training.refit import Refit
 from animals_pl.training.resume import check_new_model, prepare_resume
-from animals_pl.training.run_folder import new_run_folder, without_empty_run
+from animals_pl.training.run_folder import new_run_folder
 from animals_pl.training.run_options import Monitor, RunOptions, check_combination, check_types, list_of_callbacks
 from animals_pl.training.save_interval import SaveInterval
-from animals_pl.training.session import train
+from animals_pl.training.session import train, without_empty_run
 from animals_pl.training.trained import TrainedModel, load_classifier, load_model
 from animals_pl.training.trainer import (
     TRAINER_DEFAULTS,

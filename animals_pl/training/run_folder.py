@@ -1,17 +1,12 @@
-"""Create numbered run directories, and remove those of runs that fail at once."""
+"""Create numbered run directories."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from animals_pl.errors import UsageError
-from animals_pl.signals import Terminated
-from animals_pl.training.callbacks.finite_loss import NOT_FINITE
 
 
 def new_run_folder(parent: Path) -> Path:
@@ -41,21 +36,3 @@ def new_run_folder(parent: Path) -> Path:
             f"cannot write below {str(parent)!r} ({error.strerror}). Use another folder: "
             "--trainer.default_root_dir DIR (analyze: --output DIR)."
         ) from error
-
-
-@contextmanager
-def without_empty_run(folder: Path | None, ckpt_path: str | Path | None) -> Iterator[None]:
-    """Remove the folder of a new run that fails or is stopped before its first epoch is complete."""
-    try:
-        yield
-    except (UsageError, KeyboardInterrupt, Terminated):
-        if folder and ckpt_path is None and folder.exists() and _is_empty_run(folder):
-            shutil.rmtree(folder)
-            with suppress(OSError):  # not empty: it has other runs
-                folder.parent.rmdir()
-        raise
-
-
-def _is_empty_run(folder: Path) -> bool:
-    kept = ("metrics.csv", "*.ckpt", f"{NOT_FINITE}*.csv")
-    return not any(any(folder.glob(name)) for name in kept)
