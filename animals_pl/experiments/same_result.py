@@ -84,8 +84,8 @@ def _without_seconds(rows: list[dict[str, float]]) -> dict[int, dict[str, float]
 
 
 def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """TensorBoard tag → (step, value) of every point, by step."""
+    """TensorBoard tag → (step, value) of every point, by step. A run resumed at its end logs its last points again."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag != "seconds"]
-    return {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
+    return {tag: sorted({(event.step, event.value) for event in events.Scalars(tag)}) for tag in tags}
