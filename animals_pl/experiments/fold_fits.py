@@ -19,7 +19,7 @@ from animals_pl.data.loading import load_dataset
 from animals_pl.data.tables import write_table
 from animals_pl.errors import UsageError, one_line
 from animals_pl.experiments.folds import Outcome, draw_folds
-from animals_pl.experiments.study import Study, as_yaml
+from animals_pl.experiments.study import Study, as_yaml, read_yaml
 from animals_pl.files import atomic_write, require_writable
 from animals_pl.lightning_cli import run
 
@@ -131,13 +131,14 @@ def _arguments(study: Study, variant: str, data: StudyData, split: Path) -> list
         )
     settings: dict[str, Any] = {
         **given,
-        "refit": False,
         "data.root": data.root,
         "data.split": split,
         "trainer.default_root_dir": data.folder / "runs",
         "trainer.enable_checkpointing": False,
         "name": variant,
     }
+    if "refit" in read_yaml(study.config, "config"):
+        settings["refit"] = False
     args = ["fit", "--config", str(study.config)]
     for key, value in settings.items():
         args += [f"--{key}", str(value) if isinstance(value, str | Path) else as_yaml(value)]

@@ -85,7 +85,8 @@ def fit_variant(study: Study, variant: str, data: ScarceData) -> ScarceOutcome:
     Raises:
         UsageError: A setting is unknown, or the variant does not train a head on cached features.
     """
-    config = flatten(read_yaml(study.config, "config")) | {"refit": None}
+    config = flatten(read_yaml(study.config, "config"))
+    config.pop("refit", None)  # an option of fit; in a study, it belongs to the variants
     settings = {**config, **study.options, **study.variants[variant]}
     facts = [
         settings,
@@ -121,13 +122,14 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
         drawn = draw(data.catalog, data.plan, keep, replicate, data.seed)
         labels = data.catalog.labels
         seed = module.hparams["seed"] + replicate
-        fit = partial(_fit_head, model, initial, epochs=settings["trainer.max_epochs"], seed=seed,
-                      batch_size=module.hparams["batch_size"])  # fmt: skip
-        if settings["refit"] is None:
-            fit(features[0][drawn.train], labels[drawn.train])
+        options = {"batch_size": module.hparams["batch_size"], "seed": seed}
+        fit = partial(_fit_head, model, initial, epochs=settings["trainer.max_epochs"], **options)
+        views, refit = features[0][drawn.train], settings.get("refit")
+        if refit is None:
+            fit(views, labels[drawn.train])
         else:
             is_val = _validation_images(data.catalog.take(drawn.train), module.hparams["val_fraction"], seed)
-            _fit_best_epoch(fit, model, features[0][drawn.train], labels[drawn.train], is_val, settings["refit"])
+            _fit_best_epoch(fit, model, views, labels[drawn.train], is_val, refit)
         with torch.no_grad():
             predicted = [model.net.forward_head(views[drawn.test]).mean(1).argmax(1).numpy() for views in features]
         scores.append([recalls(labels[drawn.test], classes, drawn) for classes in predicted])

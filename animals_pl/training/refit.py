@@ -74,7 +74,9 @@ class Refit:
             MachineError: refit.ckpt cannot be written.
         """
         if not (folder / BEST_CHECKPOINT).is_file():
-            raise UsageError("refit=true: no epoch was validated, so there is no best.ckpt. Validate more often.")
+            raise UsageError(
+                "refit=true: no epoch was validated, so there is no best.ckpt. Lower trainer.check_val_every_n_epoch."
+            )
         best = load_checkpoint(folder / BEST_CHECKPOINT)
         epochs = best["epoch"] + 1
         assert isinstance(self.data, AnimalsDataModule)
@@ -145,8 +147,7 @@ def _check(data: L.LightningDataModule, kwargs: dict[str, Any]) -> None:
     for key, conflict in conflicts.items():
         if conflict:
             raise UsageError(
-                f"refit=true needs a best.ckpt chosen by validation, which there is none of with "
-                f"trainer.{key}={kwargs[key]}. Remove one of them."
+                f"refit=true needs validation and checkpoints, but trainer.{key}={kwargs[key]}. Remove one of them."
             )
 
 

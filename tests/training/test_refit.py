@@ -255,10 +255,10 @@ def test_a_refit_is_not_resumed(run, capsys):
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--trainer.limit_val_batches", "0"], "with trainer.limit_val_batches=0. Remove one of them."),
-        (["--trainer.enable_checkpointing", "false"], "with trainer.enable_checkpointing=False."),
-        (["--trainer.fast_dev_run", "true"], "with trainer.fast_dev_run=True."),
-        (["--trainer.overfit_batches", "2"], "with trainer.overfit_batches=2."),
+        (["--trainer.limit_val_batches", "0"], "but trainer.limit_val_batches=0. Remove one of them."),
+        (["--trainer.enable_checkpointing", "false"], "but trainer.enable_checkpointing=False."),
+        (["--trainer.fast_dev_run", "true"], "but trainer.fast_dev_run=True."),
+        (["--trainer.overfit_batches", "2"], "but trainer.overfit_batches=2."),
         (["--trainer.check_val_every_n_epoch", "9"], "refit=true: no epoch was validated, so there is no best.ckpt."),
     ],
 )
