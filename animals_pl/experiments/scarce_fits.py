@@ -122,8 +122,14 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
         drawn = draw(data.catalog, data.plan, keep, replicate, data.seed)
         labels = data.catalog.labels
         seed = module.hparams["seed"] + replicate
-        options = {"batch_size": module.hparams["batch_size"], "seed": seed}
-        fit = partial(_fit_head, model, initial, epochs=settings["trainer.max_epochs"], **options)
+        fit = partial(
+            _fit_head,
+            model,
+            initial,
+            epochs=settings["trainer.max_epochs"],
+            batch_size=module.hparams["batch_size"],
+            seed=seed,
+        )
         views, refit = features[0][drawn.train], settings.get("refit")
         if refit is None:
             fit(views, labels[drawn.train])
