@@ -235,6 +235,7 @@ CONFIG = ("--config", "-c")
 FLAGS = {
     "cache_features",
     "compile",
+    "refit",
     "robustness",
     "seed_everything",
     "unknown",

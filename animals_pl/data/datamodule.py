@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,12 @@ class AnimalsDataModule(L.LightningDataModule):
         self.catalog, self.broken, self.excluded = loaded.catalog, loaded.broken, loaded.excluded
         self.class_names = loaded.catalog.class_names
         self.catalogs |= {split: loaded.usable.select(getattr(self.split, split)) for split in SPLITS}
+
+    def with_validation_images_in_training(self) -> AnimalsDataModule:
+        """Copy with training and validation images as its only split, the training split. After :meth:`setup`."""
+        merged = copy.copy(self)
+        merged.catalogs = {"train": self.catalog.select(sorted([*self.split.train, *self.split.val]))}
+        return merged
 
     @property
     def split_origin(self) -> str:

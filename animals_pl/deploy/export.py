@@ -56,7 +56,7 @@ def export(
     checks when it loads the file. The file is compared with torch on images before it replaces an existing one.
 
     Args:
-        ckpt_path: The best.ckpt or last.ckpt of a run.
+        ckpt_path: The best.ckpt, last.ckpt or refit.ckpt of a run.
         output: The ONNX file to write, or the folder with ``format="timm"``.
         image_folder: Folder of images to verify on. Default: the training data, or drawings if it no longer exists.
         tta: Test-time augmentation to include. "hflip" doubles the time per image. Default: the run's model.tta.

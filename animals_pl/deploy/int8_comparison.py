@@ -114,8 +114,13 @@ def validation_images(model: TrainedModel, run: Path) -> Catalog:
         run: Folder of the run, with its split.csv.
 
     Raises:
-        UsageError: Images or the split no longer exist.
+        UsageError: Images or the split no longer exist, or the model was trained on these images.
     """
+    if model.refitted:
+        raise UsageError(
+            "weights=int8 is measured on the run's validation images, but this checkpoint (refit=true) was trained on "
+            "them. Export it with weights=float32, or export best.ckpt."
+        )
     root, split = Path(model.data_hparams["root"]), run / "split.csv"
     if not root.is_dir():
         raise _gone(root)

@@ -19,7 +19,7 @@ from animals_pl.data.loading import load_dataset
 from animals_pl.data.tables import write_table
 from animals_pl.errors import UsageError, one_line
 from animals_pl.experiments.folds import Outcome, draw_folds
-from animals_pl.experiments.study import Study, as_yaml
+from animals_pl.experiments.study import Study, as_yaml, read_yaml
 from animals_pl.files import atomic_write, require_writable
 from animals_pl.lightning_cli import run
 
@@ -123,15 +123,22 @@ def fit_fold(study: Study, variant: str, data: StudyData, fold: int) -> None:
 
 
 def _arguments(study: Study, variant: str, data: StudyData, split: Path) -> list[str]:
+    given = {**study.options, **study.variants[variant]}
+    if given.get("refit"):
+        raise UsageError(
+            f"variant {variant!r}: refit=true has no effect in cross-validation, which predicts the validation images. "
+            "Remove it, or add scarce to the study."
+        )
     settings: dict[str, Any] = {
-        **study.options,
-        **study.variants[variant],
+        **given,
         "data.root": data.root,
         "data.split": split,
         "trainer.default_root_dir": data.folder / "runs",
         "trainer.enable_checkpointing": False,
         "name": variant,
     }
+    if "refit" in read_yaml(study.config, "config"):
+        settings["refit"] = False
     args = ["fit", "--config", str(study.config)]
     for key, value in settings.items():
         args += [f"--{key}", str(value) if isinstance(value, str | Path) else as_yaml(value)]

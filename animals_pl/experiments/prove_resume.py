@@ -45,9 +45,9 @@ def prove_resume(config: str, kills: int = 25, kill_seed: int = 0, options: list
 
     A configuration is trained once uninterrupted. Then it is trained in processes that are killed (SIGKILL) at random
     moments, in a training batch, in a validation or while a checkpoint is saved, and resumed. The last checkpoints,
-    metrics.csv and the TensorBoard scalars are compared bit by bit. If a killed run ends before all kills have
-    happened, it is compared, and another is started. Everything is written to a temporary folder, with a cache of its
-    own, and removed. If a run differs, the exit code is 1.
+    refit.ckpt, metrics.csv and the TensorBoard scalars are compared bit by bit. If a killed run ends before all kills
+    have happened, it is compared, and another is started. Everything is written to a temporary folder, with a cache of
+    its own, and removed. If a run differs, the exit code is 1.
 
     Args:
         config: The configuration, a file or a name in configs.

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from animals_pl.training.checkpoint import LAST_CHECKPOINT, load_checkpoint
+from animals_pl.training.checkpoint import LAST_CHECKPOINT, REFIT_CHECKPOINT, load_checkpoint
 from animals_pl.training.metrics_csv import read_metrics
 
 MEASURED = ("epoch_row.seconds", "loops.", "datamodule_hyper_parameters.split", "callbacks.Timer")
@@ -35,15 +35,21 @@ class Comparison:
 
 
 def compare_runs(expected: Path, found: Path) -> Comparison:
-    """Compare last.ckpt, metrics.csv and TensorBoard scalars of two run folders, except for times."""
-    theirs, ours = (dict(_leaves(load_checkpoint(run / LAST_CHECKPOINT), run)) for run in (expected, found))
-    differences = [f"{LAST_CHECKPOINT}: {key}" for key in _different(theirs, ours)]
+    """Compare last.ckpt, refit.ckpt, metrics.csv and TensorBoard scalars of two run folders, except for times."""
+    theirs, ours = (_checkpoints(run) for run in (expected, found))
+    differences = list(_different(theirs, ours))
     tables = [_without_seconds(read_metrics(run / "metrics.csv")) for run in (expected, found)]
     differences += [f"metrics.csv: epoch {epoch + 1}" for epoch in _different(*tables)]
     curves = [_curves(run) for run in (expected, found)]
     differences += [f"TensorBoard: {tag}" for tag in _different(*curves)]
     tensors = sum(isinstance(value, Tensor) for value in theirs.values())
     return Comparison(tensors, len(tables[0]), len(curves[0]), differences)
+
+
+def _checkpoints(run: Path) -> dict[str, Any]:
+    """``"last.ckpt: NAME"`` → value of every entry of last.ckpt and, if there is one, of refit.ckpt."""
+    names = [name for name in (LAST_CHECKPOINT, REFIT_CHECKPOINT) if (run / name).is_file()]
+    return {f"{name}: {key}": value for name in names for key, value in _leaves(load_checkpoint(run / name), run)}
 
 
 def _leaves(value: Any, run: Path, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -78,8 +84,8 @@ def _without_seconds(rows: list[dict[str, float]]) -> dict[int, dict[str, float]
 
 
 def _curves(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """TensorBoard tag → (step, value) of every point, by step."""
+    """TensorBoard tag → (step, value) of every point, by step. A run resumed at its end logs its last points again."""
     events = EventAccumulator(str(run), size_guidance={"scalars": 0})
     events.Reload()
     tags = [tag for tag in events.Tags()["scalars"] if tag != "seconds"]
-    return {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in tags}
+    return {tag: sorted({(event.step, event.value) for event in events.Scalars(tag)}) for tag in tags}

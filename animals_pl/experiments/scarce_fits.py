@@ -7,7 +7,9 @@ import hashlib
 import inspect
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from animals_pl.data.catalog import Catalog, english_name
 from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.info import DataInfo
 from animals_pl.data.loading import load_dataset
 from animals_pl.data.shifts import shifted_copies
+from animals_pl.data.splits import VAL_FRACTION, stratified_split
 from animals_pl.errors import UsageError, did_you_mean
 from animals_pl.experiments.scarce import ScarcePlan, common_classes, draw, hidden_names, recalls
 from animals_pl.experiments.study import Study, flatten, read_yaml
@@ -31,7 +35,7 @@ from animals_pl.training.extraction import Extractor
 from animals_pl.training.head import train_head
 from animals_pl.training.trainer import make_trainer
 
-RUN_SETTINGS = ("trainer.max_epochs", "trainer.accelerator", "seed_everything", "name", "monitor")
+RUN_SETTINGS = ("trainer.max_epochs", "trainer.accelerator", "seed_everything", "name", "monitor", "refit")
 """Allowed settings besides those of the model and the data: they are read, or have no effect here."""
 
 
@@ -81,7 +85,9 @@ def fit_variant(study: Study, variant: str, data: ScarceData) -> ScarceOutcome:
     Raises:
         UsageError: A setting is unknown, or the variant does not train a head on cached features.
     """
-    settings = {**flatten(read_yaml(study.config, "config")), **study.options, **study.variants[variant]}
+    config = flatten(read_yaml(study.config, "config"))
+    config.pop("refit", None)  # an option of fit; in a study, it belongs to the variants
+    settings = {**config, **study.options, **study.variants[variant]}
     facts = [
         settings,
         asdict(data.plan),
@@ -114,19 +120,28 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
     for keep, replicate in track(draws, variant):
         began = time.perf_counter()
         drawn = draw(data.catalog, data.plan, keep, replicate, data.seed)
-        model.net.head.load_state_dict(initial)
+        start = initial
         if data.plan.hide_imagenet and model.hparams["weights"]:
+            model.net.head.load_state_dict(initial)
             names = list(map(english_name, data.catalog.class_names))
             _rename_classes(model, hidden_names(names, drawn, replicate, data.seed))
+            start = copy.deepcopy(model.net.head.state_dict())
         labels = data.catalog.labels
-        train_head(
+        seed = module.hparams["seed"] + replicate
+        fit = partial(
+            _fit_head,
             model,
-            features[0][drawn.train, 0],
-            labels[drawn.train],
+            start,
             epochs=settings["trainer.max_epochs"],
             batch_size=module.hparams["batch_size"],
-            seed=module.hparams["seed"] + replicate,
+            seed=seed,
         )
+        views, refit = features[0][drawn.train], settings.get("refit")
+        if refit is None:
+            fit(views, labels[drawn.train])
+        else:
+            is_val = _validation_images(data.catalog.take(drawn.train), module.hparams["val_fraction"], seed)
+            _fit_best_epoch(fit, model, views, labels[drawn.train], is_val, refit)
         with torch.no_grad():
             predicted = [model.net.forward_head(views[drawn.test]).mean(1).argmax(1).numpy() for views in features]
         scores.append([recalls(labels[drawn.test], classes, drawn) for classes in predicted])
@@ -142,6 +157,48 @@ def _rename_classes(model: AnimalClassifier, names: list[str]) -> None:
     if net.prior is not None:
         net.add_prior(names, net.prior.strength)
     net.load_weights(hparams["weights"], names, hparams["head_init"])
+
+
+def _fit_head(
+    model: AnimalClassifier, initial: dict[str, Tensor], views: Tensor, labels: np.ndarray, **options: Any
+) -> None:
+    """Train the head from its initial weights on the first view of each image."""
+    model.net.head.load_state_dict(initial)
+    train_head(model, views[:, 0], labels, **options)
+
+
+def _validation_images(catalog: Catalog, val_fraction: float | None, seed: int) -> np.ndarray:
+    """Whether each image is a validation image (N,) in a split as that of ``fit``."""
+    split = stratified_split(catalog, VAL_FRACTION if val_fraction is None else val_fraction, seed=seed)
+    held_out = set(split.val)
+    return np.array([path in held_out for path in catalog.paths])
+
+
+def _fit_best_epoch(
+    fit: Callable[..., None],
+    model: AnimalClassifier,
+    views: Tensor,
+    labels: np.ndarray,
+    is_val: np.ndarray,
+    refit: bool,
+) -> None:
+    """Train without the validation images and take the epoch with the lowest validation loss, or refit on all."""
+    losses: list[float] = []
+    heads: list[dict[str, Tensor]] = []
+    targets = torch.from_numpy(labels[is_val])
+
+    def validate() -> None:
+        with torch.no_grad():
+            logits = model.net.forward_head(views[is_val]).mean(1)
+        losses.append(F.cross_entropy(logits, targets).item())
+        heads.append(copy.deepcopy(model.net.head.state_dict()))
+
+    fit(views[~is_val], labels[~is_val], after_epoch=validate)
+    best = int(np.argmin(losses))
+    if refit:
+        fit(views, labels, stop_after=best + 1)
+    else:
+        model.net.head.load_state_dict(heads[best])
 
 
 def _model_and_data(settings: dict[str, Any], variant: str) -> tuple[AnimalClassifier, AnimalsDataModule]:

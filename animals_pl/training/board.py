@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,21 @@ def board_of(trainer: L.Trainer) -> RunTensorBoard | None:
 
 def _is_epoch_metric(key: str) -> bool:
     return key.endswith(("/train", "/val")) or key in {"epoch", "lr", "image_size"}
+
+
+def run_loggers(folder: Path, given: Any) -> Any:
+    """TensorBoard and the loggers given; none with ``logger=False``."""
+    if given is False:
+        return False
+    more = given if isinstance(given, list) else [given]
+    loggers = [logger for logger in more if not isinstance(logger, bool | None)]
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        warnings.warn(
+            f"TensorBoard cannot write to {str(folder)!r}, which is not UTF-8; metrics.csv has the metrics",
+            stacklevel=3,
+        )
+        return loggers
+    board = RunTensorBoard(folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False)
+    return [board, *loggers]

@@ -13,13 +13,14 @@ from animals_pl import __version__
 from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError
 
-LAST_CHECKPOINT = "last.ckpt"
-"""Name of the checkpoint that a run is resumed from."""
+LAST_CHECKPOINT, BEST_CHECKPOINT, REFIT_CHECKPOINT = "last.ckpt", "best.ckpt", "refit.ckpt"
+"""Names of the checkpoint that a run is resumed from, of that of its best epoch, and of that of its refit."""
 
 SET_BY_DATA = ("class_names", "input_size")
 """Arguments of ``AnimalClassifier`` that a new run takes from the data."""
 
-PORTABLE = ("epoch", "global_step", "state_dict", "calibration", "animals_pl_version", "pytorch-lightning_version")
+VERSIONS = ("animals_pl_version", "pytorch-lightning_version")
+PORTABLE = ("epoch", "global_step", "state_dict", "calibration", "refit", *VERSIONS)
 """Entries of a checkpoint that are passed on as they are."""
 
 
@@ -87,6 +88,12 @@ def model_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
 def data_settings(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Arguments of ``AnimalsDataModule`` in a checkpoint; empty if it was trained with plain dataloaders."""
     return _arguments(checkpoint.get("datamodule_hyper_parameters", {}))
+
+
+def without_training_state(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint without optimizer, callbacks and counters: it can be evaluated, but not resumed."""
+    settings = ("hyper_parameters", "datamodule_hyper_parameters")
+    return {key: checkpoint[key] for key in (*PORTABLE, *settings) if key in checkpoint}
 
 
 def portable_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:

@@ -10,17 +10,20 @@ import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 
 from animals_pl.errors import MachineError, counted
+from animals_pl.training.callbacks.initial_weights import InitialWeights
 
 MOMENTS = 2
 """Tensors that an optimizer keeps for each trained parameter: 2 in Adam and its relatives, fewer in most others."""
 
 
 def checkpoint_bytes(trainer: L.Trainer, module: L.LightningModule) -> int:
-    """Approximate size of a checkpoint: weights, their averages, and the state of the optimizer."""
+    """Approximate size of a checkpoint: weights, their averages, initial weights, and the state of the optimizer."""
     weights = sum(tensor.nbytes for tensor in module.state_dict().values())
     trained = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
-    averages = sum(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)  # type: ignore[attr-defined]
-    return weights * (1 + averages) + MOMENTS * trained
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    averages = sum(isinstance(callback, WeightAveraging) for callback in callbacks)
+    initial = sum(isinstance(callback, InitialWeights) for callback in callbacks)
+    return weights * (1 + averages) + (MOMENTS + initial) * trained
 
 
 def require_space(folder: Path, trainer: L.Trainer, module: L.LightningModule) -> None:

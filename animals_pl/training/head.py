@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,15 @@ from animals_pl.training.optimization import build_optimizer
 
 
 def train_head(
-    model: AnimalClassifier, features: Tensor, labels: np.ndarray, *, epochs: int, batch_size: int, seed: int
+    model: AnimalClassifier,
+    features: Tensor,
+    labels: np.ndarray,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    stop_after: int | None = None,
+    after_epoch: Callable[[], None] | None = None,
 ) -> None:
     """Train the head of ``model.net`` from its current weights, as ``fit`` does with cached features.
 
@@ -28,9 +37,11 @@ def train_head(
         model: A model on the CPU, with its net and :meth:`~AnimalClassifier.set_data` called.
         features: Training features (N, F).
         labels: Their class indices (N,).
-        epochs: Number of epochs.
+        epochs: Number of epochs of the schedule.
         batch_size: Images per batch.
         seed: Seed of the order and of dropout; ``data.seed`` in ``fit``.
+        stop_after: Number of epochs to train, if below ``epochs``.
+        after_epoch: Called after each epoch, with the net in evaluation mode.
     """
     net, hparams, info = model.net, model.hparams, model.data_info
     assert info is not None
@@ -40,10 +51,10 @@ def train_head(
     if isinstance(optimizer, dict):
         optimizer, schedule = optimizer["optimizer"], optimizer["lr_scheduler"]["scheduler"]
     targets = torch.from_numpy(labels)
-    net.train()
     epoch = 0
     sampler = KeyBatchSampler(labels, batch_size, info.sampling, seed, lambda _: info.size, lambda: (epoch, 0))
-    for epoch in range(epochs):
+    for epoch in range(stop_after or epochs):
+        net.train()
         for number, keys in enumerate(sampler):
             seed_batch(seed, 0, epoch, number)
             chosen = [key.index for key in keys]
@@ -52,4 +63,6 @@ def train_head(
             optimizer.step()
         if schedule is not None:
             schedule.step(epoch=epoch + 1)
-    net.eval()
+        net.eval()
+        if after_epoch is not None:
+            after_epoch()

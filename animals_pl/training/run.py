@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import shutil
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,13 +15,14 @@ import torch
 from animals_pl.errors import MachineError, UsageError, require_types
 from animals_pl.models.openvino import Precision
 from animals_pl.signals import Terminated
-from animals_pl.training.board import RunTensorBoard
+from animals_pl.training.board import run_loggers
 from animals_pl.training.callbacks.batch_seed import BatchSeed
 from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
 from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
 from animals_pl.training.callbacks.feature_cache import FeatureCache
-from animals_pl.training.callbacks.finite_loss import NOT_FINITE, FiniteLoss
+from animals_pl.training.callbacks.finite_loss import FiniteLoss
+from animals_pl.training.callbacks.initial_weights import InitialWeights
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
 from animals_pl.training.callbacks.run_length import RunLength
@@ -35,15 +33,22 @@ from animals_pl.training.callbacks.temperature import Temperature
 from animals_pl.training.callbacks.tensorboard import TensorBoardImages
 from animals_pl.training.callbacks.trained_with import TrainedWith
 from animals_pl.training.callbacks.tuning import Finder, Tune, Tuner
-from animals_pl.training.checkpoint import disk_full_remedy, how_to_resume
+from animals_pl.training.checkpoint import (
+    BEST_CHECKPOINT,
+    LAST_CHECKPOINT,
+    REFIT_CHECKPOINT,
+    disk_full_remedy,
+    how_to_resume,
+)
 from animals_pl.training.checkpoint_io import with_atomic_io
 from animals_pl.training.classifier import AnimalClassifier
-from animals_pl.training.faults import explained_faults
 from animals_pl.training.metrics_csv import Row, monitor_mode, read_metrics
+from animals_pl.training.refit import Refit
 from animals_pl.training.resume import check_new_model, prepare_resume
 from animals_pl.training.run_folder import new_run_folder
 from animals_pl.training.run_options import Monitor, RunOptions, check_combination, check_types, list_of_callbacks
 from animals_pl.training.save_interval import SaveInterval
+from animals_pl.training.session import train, without_empty_run
 from animals_pl.training.trained import TrainedModel, load_classifier, load_model
 from animals_pl.training.trainer import (
     TRAINER_DEFAULTS,
@@ -64,6 +69,7 @@ class Run:
         trainer: The trainer.
         folder: ``checkpoints/NAME/version_N``, or ``None`` with ``fast_dev_run``.
         ckpt_path: The checkpoint that the run is resumed from.
+        refit: The second fit, on training and validation images; ``None`` without the option.
 
     Example:
         >>> from animals_pl import AnimalClassifier, AnimalsDataModule
@@ -83,6 +89,7 @@ class Run:
     trainer: L.Trainer
     folder: Path | None
     ckpt_path: str | Path | None = None
+    refit: Refit | None = None
 
     def fit(self) -> Run:
         """Train, and return the run.
@@ -95,16 +102,11 @@ class Run:
             KeyboardInterrupt: SIGINT (Ctrl-C) was received. The message says how to resume.
             Terminated: SIGTERM was received. A ``SystemExit`` with the exit code 143; the message says how to resume.
         """
-        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        (stop,) = (callback for callback in callbacks if isinstance(callback, StopOnSignal))
         try:
-            with (
-                _without_empty_run(self.folder, self.ckpt_path),
-                stop.handling_signals(self.trainer),
-                explained_faults(self.data, self.trainer),
-                quiet(),
-            ):
-                self.trainer.fit(self.model, datamodule=self.data, ckpt_path=self.ckpt_path, weights_only=True)
+            with without_empty_run(self.folder, self.ckpt_path):
+                train(self.trainer, self.model, self.data, self.ckpt_path)
+                if self.refit is not None and self.folder is not None:
+                    self.refit.fit(self.trainer, self.folder)
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"interrupted{self._how_to_resume()}") from error
         except Terminated as error:
@@ -121,12 +123,17 @@ class Run:
     @property
     def best_path(self) -> Path:
         """Checkpoint of the best epoch by ``monitor``."""
-        return self._file("best.ckpt")
+        return self._file(BEST_CHECKPOINT)
 
     @property
     def last_path(self) -> Path:
         """Checkpoint of the latest epoch, to resume from."""
-        return self._file("last.ckpt")
+        return self._file(LAST_CHECKPOINT)
+
+    @property
+    def refit_path(self) -> Path:
+        """Checkpoint of the net trained on training and validation images, with ``refit=True``."""
+        return self._file(REFIT_CHECKPOINT)
 
     @property
     def metrics(self) -> list[Row]:
@@ -174,13 +181,14 @@ def fit(
     extract_precision: Precision = "float32",
     compile: bool = False,
     tune: Tune | None = None,
+    refit: bool = False,
     **trainer_kwargs: Any,
 ) -> Run:
     """Train a model with the same run folder, callbacks, feature cache and resuming as the command line.
 
     Initial weights are drawn from torch's global random state: call ``lightning.seed_everything(42)`` first to
     reproduce a run of the command line. :class:`RunOptions` explains ``name``, ``monitor``, ``save_top_k``,
-    ``save_every``, ``cache_features``, ``extract_precision``, ``compile`` and ``tune``.
+    ``save_every``, ``cache_features``, ``extract_precision``, ``compile``, ``tune`` and ``refit``.
 
     Args:
         model: The model.
@@ -207,7 +215,7 @@ def fit(
         >>> len(run.metrics)
         2
     """
-    options = RunOptions(name, monitor, save_top_k, save_every, tune, cache_features, extract_precision, compile)
+    options = RunOptions(name, monitor, save_top_k, save_every, tune, cache_features, extract_precision, compile, refit)
     return prepare_run(model, data, options, ckpt_path=ckpt_path, callbacks=callbacks, **trainer_kwargs).fit()
 
 
@@ -239,12 +247,15 @@ def prepare_run(
     else:
         ckpt_path = prepare_resume(model, data, options.monitor, ckpt_path)
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data), Temperature()]
+    if options.refit:
+        mine.append(InitialWeights())
     if options.compile:
         mine.append(Compilation())
     if options.cache_features and hasattr(data, "datasets"):
         mine.append(FeatureCache(options.extract_precision))
     finders = [callback for callback in callbacks if isinstance(callback, Finder)]
     given = [callback for callback in callbacks if not isinstance(callback, Finder)]
+    refit = Refit(data, options, given, dict(kwargs)) if options.refit else None
     folder = None
     stop = StopOnSignal()
     if not kwargs.get("fast_dev_run"):
@@ -263,11 +274,11 @@ def prepare_run(
             last = RunCheckpoint(folder, "last", save_every=interval)
             mine += [best, last]
             stop = SaveOnSignal(last)
-        kwargs |= {"default_root_dir": str(folder), "logger": _loggers(folder, kwargs.get("logger"))}
+        kwargs |= {"default_root_dir": str(folder), "logger": run_loggers(folder, kwargs.get("logger"))}
         kwargs["plugins"] = with_atomic_io(kwargs.get("plugins"))
-    with _without_empty_run(folder, ckpt_path):
+    with without_empty_run(folder, ckpt_path):
         trainer = make_trainer([*given, *mine, stop], **kwargs)
-    return Run(model, data, trainer, folder and folder.resolve(), ckpt_path)
+    return Run(model, data, trainer, folder and folder.resolve(), ckpt_path, refit)
 
 
 def evaluate(
@@ -308,39 +319,3 @@ def trains_in_bfloat16(accelerator: Any) -> bool:
     """Whether an ``accelerator`` argument selects a GPU that supports bfloat16."""
     gpu = accelerator in (None, "auto", "gpu", "cuda") and torch.cuda.is_available()
     return gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-@contextmanager
-def _without_empty_run(folder: Path | None, ckpt_path: str | Path | None) -> Iterator[None]:
-    """Remove the folder of a new run that fails or is stopped before its first epoch is complete."""
-    try:
-        yield
-    except (UsageError, KeyboardInterrupt, Terminated):
-        if folder and ckpt_path is None and folder.exists() and _is_empty_run(folder):
-            shutil.rmtree(folder)
-            with suppress(OSError):  # not empty: it has other runs
-                folder.parent.rmdir()
-        raise
-
-
-def _is_empty_run(folder: Path) -> bool:
-    kept = ("metrics.csv", "*.ckpt", f"{NOT_FINITE}*.csv")
-    return not any(any(folder.glob(name)) for name in kept)
-
-
-def _loggers(folder: Path, given: Any) -> Any:
-    """TensorBoard and the loggers given; none with ``logger=False``."""
-    if given is False:
-        return False
-    more = given if isinstance(given, list) else [given]
-    loggers = [logger for logger in more if not isinstance(logger, bool | None)]
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:
-        warnings.warn(
-            f"TensorBoard cannot write to {str(folder)!r}, which is not UTF-8; metrics.csv has the metrics",
-            stacklevel=3,
-        )
-        return loggers
-    board = RunTensorBoard(folder.parent.parent, folder.parent.name, folder.name, default_hp_metric=False)
-    return [board, *loggers]

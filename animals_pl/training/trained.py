@@ -41,6 +41,7 @@ class TrainedModel:
         calibration: How logits become probabilities.
         hparams: Hyperparameters of the model.
         data_hparams: Hyperparameters of the datamodule it was trained with.
+        refitted: Whether it was also trained on the validation images (refit.ckpt).
 
     Example:
         >>> from animals_pl import load_model
@@ -59,6 +60,7 @@ class TrainedModel:
     calibration: Calibration
     hparams: dict[str, Any]
     data_hparams: dict[str, Any]
+    refitted: bool = False
 
     def predict(
         self,
@@ -136,7 +138,7 @@ def load_classifier(ckpt_path: str | Path, *, prior: str | None = None) -> Anima
     """Restore the LightningModule of a checkpoint, to evaluate it with a Trainer or to train it further.
 
     Args:
-        ckpt_path: The best.ckpt or last.ckpt of a run.
+        ckpt_path: The best.ckpt, last.ckpt or refit.ckpt of a run.
         prior: As in :func:`load_model`.
 
     Example:
@@ -161,8 +163,8 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None, prior: st
     """Load a trained model from a checkpoint, on the CPU.
 
     Args:
-        ckpt_path: The best.ckpt or last.ckpt of a run, or ``hf://OWNER/NAME[@REVISION]`` for best.ckpt of a model
-            on the Hugging Face Hub.
+        ckpt_path: The best.ckpt, last.ckpt or refit.ckpt of a run, or ``hf://OWNER/NAME[@REVISION]`` for best.ckpt of
+            a model on the Hugging Face Hub.
         resize: How images were resized. Only for a model that was trained with plain dataloaders; other checkpoints
             store the rule.
         prior: Class frequencies expected in use: ``train``, ``uniform``, or a CSV file with the columns ``class`` and
@@ -197,4 +199,5 @@ def load_model(ckpt_path: str | Path, *, resize: Resize | None = None, prior: st
         calibration=model.calibration,
         hparams=hparams,
         data_hparams=data,
+        refitted="refit" in checkpoint,
     )

@@ -103,6 +103,21 @@ def test_a_failing_variant_is_named(write_study, tiny_tree, tmp_path):
         cross_validate(str(file), str(tiny_tree), output=str(tmp_path / "out"))
 
 
+def test_a_refit_of_a_fold_is_refused(write_study, tiny_tree, tmp_path):
+    file = write_study(STUDY.replace("as it is: {}", "as it is: {refit: true}"))
+    with pytest.raises(UsageError, match="variant 'as it is': refit=true has no effect in cross-validation"):
+        cross_validate(str(file), str(tiny_tree), folds=2, output=str(tmp_path))
+
+
+def test_refit_of_the_configuration_is_for_fit_only(write_study, tiny_tree, tmp_path):
+    """Folds have no checkpoints, without which fit refuses it."""
+    config = tmp_path / "config.yaml"
+    config.write_text("refit: true\nmodel: {net: lenet}\n")
+    file = write_study(STUDY.replace("config: lenet", f"config: {config}"))
+    cross_validate(str(file), str(tiny_tree), only=["as it is"], folds=2, output=str(tmp_path / "out"))
+    assert len(list((tmp_path / "out").rglob("*.npz"))) == 2
+
+
 def test_help_of_the_experiments_loads_no_torch():
     code = (
         "import sys\nfrom jsonargparse import ArgumentParser\n"

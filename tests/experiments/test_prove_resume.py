@@ -58,6 +58,17 @@ def test_a_killed_run_equals_the_uninterrupted_one(config, own_temp, capsys):
     assert list(own_temp.iterdir()) == []
 
 
+def test_a_run_killed_in_its_refit_equals_the_undisturbed_one(config, own_temp, capsys, monkeypatch):
+    """An epoch of 5 batches, resumed at the third one, then a refit of 7, in which the second kill happens."""
+    moments = iter([Moment("training", 3, 0.0), Moment("training", 5, 0.0)])
+    monkeypatch.setattr(prove_resume, "_moments", lambda *args: moments)
+    options = ["--trainer.max_epochs=1", "--refit=true", "--save_every=1steps"]
+    assert main(["prove-resume", "--config", str(config), "--kills", "2", "--", *options]) == 0
+    output = capsys.readouterr().out
+    assert [found[6] for found in kills_in(output)] == ["epoch 1, batch 2", "end of epoch 1"]
+    assert output.endswith("2 kills, 1 run: equal\n")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # 26 processes
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from animals_pl.experiments.scarce import MIN_TEST, Draw, ScarcePlan, common_cla
 from animals_pl.experiments.scarce_table import paired_difference
 from animals_pl.experiments.study import read_study
 from animals_pl.models.synsets import SYNSETS, imagenet_indices
+from animals_pl.training.head import train_head
 
 COUNTS = {"a": 400, "b": 260, "c": 250, "d": 249, "e": 30}
 PLAN = ScarcePlan(classes=2, keep=(10, 25), replicates=3)
@@ -233,6 +235,28 @@ def test_heads_that_do_not_start_from_imagenet_are_the_same_with_hidden_classes(
     plain = rows(compare(study)[1])
     hidden = rows(compare(study.replace("replicates: 2", "replicates: 2, hide_imagenet: true"))[1])
     assert plain["as it is"][:8] == hidden["as it is"][:8]
+
+
+def test_a_validation_part_chooses_the_epoch_of_a_refit(compare, monkeypatch):
+    """The third of six epochs has the lowest loss."""
+    trained: list[tuple[int, int]] = []
+    losses = itertools.cycle(torch.tensor([5.0, 3.0, 2.0, 4.0, 4.0, 4.0]))
+
+    def record(model, features, labels, *, epochs, stop_after=None, **options):
+        trained.append((len(labels), stop_after or epochs))
+        train_head(model, features, labels, epochs=epochs, stop_after=stop_after, **options)
+
+    monkeypatch.setattr(scarce_fits, "train_head", record)
+    monkeypatch.setattr(scarce_fits.F, "cross_entropy", lambda *args: next(losses))
+    study = STUDY.replace("as it is: {}", "as it is: {refit: false}").replace("keep: [5, 10]", "keep: [10]")
+    study = study.replace("untrained: {", "untrained: {refit: true, data.val_fraction: 0.3, ")
+    assert compare(study)[0] == 0
+    chosen, refitted = trained[:2], trained[2:]
+    assert [epochs for _, epochs in chosen] == [6, 6]
+    assert [epochs for _, epochs in refitted] == [6, 3, 6, 3]
+    for (few, _), (part, _), (every, _) in zip(chosen, refitted[::2], refitted[1::2], strict=True):
+        assert few == pytest.approx(0.9 * every, abs=2)
+        assert part == pytest.approx(0.7 * every, abs=2)
 
 
 @pytest.mark.parametrize(

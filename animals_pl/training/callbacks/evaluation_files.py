@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -104,6 +104,15 @@ class EvaluationFiles(L.Callback):
             self._staged.discard()
             self._staged = None
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Raise UsageError for a checkpoint that was trained on the validation images."""
+        ckpt_path = _ckpt_path(trainer, pl_module)
+        if ckpt_path is not None and "refit" in load_checkpoint(ckpt_path, mmap=True, verify=False):
+            raise UsageError(
+                f"ckpt_path={str(ckpt_path)!r} was trained on the validation images (refit=true), so it cannot be "
+                "validated. Test it on other images, or validate best.ckpt."
+            )
+
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *args: Any
     ) -> None:
@@ -128,10 +137,10 @@ class EvaluationFiles(L.Callback):
         collected = self._collected.gather()
         if collected is None or not trainer.is_global_zero or not isinstance(self.data, AnimalsDataModule):
             return
-        ckpt_path = trainer.ckpt_path or getattr(module, "ckpt_path", None)
+        ckpt_path = _ckpt_path(trainer, module)
         if ckpt_path is None or not isinstance(module, AnimalClassifier):
             return
-        evaluation = evaluate_split(self.data, split, collected, module, Path(ckpt_path))
+        evaluation = evaluate_split(self.data, split, collected, module, ckpt_path)
         self.evaluation = None
         try:
             self._staged = StagedFolder(evaluation.folder)
@@ -151,6 +160,12 @@ class EvaluationFiles(L.Callback):
                 self._discard()
 
 
+def _ckpt_path(trainer: L.Trainer, module: L.LightningModule) -> Path | None:
+    """Checkpoint of the evaluated model."""
+    ckpt_path = trainer.ckpt_path or getattr(module, "ckpt_path", None)
+    return None if ckpt_path is None else Path(ckpt_path)
+
+
 def evaluation_folder(run: Path, split: str, test_root: str | None = None) -> Path:
     """Folder of an evaluation's files in a run; ``test_root`` is another dataset that was tested on."""
     name = split if split != "test" or not test_root else f"test-{Path(test_root).resolve().name}"
@@ -164,8 +179,9 @@ def evaluate_split(
     catalog = data.catalogs[split]
     test_root = data.hparams["test_root"] if split == "test" else None
     everything = catalog if test_root else data.catalog
-    run = ckpt_path.parent
-    seen = seen_in_training(catalog, everything, run / "split.csv")
+    run, checkpoint = ckpt_path.parent, load_checkpoint(ckpt_path, mmap=True, verify=False)
+    trained = ("train", "val") if "refit" in checkpoint else ("train",)
+    seen = seen_in_training(catalog, everything, run / "split.csv", trained)
     if len(collected.indices) < len(catalog.paths):  # trainer.limit_test_batches
         catalog = catalog.select([catalog.paths[index] for index in collected.indices])
         seen = None if seen is None else seen[collected.indices]
@@ -177,7 +193,7 @@ def evaluate_split(
         "split": split,
         "data": str(catalog.root.absolute()),
         "checkpoint": ckpt_path.name,
-        "epoch": load_checkpoint(ckpt_path, mmap=True, verify=False)["epoch"] + 1,
+        "epoch": checkpoint["epoch"] + 1,
         "tta": module.hparams["tta"],
         "temperature": module.calibration.temperature,
         "prior": module.prior,
@@ -208,18 +224,21 @@ def _require_possible_labels(predictions: Predictions, class_names: list[str], p
         )
 
 
-def seen_in_training(catalog: Catalog, everything: Catalog, split_file: Path) -> np.ndarray | None:
+def seen_in_training(
+    catalog: Catalog, everything: Catalog, split_file: Path, splits: Collection[str] = ("train",)
+) -> np.ndarray | None:
     """Whether the model was trained on each image (N,) or on a duplicate of it; ``None`` if unknown.
 
     Args:
         catalog: The images that are evaluated.
         everything: All images of the dataset, with the same group numbers.
-        split_file: The split.csv of the run, with the sha256 of the training images.
+        split_file: The split.csv of the run, with the sha256 of the images of each split.
+        splits: The splits that the model was trained on.
     """
     if not split_file.is_file():
         return None
     rows = read_rows(split_file, "data.split")
-    trained = {row.get("sha256", "") for row in rows if row.get("split") == "train"} - {""}
+    trained = {row.get("sha256", "") for row in rows if row.get("split") in splits} - {""}
     if not trained:
         return None
     learned = np.array([sha256 in trained for sha256 in everything.sha256])

@@ -160,7 +160,8 @@ class FeatureCache(L.Callback):
                 )
             _replace(data, "train", extractor)
             self._trains_on_features = True
-        _replace(data, "val", extractor, hflip=pl_module.hparams["tta"] == "hflip")
+        if "val" in data.catalogs:  # not in a refit
+            _replace(data, "val", extractor, hflip=pl_module.hparams["tta"] == "hflip")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: AnimalClassifier) -> None:  # type: ignore[override]
         """Use one thread for a small head."""

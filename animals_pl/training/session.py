@@ -1,0 +1,52 @@
+"""Run ``Trainer.fit`` with signals and faults handled, and remove the folder of a run that fails at once."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import lightning as L
+
+from animals_pl.errors import UsageError
+from animals_pl.signals import Terminated
+from animals_pl.training.callbacks.finite_loss import NOT_FINITE
+from animals_pl.training.callbacks.stop_on_signal import StopOnSignal
+from animals_pl.training.faults import explained_faults
+from animals_pl.training.trainer import quiet
+
+
+def train(
+    trainer: L.Trainer, model: L.LightningModule, data: L.LightningDataModule, ckpt_path: str | Path | None = None
+) -> None:
+    """Train with a trainer that has the callback :class:`StopOnSignal`.
+
+    Raises:
+        UsageError: An argument, file or folder is invalid.
+        TrainingError: Memory ran out, the loss is not finite, an image has changed, or a loader process has ended.
+        KeyboardInterrupt: SIGINT was received.
+        Terminated: SIGTERM was received.
+    """
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    (stop,) = (callback for callback in callbacks if isinstance(callback, StopOnSignal))
+    with stop.handling_signals(trainer), explained_faults(data, trainer), quiet():
+        trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+
+
+@contextmanager
+def without_empty_run(folder: Path | None, ckpt_path: str | Path | None) -> Iterator[None]:
+    """Remove the folder of a new run that fails or is stopped before its first epoch is complete."""
+    try:
+        yield
+    except (UsageError, KeyboardInterrupt, Terminated):
+        if folder and ckpt_path is None and folder.exists() and _is_empty_run(folder):
+            shutil.rmtree(folder)
+            with suppress(OSError):  # not empty: it has other runs
+                folder.parent.rmdir()
+        raise
+
+
+def _is_empty_run(folder: Path) -> bool:
+    kept = ("metrics.csv", "*.ckpt", f"{NOT_FINITE}*.csv")
+    return not any(any(folder.glob(name)) for name in kept)
