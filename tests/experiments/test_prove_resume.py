@@ -58,7 +58,7 @@ def test_a_killed_run_equals_the_uninterrupted_one(config, own_temp, capsys):
     assert list(own_temp.iterdir()) == []
 
 
-def test_a_run_killed_in_its_refit_equals_the_undisturbed_one(config, own_temp, capsys, monkeypatch):
+def test_a_run_killed_in_its_refit_equals_the_uninterrupted_one(config, own_temp, capsys, monkeypatch):
     """An epoch of 5 batches, resumed at the third one, then a refit of 7, in which the second kill happens."""
     moments = iter([Moment("training", 3, 0.0), Moment("training", 5, 0.0)])
     monkeypatch.setattr(prove_resume, "_moments", lambda *args: moments)

@@ -74,6 +74,7 @@ CASES = {
     "validations": ["--trainer.val_check_interval", 2],
     "top_k": ["--save_top_k", 2, "--monitor", "acc/val"],
     "early_stopping": ["--model.lr", 0, callback("EarlyStopping", monitor="acc/val", patience=1)],
+    "steps": ["--trainer.max_epochs", -1, "--trainer.max_steps", 16],
     "learning_rates": [callback("LearningRateMonitor"), "--trainer.log_every_n_steps", 1],
 }
 

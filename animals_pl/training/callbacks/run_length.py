@@ -22,6 +22,8 @@ class RunLength(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Derive ``max_epochs`` if only ``max_steps`` is set."""
+        # With max_steps, Lightning resumes a run at the end of an epoch as if it were within the epoch.
+        trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
         if stage == "fit" and trainer.max_epochs == -1 and trainer.max_steps > 0:
             with suppress(TypeError):  # a loader without a length
                 trainer.fit_loop.max_epochs = math.ceil(trainer.max_steps / _steps_per_epoch(trainer))
