@@ -27,14 +27,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             MachineError: The file cannot be written; an earlier one is kept.
         """
-        content = io.BytesIO()  # torch.save to a file hides the reason for a failure
-        torch.save(checkpoint, content)
+        buffer = io.BytesIO()  # torch.save to a file hides the reason for a failure
+        torch.save(checkpoint, buffer)
+        content = buffer.getvalue()  # not a copy; getbuffer() crashes Python 3.12 if Ctrl-C interrupts the write
         try:
             with atomic_write(Path(path)) as partial:
-                partial.write_bytes(content.getbuffer())
+                partial.write_bytes(content)
         except OSError as error:
             kept = "; an earlier file of this name is kept" if Path(path).exists() else ""
-            size = f"{content.getbuffer().nbytes / 1e6:,.1f} MB needed"
+            size = f"{len(content) / 1e6:,.1f} MB needed"
             raise MachineError(
                 f"cannot write {str(path)!r} ({error.strerror}), {size}{kept}. {disk_full_remedy(Path(path).parent)}"
             ) from error
