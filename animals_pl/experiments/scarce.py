@@ -85,8 +85,8 @@ def common_classes(catalog: Catalog, plan: ScarcePlan) -> np.ndarray:
     found = np.flatnonzero(np.bincount(catalog.labels) >= needed)
     if len(found) < plan.classes:
         raise UsageError(
-            f"scarce.classes={plan.classes} exceeds the number of classes with {needed} images or more, which the test "
-            f"needs ({len(found)}). Lower scarce.classes or scarce.keep."
+            f"scarce.classes={plan.classes} exceeds the number of classes with the {needed} images that the test "
+            f"needs: {len(found)}. Lower scarce.classes or scarce.keep."
         )
     return found
 
@@ -117,14 +117,14 @@ def draw(catalog: Catalog, plan: ScarcePlan, keep: int, replicate: int, seed: in
 
 
 def hidden_names(names: Sequence[str], drawn: Draw, replicate: int, seed: int) -> list[str]:
-    """Names of the classes where a cut one has the name of one of its ImageNet classes ("dog" → "whippet"), at random.
+    """Class names in which each cut class is renamed to a random one of its ImageNet classes ("dog" → "whippet").
 
-    For ``head_init`` and ``imagenet_prior``, ImageNet then knows the class as scarcely as it knows most animals.
+    ``head_init`` and ``imagenet_prior`` then use a single ImageNet class for it, as they do for most animals.
 
     Args:
         names: English class names.
         drawn: The draw.
-        replicate: Its number; the names are the same for each ``keep``.
+        replicate: Number of the replicate. The names do not depend on ``keep``.
         seed: Seed of the study.
     """
     rng = np.random.default_rng([seed, replicate, 1])

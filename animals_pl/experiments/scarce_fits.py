@@ -168,7 +168,7 @@ def _fit_head(
 
 
 def _validation_images(catalog: Catalog, val_fraction: float | None, seed: int) -> np.ndarray:
-    """Whether each image is a validation image (N,) in a split as that of ``fit``."""
+    """Whether each image is a validation image (N,) in a split like that of ``fit``."""
     split = stratified_split(catalog, VAL_FRACTION if val_fraction is None else val_fraction, seed=seed)
     held_out = set(split.val)
     return np.array([path in held_out for path in catalog.paths])

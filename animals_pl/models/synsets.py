@@ -37,7 +37,7 @@ def imagenet_indices(name: str) -> list[int]:
 
 
 def imagenet_name(index: int) -> str:
-    """Return the name of an ImageNet animal that the fewest others share; :func:`imagenet_indices` finds it."""
+    """Return the name of an ImageNet animal class that matches the fewest classes in :func:`imagenet_indices`."""
     return min(_animal_lemmas()[index], key=lambda lemma: len(imagenet_indices(lemma)))
 
 

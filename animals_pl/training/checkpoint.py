@@ -14,7 +14,7 @@ from animals_pl.data.resize import PREPROCESSING
 from animals_pl.errors import UsageError
 
 LAST_CHECKPOINT, BEST_CHECKPOINT, REFIT_CHECKPOINT = "last.ckpt", "best.ckpt", "refit.ckpt"
-"""Names of the checkpoint that a run is resumed from, of that of its best epoch, and of that of its refit."""
+"""File names of the checkpoints to resume from, of the best epoch, and of the refit."""
 
 SET_BY_DATA = ("class_names", "input_size")
 """Arguments of ``AnimalClassifier`` that a new run takes from the data."""

@@ -32,8 +32,8 @@ class RunOptions:
         cache_features: Compute the features of a frozen backbone once, if that does not change the result.
         extract_precision: Precision in which OpenVINO computes cached features. ``bf16`` is faster on CPUs with AMX.
         compile: Compile the net with torch.compile. Takes a minute or more; only worthwhile for long runs.
-        refit: Train again on training and validation images together, for the number of epochs of the best epoch by
-            monitor, and save refit.ckpt. Metrics, temperature and unknown threshold remain those of best.ckpt.
+        refit: Train again on training and validation images together, for as many epochs as best.ckpt was trained, and
+            save refit.ckpt. Metrics, temperature and unknown threshold remain those of best.ckpt.
 
     Raises:
         UsageError: ``name`` is not the name of a folder, ``save_top_k`` is below 1, or ``save_every`` is not a duration

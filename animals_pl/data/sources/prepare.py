@@ -176,7 +176,7 @@ def _require_no_link(root: Path) -> None:
 
 def _print_unpacked(result: Unpacked) -> None:
     existing = f", {result.images - result.written:,} already exist" if result.written < result.images else ""
-    others = f", {counted(result.left_out, 'other')} left out" if result.left_out else ""
+    others = f", {counted(result.left_out, 'other item')} left out" if result.left_out else ""
     print(f"{counted(result.written, 'image')} unpacked{existing}{others}")
 
 

@@ -96,7 +96,7 @@ def test_archives_are_recognised_by_their_content(tmp_path, capsys, written, nam
     members = IMAGES | {"notes/inner.zip": write_archive(tmp_path / "inner.zip", IMAGES).read_bytes()}
     write_archive(tmp_path / f"archive.{written}", members).rename(tmp_path / name)
     assert main(["prepare", str(tmp_path / name), "--output", str(tmp_path / "set")]) == 0
-    assert "4 images unpacked, 1 other left out" in capsys.readouterr().out
+    assert "4 images unpacked, 1 other item left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_parquet_becomes_one_folder_per_class(hub, capsys):
     content = table([0, 1, 2, 0, -1, None])
     hub.files = {"README.md": b"#", "images/banner.png": b"x", "data/train-00000-of-00001.parquet": content}
     root = prepared()
-    assert "4 images unpacked, 2 others left out" in capsys.readouterr().out
+    assert "4 images unpacked, 2 other items left out" in capsys.readouterr().out
     assert scan_folder(root).counts() == {"cat": 2, "dog_wolf": 1, "horse": 1}
     assert (root / "cat/00000_0000003.png").read_bytes() == image_bytes(13)
     assert not any("banner" in call for call in hub.asked)
