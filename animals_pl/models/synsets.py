@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 
-from timm.data import ImageNetInfo
-
 IMAGENET_CLASSES = 1000
 ANIMALS = 398
 """The first 398 classes are the animals. Others are not searched: "crane" is also a machine."""
@@ -44,5 +42,7 @@ def imagenet_name(index: int) -> str:
 @cache
 def _animal_lemmas() -> list[list[str]]:
     """Lower-case names of each ImageNet animal class."""
+    from timm.data import ImageNetInfo  # imports torch
+
     info = ImageNetInfo("imagenet-1k")
     return [info.index_to_description(index).lower().replace("-", " ").split(", ") for index in range(ANIMALS)]

@@ -122,7 +122,7 @@ def test_a_checkpoint_without_a_threshold_is_refused(run, tree, tmp_path, capsys
         assert main(["predict", str(tree), "--ckpt_path", str(old), "--unknown", "--output", str(output)]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert message in line
-        assert "Run fit again" in line
+        assert "Train with validation" in line
         assert not output.exists()
 
 
