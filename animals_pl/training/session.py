@@ -39,7 +39,7 @@ def without_empty_run(folder: Path | None, ckpt_path: str | Path | None) -> Iter
     """Remove the folder of a new run that fails or is stopped before its first epoch is complete."""
     try:
         yield
-    except (UsageError, KeyboardInterrupt, Terminated):
+    except (UsageError, OSError, KeyboardInterrupt, Terminated):
         if folder and ckpt_path is None and folder.exists() and _is_empty_run(folder):
             shutil.rmtree(folder)
             with suppress(OSError):  # not empty: it has other runs

@@ -8,12 +8,15 @@ const MOST_ASPECT = 50; // the graph would need gigabytes for longer images; it 
 
 let model;
 let session; // set when it has reproduced the golden images
+let loading; // what loadModel has returned
 
 export const tokenWasSent = () => false;
 export const setToken = () => {};
 
 // Returns { status, model }. Status 0: files are missing; "altered": the golden images are not reproduced.
-export async function loadModel() {
+export const loadModel = () => (loading = load());
+
+async function load() {
   navigator.serviceWorker?.register("service-worker.js");
   ort.env.wasm.numThreads = 1; // more need headers that static hosts do not send
   ort.env.wasm.wasmPaths = new URL("./", location.href).href;
@@ -29,9 +32,10 @@ export async function loadModel() {
   }
 }
 
-// Returns { status, image } as the server does.
+// Returns { status, image } as the server does, when the model is loaded.
 export async function identify(file) {
-  if (!session) return { status: "altered" };
+  const { status } = await loading;
+  if (status !== 200) return { status };
   let pixels;
   try {
     pixels = await decode(file);
