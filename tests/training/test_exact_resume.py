@@ -92,6 +92,28 @@ def test_a_run_killed_three_times_equals_the_uninterrupted_run(tiny_tree, tmp_pa
         assert compare_runs(whole, folder).differences == []
 
 
+class SnapshotBeforeTheLastRow(L.Callback):
+    """Copies the run's folder when the last epoch is saved and its row is not yet written."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        shutil.copytree(trainer.default_root_dir, self.target)
+
+
+def test_a_run_killed_after_its_last_checkpoint_gets_its_last_row(tiny_tree, tmp_path):
+    killed = tmp_path / "killed" / "version_0"
+    cli(fit_options(tiny_tree, tmp_path / "whole"), [SnapshotBeforeTheLastRow(killed)])
+    whole = tmp_path / "whole" / "run" / "version_0"
+    assert "metrics.csv: epoch 3" in compare_runs(whole, killed).differences
+    cli(resume_options(killed))
+    assert (killed / "last.ckpt").read_bytes() == (whole / "last.ckpt").read_bytes()  # a copy, with the same paths
+    found = compare_runs(whole, killed).differences
+    assert [difference for difference in found if not difference.startswith("last.ckpt")] == []
+    assert (killed / "curves.png").is_file()
+
+
 def test_the_comparison_notices_every_difference(tiny_tree, tmp_path):
     for seed in (1, 2):
         cli(fit_options(tiny_tree, tmp_path / str(seed), "--seed_everything", seed, "--trainer.max_epochs", 1))

@@ -31,14 +31,18 @@ class EpochTable(L.Callback):
         self._ended: tuple[int, float] | None = None  # epoch and seconds of an epoch without a row yet
         self._row_of_checkpoint: Row = {}
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock of an epoch that is resumed mid-epoch. Write a row that a killed run did not write."""
-        self._began = time.perf_counter()
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write a row that a killed run did not write. After the last epoch, Lightning calls no hook of training."""
         row = self._row_of_checkpoint
         if row and trainer.is_global_zero and all(earlier["epoch"] != row["epoch"] for earlier in self.rows):
             if board := board_of(trainer):
                 board.start(int(row["epoch"]) + 1)
             self._add_row(row, trainer)
+            self._draw_curves()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of an epoch that is resumed mid-epoch."""
+        self._began = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the previous epoch's row; its metrics are complete only after all of its end-of-epoch hooks."""
@@ -62,7 +66,7 @@ class EpochTable(L.Callback):
         """Write the last row and draw the curves."""
         self._write_row(trainer)
         if self.rows and trainer.is_global_zero:
-            curves(self.rows).savefig(self.folder / "curves.png", dpi=120)
+            self._draw_curves()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Write the last finished epoch, unless the disk is what failed."""
@@ -112,6 +116,9 @@ class EpochTable(L.Callback):
             board.log_epoch(row)  # before metrics.csv: a run killed in between logs the row again
         write_metrics(self.file, self.rows)
         self._print(row, trainer.max_epochs)
+
+    def _draw_curves(self) -> None:
+        curves(self.rows).savefig(self.folder / "curves.png", dpi=120)
 
     def _print(self, row: Row, epochs: int | None) -> None:
         def value(key: str) -> str:
