@@ -113,6 +113,7 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
     L.seed_everything(settings.get("seed_everything", 42), verbose=False)
     features = _features(model, module, data)
     initial = copy.deepcopy(model.net.head.state_dict())
+    names = list(map(english_name, data.catalog.class_names))
     draws = [(keep, replicate) for replicate in range(data.plan.replicates) for keep in data.plan.keep]
     scores, seconds = [], []
     threads = torch.get_num_threads()
@@ -123,7 +124,6 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
         start = initial
         if data.plan.hide_imagenet and model.hparams["weights"]:
             model.net.head.load_state_dict(initial)
-            names = list(map(english_name, data.catalog.class_names))
             _rename_classes(model, hidden_names(names, drawn, replicate, data.seed))
             start = copy.deepcopy(model.net.head.state_dict())
         labels = data.catalog.labels

@@ -102,7 +102,7 @@ def portable_checkpoint(checkpoint: dict[str, Any]) -> dict[str, Any]:
     if model["weights"] is not None:
         model["weights"] = Path(model["weights"]).name
     return {
-        **{key: checkpoint[key] for key in PORTABLE if key in checkpoint},
+        **without_training_state(checkpoint),
         "hyper_parameters": model,
         "datamodule_hyper_parameters": {key: data[key] for key in PREPROCESSING if key in data},
     }

@@ -16,8 +16,6 @@ from animals_pl.errors import UsageError, counted
 from animals_pl.files import printable
 from animals_pl.training.calibration import calibration_state
 from animals_pl.training.callbacks.batch_seed import BatchSeed
-from animals_pl.training.callbacks.compilation import Compilation
-from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.finite_loss import FiniteLoss
 from animals_pl.training.callbacks.initial_weights import InitialWeights
 from animals_pl.training.callbacks.stop_on_signal import StopOnSignal
@@ -30,7 +28,7 @@ from animals_pl.training.checkpoint import (
 )
 from animals_pl.training.checkpoint_io import AtomicCheckpointIO
 from animals_pl.training.run_options import RunOptions
-from animals_pl.training.session import train
+from animals_pl.training.session import option_callbacks, train
 from animals_pl.training.trained import load_classifier
 from animals_pl.training.trainer import make_trainer
 
@@ -106,10 +104,7 @@ class Refit:
     def _trainer(self, first: L.Trainer, epochs: int, data: AnimalsDataModule, folder: Path) -> L.Trainer:
         """Trainer with the schedule of the first fit, stopped after ``epochs``."""
         mine: list[L.Callback] = [BatchSeed(data.hparams["seed"]), FiniteLoss(data, folder), _StopAfter(epochs)]
-        if self.options.compile:
-            mine.append(Compilation())
-        if self.options.cache_features:
-            mine.append(FeatureCache(self.options.extract_precision))
+        mine += option_callbacks(self.options, data)
         kwargs = {
             **self.trainer_kwargs,
             "default_root_dir": str(folder),

@@ -17,10 +17,8 @@ from animals_pl.models.openvino import Precision
 from animals_pl.signals import Terminated
 from animals_pl.training.board import run_loggers
 from animals_pl.training.callbacks.batch_seed import BatchSeed
-from animals_pl.training.callbacks.compilation import Compilation
 from animals_pl.training.callbacks.epoch_table import EpochTable
 from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
-from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.finite_loss import FiniteLoss
 from animals_pl.training.callbacks.initial_weights import InitialWeights
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
@@ -48,7 +46,7 @@ from animals_pl.training.resume import check_new_model, prepare_resume
 from animals_pl.training.run_folder import new_run_folder
 from animals_pl.training.run_options import Monitor, RunOptions, check_combination, check_types, list_of_callbacks
 from animals_pl.training.save_interval import SaveInterval
-from animals_pl.training.session import train, without_empty_run
+from animals_pl.training.session import option_callbacks, train, without_empty_run
 from animals_pl.training.trained import TrainedModel, load_classifier, load_model
 from animals_pl.training.trainer import (
     TRAINER_DEFAULTS,
@@ -249,10 +247,7 @@ def prepare_run(
     mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data), Temperature()]
     if options.refit:
         mine.append(InitialWeights())
-    if options.compile:
-        mine.append(Compilation())
-    if options.cache_features and hasattr(data, "datasets"):
-        mine.append(FeatureCache(options.extract_precision))
+    mine += option_callbacks(options, data)
     finders = [callback for callback in callbacks if isinstance(callback, Finder)]
     given = [callback for callback in callbacks if not isinstance(callback, Finder)]
     refit = Refit(data, options, given, dict(kwargs)) if options.refit else None

@@ -1,4 +1,4 @@
-"""Run ``Trainer.fit`` with signals and faults handled, and remove the folder of a run that fails at once."""
+"""Run ``Trainer.fit`` with signals and faults handled, callbacks of the options, and no folder left by a failed run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,21 @@ import lightning as L
 
 from animals_pl.errors import UsageError
 from animals_pl.signals import Terminated
+from animals_pl.training.callbacks.compilation import Compilation
+from animals_pl.training.callbacks.feature_cache import FeatureCache
 from animals_pl.training.callbacks.finite_loss import NOT_FINITE
 from animals_pl.training.callbacks.stop_on_signal import StopOnSignal
 from animals_pl.training.faults import explained_faults
+from animals_pl.training.run_options import RunOptions
 from animals_pl.training.trainer import quiet
+
+
+def option_callbacks(options: RunOptions, data: L.LightningDataModule) -> list[L.Callback]:
+    """Callbacks of the options ``compile`` and ``cache_features``."""
+    callbacks: list[L.Callback] = [Compilation()] if options.compile else []
+    if options.cache_features and hasattr(data, "datasets"):
+        callbacks.append(FeatureCache(options.extract_precision))
+    return callbacks
 
 
 def train(
