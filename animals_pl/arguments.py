@@ -126,8 +126,8 @@ def require_null_is_written(options: Sequence[str], values: Mapping[str, Any]) -
     Raises:
         UsageError: There is such an option.
     """
-    for option in options:
-        name, _, text = option.removeprefix("--").partition("=")
+    texts = {name: text for name, _, text in (option.removeprefix("--").partition("=") for option in options)}
+    for name, text in texts.items():  # of an option given twice, the last one counts
         if text and text.strip() != "null" and name in values and values[name] is None:
             raise UsageError(f"{name}={text!r} is invalid. Pass a value, or null for none.")
 

@@ -353,6 +353,13 @@ def test_a_number_or_list_without_a_value_is_written_as_null(refused, args, name
     assert f"{name}={text!r} is invalid. Pass a value, or null for none." in refused(*args, text)
 
 
+@pytest.mark.parametrize("option", ["data.exclude", "data.val_fraction"])
+def test_a_value_given_before_null_is_forgotten(option, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli("fit", f"--{option}", "0.25", f"--{option}", "null", "--print_config")
+    assert flatten(yaml.safe_load(capsys.readouterr().out))[option] is None
+
+
 def test_an_empty_number_is_named(refused):
     assert "data.size= is invalid; expected int" in refused("fit", "--data.size", "")
 

@@ -130,6 +130,17 @@ class Catalog:
         paths, sha256 = (Strings.of(column).take(indices) for column in (self.paths, self.sha256))
         return replace(self, paths=paths, labels=self.labels[indices], sha256=sha256, groups=self.groups[indices])
 
+    def with_images_of(self, other: Catalog) -> Catalog:
+        """Catalog of these images and those of another one with the same classes, whose paths become absolute."""
+        root = other.root.absolute()
+        return replace(
+            self,
+            paths=Strings.of(self.paths) + Strings.of(str(root / path) for path in other.paths),
+            labels=np.concatenate([self.labels, other.labels]),
+            sha256=Strings.of(self.sha256) + Strings.of(other.sha256),
+            groups=np.concatenate([self.groups, other.groups]),
+        )
+
     def folder_splits(self) -> dict[str, str]:
         """Path → split of its folder; empty without split folders."""
         folders = self.split_folders

@@ -22,6 +22,7 @@ from animals_pl.data.resize import Interpolation, Resize, ResizeRule
 from animals_pl.data.sampling import KeyBatchSampler, Sampling
 from animals_pl.data.sources.practice.practice_set import PRACTICE_ROOT, draw_practice_set
 from animals_pl.data.splits import SPLITS, Split
+from animals_pl.data.unlabelled import scan_unlabelled
 from animals_pl.errors import UsageError, require_range, require_types
 from animals_pl.files import printable
 
@@ -56,6 +57,8 @@ class AnimalsDataModule(L.LightningDataModule):
         group_by: Keep related images in the same split: a regular expression searched in their paths, such as
             ``camera[0-9]+``, or ``TABLE.csv:COLUMN`` with a column ``path``.
         exclude: CSV file with a column ``path`` of images to leave out, such as the exclude.csv of analyze.
+        unlabelled: Folder of unlabelled images, at any depth. ``fit`` labels them with a head trained on the labelled
+            images, and trains on both. For frozen backbones whose features are cached.
         test_root: Another dataset. ``test`` then uses all of its images, or those of its folder ``test`` if it has
             ``train``, ``val`` and ``test``.
         predict_paths: Images and folders of images for ``predict``.
@@ -91,6 +94,7 @@ class AnimalsDataModule(L.LightningDataModule):
         group_duplicates: bool = True,
         group_by: str | None = None,
         exclude: str | None = None,
+        unlabelled: str | None = None,
         test_root: str | None = None,
         predict_paths: list[str] | None = None,
         num_workers: int | None = None,
@@ -101,8 +105,9 @@ class AnimalsDataModule(L.LightningDataModule):
         for key, (least, most) in LIMITS.items():
             if self.hparams[key] is not None:
                 require_range(f"data.{key}", self.hparams[key], least, most)
-        if test_root is not None and not test_root.strip():
-            raise UsageError(f"data.test_root={test_root!r} is not a folder. Pass one, or remove the argument.")
+        for key, folder in {"test_root": test_root, "unlabelled": unlabelled}.items():
+            if folder is not None and not folder.strip():
+                raise UsageError(f"data.{key}={folder!r} is not a folder. Pass one, or remove the argument.")
         self.root = Path(root)
         self.size = size
         self.resize = Resize(resize, interpolation, crop_pct)
@@ -121,6 +126,8 @@ class AnimalsDataModule(L.LightningDataModule):
         """Path → problem of each image that cannot be decoded completely. Such images are in no split; ``predict``
         uses the part that can be decoded."""
         self.excluded: set[str] = set()
+        self.pseudo_labelled: Catalog | None = None
+        """Images of ``unlabelled`` that were added to the training split."""
 
     def prepare_data(self) -> None:
         """Generate the practice set if needed.
@@ -134,6 +141,8 @@ class AnimalsDataModule(L.LightningDataModule):
             draw_practice_set(self.root)
         if self.trainer is not None and self.trainer.world_size > 1 and stage == "fit":
             scan(scan_folder(self.root))
+            if self.hparams["unlabelled"]:
+                scan(scan_unlabelled(self.hparams["unlabelled"]))
 
     def setup(self, stage: str) -> None:
         """Load and split the images that a stage needs, and hand :attr:`info` to the model.
@@ -155,6 +164,8 @@ class AnimalsDataModule(L.LightningDataModule):
             self.catalogs["test"] = images_to_test(loaded.usable)
         elif "train" not in self.catalogs:
             self._load_and_split(class_names)
+        elif self.pseudo_labelled is not None:  # added in an earlier run
+            self.catalogs["train"], self.pseudo_labelled = self.catalog.select(self.split.train), None
         if stage == "test" and not self.catalogs["test"].paths:
             raise UsageError(
                 "the split has no test images. Pass --data.test_root DIR to test on another folder, or train with "
@@ -173,10 +184,18 @@ class AnimalsDataModule(L.LightningDataModule):
         self.class_names = loaded.catalog.class_names
         self.catalogs |= {split: loaded.usable.select(getattr(self.split, split)) for split in SPLITS}
 
+    def add_pseudo_labelled(self, images: Catalog) -> None:
+        """Add labelled images from outside the dataset to the training split. After :meth:`setup`."""
+        self.pseudo_labelled = images
+        self.catalogs["train"] = self.catalog.select(self.split.train).with_images_of(images)
+
     def with_validation_images_in_training(self) -> AnimalsDataModule:
         """Copy with training and validation images as its only split, the training split. After :meth:`setup`."""
         merged = copy.copy(self)
-        merged.catalogs = {"train": self.catalog.select(sorted([*self.split.train, *self.split.val]))}
+        images = self.catalog.select(sorted([*self.split.train, *self.split.val]))
+        if self.pseudo_labelled is not None:
+            images = images.with_images_of(self.pseudo_labelled)
+        merged.catalogs, merged.pseudo_labelled = {"train": images}, None
         return merged
 
     @property

@@ -7,9 +7,7 @@ import hashlib
 import inspect
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from animals_pl.data.catalog import Catalog, english_name
 from animals_pl.data.datamodule import AnimalsDataModule
@@ -32,7 +29,7 @@ from animals_pl.files import atomic_write, require_writable, track
 from animals_pl.training.callbacks.feature_cache import split_features
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.extraction import Extractor
-from animals_pl.training.head import train_head
+from animals_pl.training.head import head_logits, train_best_head, train_head
 from animals_pl.training.trainer import make_trainer
 
 RUN_SETTINGS = ("trainer.max_epochs", "trainer.accelerator", "seed_everything", "name", "monitor", "refit")
@@ -128,22 +125,17 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
             start = copy.deepcopy(model.net.head.state_dict())
         labels = data.catalog.labels
         seed = module.hparams["seed"] + replicate
-        fit = partial(
-            _fit_head,
-            model,
-            start,
-            epochs=settings["trainer.max_epochs"],
-            batch_size=module.hparams["batch_size"],
-            seed=seed,
-        )
+        options = {
+            "epochs": settings["trainer.max_epochs"],
+            "batch_size": module.hparams["batch_size"],
+            "seed": seed,
+        }
         views, refit = features[0][drawn.train], settings.get("refit")
-        if refit is None:
-            fit(views, labels[drawn.train])
-        else:
+        is_val = None
+        if refit is not None:
             is_val = _validation_images(data.catalog.take(drawn.train), module.hparams["val_fraction"], seed)
-            _fit_best_epoch(fit, model, views, labels[drawn.train], is_val, refit)
-        with torch.no_grad():
-            predicted = [model.net.forward_head(views[drawn.test]).mean(1).argmax(1).numpy() for views in features]
+        _fit_head(model, start, views, labels[drawn.train], is_val, refit, options)
+        predicted = [head_logits(model, views[drawn.test]).argmax(1).numpy() for views in features]
         scores.append([recalls(labels[drawn.test], classes, drawn) for classes in predicted])
         seconds.append(time.perf_counter() - began)
     torch.set_num_threads(threads)
@@ -160,11 +152,26 @@ def _rename_classes(model: AnimalClassifier, names: list[str]) -> None:
 
 
 def _fit_head(
-    model: AnimalClassifier, initial: dict[str, Tensor], views: Tensor, labels: np.ndarray, **options: Any
+    model: AnimalClassifier,
+    initial: dict[str, Tensor],
+    views: Tensor,
+    labels: np.ndarray,
+    is_val: np.ndarray | None,
+    refit: bool | None,
+    options: dict[str, Any],
 ) -> None:
-    """Train the head from its initial weights on the first view of each image."""
+    """Train the head from its initial weights on the first view of each image (N, V, F).
+
+    With validation images, for the number of epochs with the lowest validation loss; with ``refit``, then on all.
+    """
     model.net.head.load_state_dict(initial)
-    train_head(model, views[:, 0], labels, **options)
+    if is_val is None:
+        train_head(model, views[:, 0], labels, **options)
+        return
+    epochs = train_best_head(model, views[~is_val, 0], labels[~is_val], views[is_val], labels[is_val], **options)
+    if refit:
+        model.net.head.load_state_dict(initial)
+        train_head(model, views[:, 0], labels, stop_after=epochs, **options)
 
 
 def _validation_images(catalog: Catalog, val_fraction: float | None, seed: int) -> np.ndarray:
@@ -172,33 +179,6 @@ def _validation_images(catalog: Catalog, val_fraction: float | None, seed: int) 
     split = stratified_split(catalog, VAL_FRACTION if val_fraction is None else val_fraction, seed=seed)
     held_out = set(split.val)
     return np.array([path in held_out for path in catalog.paths])
-
-
-def _fit_best_epoch(
-    fit: Callable[..., None],
-    model: AnimalClassifier,
-    views: Tensor,
-    labels: np.ndarray,
-    is_val: np.ndarray,
-    refit: bool,
-) -> None:
-    """Train without the validation images and take the epoch with the lowest validation loss, or refit on all."""
-    losses: list[float] = []
-    heads: list[dict[str, Tensor]] = []
-    targets = torch.from_numpy(labels[is_val])
-
-    def validate() -> None:
-        with torch.no_grad():
-            logits = model.net.forward_head(views[is_val]).mean(1)
-        losses.append(F.cross_entropy(logits, targets).item())
-        heads.append(copy.deepcopy(model.net.head.state_dict()))
-
-    fit(views[~is_val], labels[~is_val], after_epoch=validate)
-    best = int(np.argmin(losses))
-    if refit:
-        fit(views, labels, stop_after=best + 1)
-    else:
-        model.net.head.load_state_dict(heads[best])
 
 
 def _model_and_data(settings: dict[str, Any], variant: str) -> tuple[AnimalClassifier, AnimalsDataModule]:
@@ -218,6 +198,8 @@ def _model_and_data(settings: dict[str, Any], variant: str) -> tuple[AnimalClass
         for section in classes
     }
     model, data = AnimalClassifier(**parts["model"]), AnimalsDataModule(**parts["data"])
+    if data.hparams["unlabelled"] is not None:
+        raise UsageError(f"variant {variant!r}: data.unlabelled has no effect in a study with scarce. Remove it.")
     varies = model.hparams["mixup"] or model.hparams["cutmix"] or data.hparams["augment"] != "none"
     if not model.hparams["freeze"] or varies:
         raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,7 @@ from animals_pl.training.processes import is_distributed, share_of_batch
 from animals_pl.training.split_metrics import SplitMetrics
 
 Batch = tuple[Tensor, Tensor]
-FEATURE_DIMS, PIXEL_DIMS = 2, 4
-"""Dimensions of a batch of features (B, F) and of images (B, 3, S, S)."""
+FEATURE_DIMS, PIXEL_DIMS = 2, 4  # dimensions of a batch of features (B, F) and of images (B, 3, S, S)
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 _cross_entropy = partial(F.cross_entropy, reduction="none")
 
@@ -134,8 +134,7 @@ class AnimalClassifier(L.LightningModule):
         """How logits become probabilities."""
         self.prior: str | None = None
         """Class frequencies expected in use; see :func:`read_prior`."""
-        self.image_size = 0
-        """Side of the latest training images, in pixels."""
+        self.image_size = 0  # side of the latest training images, in pixels
 
     @property
     def class_names(self) -> list[str] | None:
@@ -202,12 +201,17 @@ class AnimalClassifier(L.LightningModule):
             raise UsageError("call model.set_data(DataInfo(class_names, class_counts, size)) before training.")
         if is_distributed() and self.trainer.strategy.root_device.type == "cuda":
             synchronize_batchnorm(self.net)
-        self.image_size = self.data_info.size
-        self.ckpt_path, counts = None, np.array(self.data_info.class_counts)
-        self.calibration = Calibration(1.0, model_prior(counts, self.hparams, self.data_info.sampling), counts)
+        self.image_size, self.ckpt_path, self.calibration = self.data_info.size, None, Calibration()
         warn_of_double_correction(self.hparams, self.data_info.sampling)
-        self.training_loss = build_loss(self.hparams, counts).to(self.device)
+        self.set_class_counts(self.data_info)
         self.mixup_cutmix = build_mixup_cutmix(self.hparams)
+
+    def set_class_counts(self, info: DataInfo) -> None:
+        """Build the loss for the number of training images per class, and set the class prior of the logits."""
+        counts = np.array(info.class_counts)
+        prior = model_prior(counts, self.hparams, info.sampling)
+        self.calibration = replace(self.calibration, model_prior=prior, train_counts=counts)
+        self.training_loss = build_loss(self.hparams, counts).to(self.device)
 
     def load_weights(self, weights: str) -> None:
         """Load pretrained weights into a timm model; see :meth:`TransferNet.load_weights`."""
@@ -321,14 +325,11 @@ class AnimalClassifier(L.LightningModule):
         self._set_lr()
 
     def _set_lr(self) -> None:
-        """Compute the learning rate from the epoch: ``max_epochs`` of a resumed run may have changed.
-
-        It is kept for the log, since the scheduler steps before on_train_epoch_end.
-        """
+        """Compute the epoch's learning rate: ``max_epochs`` of a resumed run may have changed."""
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, Scheduler):
             scheduler.step(epoch=self.current_epoch)
-        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]
+        self._epoch_lr = self.trainer.optimizers[0].param_groups[-1]["lr"]  # changes before on_train_epoch_end
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store the version of animals_pl, the calibration, and the epoch's training metrics and image size so far."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from animals_pl.data.sampling import KeyBatchSampler
 from animals_pl.training.callbacks.batch_seed import seed_batch
@@ -66,3 +68,45 @@ def train_head(
         net.eval()
         if after_epoch is not None:
             after_epoch()
+
+
+def train_best_head(
+    model: AnimalClassifier,
+    features: Tensor,
+    labels: np.ndarray,
+    val_features: Tensor,
+    val_labels: np.ndarray,
+    **options: Any,
+) -> int:
+    """Train as :func:`train_head`, and keep the head of the epoch with the lowest validation loss.
+
+    Args:
+        model: See :func:`train_head`.
+        features: Training features (N, F).
+        labels: Their class indices (N,).
+        val_features: Validation features (M, V, F) of V views of each image, whose logits are averaged.
+        val_labels: Their class indices (M,).
+        **options: Further arguments of :func:`train_head`.
+
+    Returns:
+        The number of epochs that the head was trained.
+    """
+    losses: list[float] = []
+    heads: list[dict[str, Tensor]] = []
+    targets = torch.from_numpy(val_labels)
+
+    def validate() -> None:
+        losses.append(F.cross_entropy(head_logits(model, val_features), targets).item())
+        heads.append(copy.deepcopy(model.net.head.state_dict()))
+
+    train_head(model, features, labels, after_epoch=validate, **options)
+    best = int(np.argmin(losses))
+    model.net.head.load_state_dict(heads[best])
+    return best + 1
+
+
+def head_logits(model: AnimalClassifier, features: Tensor) -> Tensor:
+    """Mean logits (N, C) of the V views of each image, from their features (N, V, F)."""
+    with torch.no_grad():
+        logits: Tensor = model.net.forward_head(features).mean(1)
+    return logits

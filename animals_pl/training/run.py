@@ -12,6 +12,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
+from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.errors import MachineError, UsageError, require_types
 from animals_pl.models.openvino import Precision
 from animals_pl.signals import Terminated
@@ -21,6 +22,7 @@ from animals_pl.training.callbacks.epoch_table import EpochTable
 from animals_pl.training.callbacks.evaluation_files import EvaluationFiles
 from animals_pl.training.callbacks.finite_loss import FiniteLoss
 from animals_pl.training.callbacks.initial_weights import InitialWeights
+from animals_pl.training.callbacks.pseudo_labelling import PseudoLabelling
 from animals_pl.training.callbacks.run_checkpoint import RunCheckpoint
 from animals_pl.training.callbacks.run_files import RunFiles, dump_hparams
 from animals_pl.training.callbacks.run_length import RunLength
@@ -251,8 +253,9 @@ def prepare_run(
     finders = [callback for callback in callbacks if isinstance(callback, Finder)]
     given = [callback for callback in callbacks if not isinstance(callback, Finder)]
     refit = Refit(data, options, given, dict(kwargs)) if options.refit else None
-    folder = None
-    stop = StopOnSignal()
+    folder, stop = None, StopOnSignal()
+    if isinstance(data, AnimalsDataModule) and data.hparams["unlabelled"]:
+        mine.append(PseudoLabelling(data))
     if not kwargs.get("fast_dev_run"):
         parent = Path(kwargs["default_root_dir"]) / options.name
         folder = Path(ckpt_path).resolve().parent if ckpt_path else new_run_folder(parent)

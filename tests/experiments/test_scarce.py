@@ -20,6 +20,7 @@ from animals_pl.experiments.scarce import MIN_TEST, Draw, ScarcePlan, common_cla
 from animals_pl.experiments.scarce_table import paired_difference
 from animals_pl.experiments.study import read_study
 from animals_pl.models.synsets import SYNSETS, imagenet_indices
+from animals_pl.training import head
 from animals_pl.training.head import train_head
 
 COUNTS = {"a": 400, "b": 260, "c": 250, "d": 249, "e": 30}
@@ -246,8 +247,9 @@ def test_a_validation_part_chooses_the_epoch_of_a_refit(compare, monkeypatch):
         trained.append((len(labels), stop_after or epochs))
         train_head(model, features, labels, epochs=epochs, stop_after=stop_after, **options)
 
-    monkeypatch.setattr(scarce_fits, "train_head", record)
-    monkeypatch.setattr(scarce_fits.F, "cross_entropy", lambda *args: next(losses))
+    for module in (head, scarce_fits):
+        monkeypatch.setattr(module, "train_head", record)
+    monkeypatch.setattr(head.F, "cross_entropy", lambda *args: next(losses))
     study = STUDY.replace("as it is: {}", "as it is: {refit: false}").replace("keep: [5, 10]", "keep: [10]")
     study = study.replace("untrained: {", "untrained: {refit: true, data.val_fraction: 0.3, ")
     assert compare(study)[0] == 0

@@ -104,6 +104,22 @@ def test_two_processes_train_as_one(tree, alone, tmp_path, net):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_label_the_same_images_as_one(tree, tmp_path):
+    more = write_tree(tmp_path / "more", {"cane": 20, "gatto": 15, "ragno": 10}, seed=4)
+    outputs = []
+    for batch_size, devices in ((8, "1"), (4, "2")):
+        args = arguments(tree, "features", batch_size, "--data.unlabelled", str(more), "--trainer.devices", devices)
+        folder = tmp_path / devices
+        outputs.append(finished(start(["animals_pl"], [*args, "--trainer.strategy", "ddp"], folder)))
+    assert_same(tmp_path / "2", tmp_path / "1")
+    assert_one_set_of_files(tmp_path / "2")
+    files = [tmp_path / devices / "checkpoints" / "run" / "version_0" / "pseudo_labels.csv" for devices in "12"]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert outputs[0].count("pseudo-labels: ") == outputs[1].count("pseudo-labels: ") == 1
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("net", NETS)
 def test_two_nodes_train_as_one(tree, alone, tmp_path, net):

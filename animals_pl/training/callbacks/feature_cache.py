@@ -131,13 +131,18 @@ class FeatureCache(L.Callback):
     Args:
         precision: Precision of the backbone on a CPU with OpenVINO, see :class:`Extractor`.
 
+    Attributes:
+        extractor: Computes the features of this run; ``None`` before training, and with a trainable backbone.
+        trains_on_features: Whether the training images are replaced, too.
+
     Raises:
         UsageError: ``precision`` or torch.compile has no effect.
     """
 
     def __init__(self, precision: Precision = "float32") -> None:
         self.precision = precision
-        self._trains_on_features = False
+        self.extractor: Extractor | None = None
+        self.trains_on_features = False
         self._threads = torch.get_num_threads()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: AnimalClassifier) -> None:  # type: ignore[override]
@@ -150,7 +155,7 @@ class FeatureCache(L.Callback):
                     "backbone. Remove it, or set model.freeze=true."
                 )
             return
-        extractor = self._extractor(trainer, pl_module)
+        self.extractor = extractor = self._extractor(trainer, pl_module)
         sizes = {data.size_schedule(epoch) for epoch in range(max(1, trainer.max_epochs or 1))}
         if data.hparams["augment"] == "none" and pl_module.mixup_cutmix is None and sizes == {data.size}:
             if any(isinstance(callback, Compilation) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -159,7 +164,7 @@ class FeatureCache(L.Callback):
                     "Remove it, or set cache_features=false."
                 )
             _replace(data, "train", extractor)
-            self._trains_on_features = True
+            self.trains_on_features = True
         if "val" in data.catalogs:  # not in a refit
             _replace(data, "val", extractor, hflip=pl_module.hparams["tta"] == "hflip")
 
@@ -167,7 +172,7 @@ class FeatureCache(L.Callback):
         """Use one thread for a small head."""
         self._threads = torch.get_num_threads()
         head = sum(parameter.numel() for parameter in pl_module.parameters() if parameter.requires_grad)
-        if self._trains_on_features and head <= SMALL_HEAD:
+        if self.trains_on_features and head <= SMALL_HEAD:
             torch.set_num_threads(1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -31,6 +31,7 @@ class TrainedWith(L.Callback):
             for catalog in catalogs:
                 digest.update("\n".join([*catalog.sha256, *map(str, catalog.labels.tolist()), ""]).encode())
             self.facts |= {"images": [len(catalog.paths) for catalog in catalogs], "split": digest.hexdigest()}
+            self.facts["unlabelled"] = self.data.hparams["unlabelled"] is not None
 
     def state_dict(self) -> dict[str, Any]:
         """The facts."""
@@ -52,6 +53,11 @@ class TrainedWith(L.Callback):
             before, now = (_images(facts) for facts in (state_dict, self.facts))
             change = "but their contents or classes have changed" if before == now else f"but now there are {now}"
             raise UsageError(f"the run was trained with {before}, {change}. Restore the images, or start a new run.")
+        if state_dict.get("unlabelled", False) != self.facts.get("unlabelled", False):
+            before = "without" if self.facts["unlabelled"] else "with"
+            raise UsageError(
+                f"the run was trained {before} unlabelled images. Pass the same data.unlabelled, or start a new run."
+            )
 
 
 def _images(facts: dict[str, Any]) -> str:
