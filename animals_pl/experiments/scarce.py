@@ -29,12 +29,14 @@ class ScarcePlan:
         keep: Numbers of training images of a cut class. Every replicate is repeated with each of them.
         replicates: Number of replicates, 2 or more.
         hide_imagenet: Let the head know only one ImageNet class of each cut class (see :func:`hidden_names`).
+        unlabelled: Fraction, in [0, 1), of the common classes' images that are unlabelled (see :func:`draw`).
     """
 
     classes: int
     keep: tuple[int, ...]
     replicates: int
     hide_imagenet: bool = False
+    unlabelled: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,13 @@ class Draw:
         train: Indices of the training images.
         test: Indices of the test images.
         cut: Classes that were cut.
+        unlabelled: Indices of the unlabelled images.
     """
 
     train: np.ndarray
     test: np.ndarray
     cut: np.ndarray
+    unlabelled: np.ndarray
 
 
 def read_plan(section: Mapping[str, Any], study: str) -> ScarcePlan:
@@ -60,7 +64,7 @@ def read_plan(section: Mapping[str, Any], study: str) -> ScarcePlan:
     """
     example = "Write scarce: {classes: 3, keep: [10, 25, 50], replicates: 20}."
     required = {"classes", "keep", "replicates"}
-    if not required <= set(section) <= required | {"hide_imagenet"}:
+    if not required <= set(section) <= required | {"hide_imagenet", "unlabelled"}:
         raise UsageError(f"study={study!r}: scarce has the keys {sorted(section)}. {example}")
     keep = section["keep"] if isinstance(section["keep"], list) else [section["keep"]]
     for key, values, least in (("classes", [section["classes"]], 1), ("keep", keep, 1),
@@ -72,7 +76,10 @@ def read_plan(section: Mapping[str, Any], study: str) -> ScarcePlan:
     hide = section.get("hide_imagenet", False)
     if type(hide) is not bool:
         raise UsageError(f"study={study!r}: scarce.hide_imagenet={hide!r} is not true or false.")
-    return ScarcePlan(section["classes"], tuple(sorted(set(keep))), section["replicates"], hide)
+    unlabelled = section.get("unlabelled", 0.0)
+    if type(unlabelled) not in (int, float) or not 0 <= unlabelled < 1:
+        raise UsageError(f"study={study!r}: scarce.unlabelled={unlabelled!r} is not a number >= 0 and < 1.")
+    return ScarcePlan(section["classes"], tuple(sorted(set(keep))), section["replicates"], hide, unlabelled)
 
 
 def common_classes(catalog: Catalog, plan: ScarcePlan) -> np.ndarray:
@@ -81,7 +88,8 @@ def common_classes(catalog: Catalog, plan: ScarcePlan) -> np.ndarray:
     Raises:
         UsageError: There are fewer than ``plan.classes`` of them.
     """
-    needed = max(max(plan.keep) + MIN_TEST, math.ceil(MIN_TEST / TEST_FRACTION))
+    left_out = math.ceil(MIN_TEST / (1 - plan.unlabelled))
+    needed = max(max(plan.keep) + left_out, math.ceil(MIN_TEST / TEST_FRACTION))
     found = np.flatnonzero(np.bincount(catalog.labels) >= needed)
     if len(found) < plan.classes:
         raise UsageError(
@@ -92,12 +100,13 @@ def common_classes(catalog: Catalog, plan: ScarcePlan) -> np.ndarray:
 
 
 def draw(catalog: Catalog, plan: ScarcePlan, keep: int, replicate: int, seed: int) -> Draw:
-    """Training and test images of a replicate.
+    """Training, test and unlabelled images of a replicate.
 
     ``plan.classes`` of the common classes are cut to ``keep`` training images and tested on all others. The other
     common classes are tested on :data:`TEST_FRACTION` of their images. All other classes are only trained on.
     Duplicates stay together: a cut class has ``keep`` images or, if the last group is larger, a few more. The training
-    images of a smaller ``keep`` are a subset of those of a larger one.
+    images of a smaller ``keep`` are a subset of those of a larger one. The fraction ``plan.unlabelled`` of the test
+    images of cut classes, and of the training images of the other common classes, is unlabelled instead.
     """
     from animals_pl.data.grouping import single_groups
 
@@ -113,7 +122,11 @@ def draw(catalog: Catalog, plan: ScarcePlan, keep: int, replicate: int, seed: in
         is_test[images] = priority[images] > np.sort(priority[images])[count - 1]
     trained = ~is_test
     is_test &= ~np.isin(groups, groups[trained])  # duplicates in two classes
-    return Draw(np.flatnonzero(trained), np.flatnonzero(is_test), cut)
+    is_cut, is_common = np.isin(labels, cut), np.isin(labels, common)
+    candidates = np.where(is_cut, is_test, trained & is_common)
+    unlabelled = candidates & (rng.random(groups.max() + 1)[groups] < plan.unlabelled)
+    train, test = np.flatnonzero(trained & ~unlabelled), np.flatnonzero(is_test & ~unlabelled)
+    return Draw(train, test, cut, np.flatnonzero(unlabelled))
 
 
 def hidden_names(names: Sequence[str], drawn: Draw, replicate: int, seed: int) -> list[str]:

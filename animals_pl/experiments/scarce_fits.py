@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,20 @@ from animals_pl.data.loading import load_dataset
 from animals_pl.data.shifts import shifted_copies
 from animals_pl.data.splits import VAL_FRACTION, stratified_split
 from animals_pl.errors import UsageError, did_you_mean
-from animals_pl.experiments.scarce import ScarcePlan, common_classes, draw, hidden_names, recalls
+from animals_pl.experiments.scarce import Draw, ScarcePlan, common_classes, draw, hidden_names, recalls
 from animals_pl.experiments.study import Study, flatten, read_yaml
 from animals_pl.files import atomic_write, require_writable, track
 from animals_pl.training.callbacks.feature_cache import split_features
 from animals_pl.training.classifier import AnimalClassifier
 from animals_pl.training.extraction import Extractor
 from animals_pl.training.head import head_logits, train_best_head, train_head
+from animals_pl.training.pseudo_labels import label_images
 from animals_pl.training.trainer import make_trainer
 
-RUN_SETTINGS = ("trainer.max_epochs", "trainer.accelerator", "seed_everything", "name", "monitor", "refit")
+FITS = ("refit", "unlabelled")
+"""Settings of a variant: a validation part chooses the epoch, and with ``true`` the head is trained once more."""
+
+RUN_SETTINGS = ("trainer.max_epochs", "trainer.accelerator", "seed_everything", "name", "monitor", *FITS)
 """Allowed settings besides those of the model and the data: they are read, or have no effect here."""
 
 
@@ -106,7 +110,7 @@ def fit_variant(study: Study, variant: str, data: ScarceData) -> ScarceOutcome:
 
 
 def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> ScarceOutcome:
-    model, module = _model_and_data(settings, variant)
+    model, module = _model_and_data(settings, variant, data.plan)
     L.seed_everything(settings.get("seed_everything", 42), verbose=False)
     features = _features(model, module, data)
     initial = copy.deepcopy(model.net.head.state_dict())
@@ -130,11 +134,10 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
             "batch_size": module.hparams["batch_size"],
             "seed": seed,
         }
-        views, refit = features[0][drawn.train], settings.get("refit")
         is_val = None
-        if refit is not None:
+        if any(key in settings for key in FITS):
             is_val = _validation_images(data.catalog.take(drawn.train), module.hparams["val_fraction"], seed)
-        _fit_head(model, start, views, labels[drawn.train], is_val, refit, options)
+        _fit_head(model, start, features[0], labels, drawn, is_val, settings, options)
         predicted = [head_logits(model, views[drawn.test]).argmax(1).numpy() for views in features]
         scores.append([recalls(labels[drawn.test], classes, drawn) for classes in predicted])
         seconds.append(time.perf_counter() - began)
@@ -156,22 +159,35 @@ def _fit_head(
     initial: dict[str, Tensor],
     views: Tensor,
     labels: np.ndarray,
+    drawn: Draw,
     is_val: np.ndarray | None,
-    refit: bool | None,
+    settings: dict[str, Any],
     options: dict[str, Any],
 ) -> None:
-    """Train the head from its initial weights on the first view of each image (N, V, F).
+    """Train the head from its initial weights on the first view of each training image.
 
-    With validation images, for the number of epochs with the lowest validation loss; with ``refit``, then on all.
+    With validation images, for the number of epochs with the lowest validation loss; then, with the setting ``refit``,
+    on all training images, or, with ``unlabelled``, also on unlabelled ones.
     """
-    model.net.head.load_state_dict(initial)
+    head, train = model.net.head, drawn.train
+    head.load_state_dict(initial)
     if is_val is None:
-        train_head(model, views[:, 0], labels, **options)
+        train_head(model, views[train, 0], labels[train], **options)
         return
-    epochs = train_best_head(model, views[~is_val, 0], labels[~is_val], views[is_val], labels[is_val], **options)
-    if refit:
-        model.net.head.load_state_dict(initial)
-        train_head(model, views[:, 0], labels, stop_after=epochs, **options)
+    val, train = train[is_val], train[~is_val]
+    epochs = train_best_head(model, views[train, 0], labels[train], views[val], labels[val], **options)
+    if settings.get("refit"):
+        head.load_state_dict(initial)
+        train_head(model, views[drawn.train, 0], labels[drawn.train], stop_after=epochs, **options)
+    elif settings.get("unlabelled"):
+        assert model.data_info is not None
+        counts = np.bincount(labels[train], minlength=len(model.data_info.class_names))
+        model.set_class_counts(replace(model.data_info, class_counts=tuple(counts.tolist())))
+        found = label_images(model, views[drawn.unlabelled], views[val], labels[val]).labels
+        head.load_state_dict(initial)
+        both = np.concatenate([train, drawn.unlabelled[found >= 0]])
+        targets = np.concatenate([labels[train], found[found >= 0]])
+        train_best_head(model, views[both, 0], targets, views[val], labels[val], **options)
 
 
 def _validation_images(catalog: Catalog, val_fraction: float | None, seed: int) -> np.ndarray:
@@ -181,7 +197,9 @@ def _validation_images(catalog: Catalog, val_fraction: float | None, seed: int) 
     return np.array([path in held_out for path in catalog.paths])
 
 
-def _model_and_data(settings: dict[str, Any], variant: str) -> tuple[AnimalClassifier, AnimalsDataModule]:
+def _model_and_data(
+    settings: dict[str, Any], variant: str, plan: ScarcePlan
+) -> tuple[AnimalClassifier, AnimalsDataModule]:
     """Model and datamodule of a variant's settings.
 
     Raises:
@@ -199,7 +217,14 @@ def _model_and_data(settings: dict[str, Any], variant: str) -> tuple[AnimalClass
     }
     model, data = AnimalClassifier(**parts["model"]), AnimalsDataModule(**parts["data"])
     if data.hparams["unlabelled"] is not None:
-        raise UsageError(f"variant {variant!r}: data.unlabelled has no effect in a study with scarce. Remove it.")
+        raise UsageError(
+            f"variant {variant!r}: data.unlabelled has no effect in a study with scarce, which draws unlabelled images "
+            "itself. Set scarce.unlabelled to a fraction, and unlabelled to true in a variant."
+        )
+    if settings.get("unlabelled") and not plan.unlabelled:
+        raise UsageError(f"variant {variant!r}: unlabelled=true needs scarce.unlabelled > 0 in the study. Add it.")
+    if settings.get("unlabelled") and settings.get("refit"):
+        raise UsageError(f"variant {variant!r}: unlabelled and refit cannot be combined in a study. Remove one.")
     varies = model.hparams["mixup"] or model.hparams["cutmix"] or data.hparams["augment"] != "none"
     if not model.hparams["freeze"] or varies:
         raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from animals_pl.data.catalog import match_classes
 from animals_pl.data.sampling import Sampling
 from animals_pl.data.tables import read_rows
 from animals_pl.errors import UsageError, listed
-from animals_pl.evaluation.calibration import Calibration
+from animals_pl.evaluation.calibration import Calibration, fit_temperature, log_prior_shift
 from animals_pl.evaluation.top_k import UNKNOWN
+from animals_pl.evaluation.unknown import fit_unknown_threshold, unknown_scores
 from animals_pl.training.losses import loss_weights
 
 POWERS = {"shuffle": 0.0, "weighted_sqrt": 0.5, "weighted": 1.0}
@@ -42,6 +44,25 @@ def model_prior(counts: np.ndarray, hparams: Mapping[str, Any], sampling: Sampli
         tau = 1.0 if hparams["logit_tau"] is None else hparams["logit_tau"]
     prior = loss_weights(hparams, counts) * np.maximum(counts, 1) ** (1.0 - POWERS[sampling] - tau)
     return prior / prior.sum()
+
+
+def fit_calibration(calibration: Calibration, logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """The calibration with temperature and unknown threshold fitted to validation images.
+
+    The target prior of the temperature is that of the validation images.
+
+    Args:
+        calibration: Priors of the model.
+        logits: Logits of the validation images (N, C), N > 0.
+        labels: Their classes (N,).
+    """
+    counts = np.bincount(labels, minlength=logits.shape[1])
+    shift = 0.0 if calibration.model_prior is None else log_prior_shift(counts, calibration.model_prior)
+    return replace(
+        calibration,
+        temperature=fit_temperature(logits, labels, shift),
+        unknown_threshold=fit_unknown_threshold(unknown_scores(logits, calibration)),
+    )
 
 
 def calibration_state(calibration: Calibration) -> dict[str, Any]:

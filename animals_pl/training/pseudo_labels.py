@@ -1,55 +1,113 @@
-"""Pseudo-labels of unlabelled images: pure functions of arrays."""
+"""Pseudo-labels: the classes of unlabelled images as predicted by a head that was trained on labelled ones."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from torch import Tensor
+
+from animals_pl.evaluation.unknown import fit_unknown_threshold, unknown_scores
+from animals_pl.training.calibration import fit_calibration
+from animals_pl.training.classifier import AnimalClassifier
+from animals_pl.training.head import head_logits
 
 CONFIDENCE = 0.95
 """Threshold of the class with the most confident predictions."""
 
+LEAST_CONFIDENCE = 0.7
+"""Lowest threshold of a class."""
 
-def align(probabilities: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
-    """Probabilities (N, C) whose mean is closer to the given class frequencies (C,).
+KNOWN_SHARE = 0.9
+"""Share of the validation images that are not unknown. Lower than in predictions: an image that is left out does less
+harm than one with a wrong label."""
 
-    D. Berthelot et al., "ReMixMatch: Semi-Supervised Learning with Distribution Alignment and Augmentation Anchoring",
-    2020: each row is multiplied by the ratio of the frequencies to the mean prediction, and normalised.
+_ITERATIONS, _TOLERANCE = 1000, 1e-6
+
+
+class PseudoLabels(NamedTuple):
+    """Pseudo-labels of N images.
+
+    Attributes:
+        labels: Class indices (N,) int64; -1 for unknown images and those below the threshold of their class.
+        probabilities: Probability (N,) of the most probable class; NaN for unknown images.
+        is_unknown: Whether each image (N,) is above the threshold for unknown images.
+    """
+
+    labels: np.ndarray
+    probabilities: np.ndarray
+    is_unknown: np.ndarray
+
+
+def label_images(
+    teacher: AnimalClassifier, features: Tensor, val_features: Tensor, val_labels: np.ndarray
+) -> PseudoLabels:
+    """Label images from their features.
 
     Args:
-        probabilities: (N, C), N > 0. Each row sums to 1.
-        frequencies: Class frequencies or counts (C,) of the labelled images.
+        teacher: A model with a trained head and the class counts of its training images.
+        features: Features (N, V, F) of V views of each image.
+        val_features: Those of the validation images (M, V, F), to calibrate the probabilities and to set the threshold
+            for unknown images.
+        val_labels: Classes of the validation images (M,).
     """
-    mean = np.maximum(probabilities.mean(axis=0), np.finfo(float).tiny)
-    aligned = probabilities * (frequencies / frequencies.sum() / mean)
-    return aligned / np.maximum(aligned.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    logits, val_logits = (head_logits(teacher, each).numpy() for each in (features, val_features))
+    calibration = fit_calibration(teacher.calibration, val_logits, val_labels)
+    threshold = fit_unknown_threshold(unknown_scores(val_logits, calibration), KNOWN_SHARE)
+    is_unknown = unknown_scores(logits, calibration) > threshold
+    labels, best = np.full(len(logits), -1, dtype=np.int64), np.full(len(logits), np.nan)
+    known = calibration.probabilities(logits[~is_unknown])
+    labels[~is_unknown], best[~is_unknown] = pseudo_labels(known, np.asarray(calibration.model_prior))
+    return PseudoLabels(labels, best, is_unknown)
 
 
-def class_thresholds(probabilities: np.ndarray, confidence: float = CONFIDENCE) -> np.ndarray:
+def at_estimated_frequencies(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Class probabilities (N, C) at the class frequencies of the images, which are estimated from all of them.
+
+    M. Saerens, P. Latinne and C. Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities",
+    2002: expectation-maximisation finds the frequencies with the highest likelihood, starting from equal ones.
+
+    Args:
+        probabilities: (N, C), N > 0, of a calibrated model. Each row sums to 1.
+        prior: Class prior (C,) implicit in them, > 0.
+    """
+    num_classes = probabilities.shape[1]
+    likelihoods = probabilities / prior
+    frequencies = np.full(num_classes, 1 / num_classes)
+    for _ in range(_ITERATIONS):
+        adjusted = likelihoods * frequencies
+        adjusted /= adjusted.sum(axis=1, keepdims=True)
+        before, frequencies = frequencies, adjusted.mean(axis=0)
+        if np.abs(frequencies - before).max() < _TOLERANCE:
+            break
+    return adjusted
+
+
+def class_thresholds(probabilities: np.ndarray) -> np.ndarray:
     """Threshold (C,) for the pseudo-labels of each class: lower where fewer predictions are confident.
 
     B. Zhang et al., "FlexMatch: Boosting Semi-Supervised Learning with Curriculum Pseudo Labeling", 2021:
-    confidence · b / (2 - b), where b is the number of images predicted as the class with more than ``confidence``,
-    relative to the class with the most.
+    t · b / (2 - b) with t = :data:`CONFIDENCE`, where b is the number of images predicted as the class with more than
+    t, relative to the class with the most; but not below :data:`LEAST_CONFIDENCE`.
 
     Args:
         probabilities: Class probabilities (N, C).
-        confidence: In (0, 1).
     """
-    confident = probabilities.argmax(axis=1)[probabilities.max(axis=1) > confidence]
+    confident = probabilities.argmax(axis=1)[probabilities.max(axis=1) > CONFIDENCE]
     counts = np.bincount(confident, minlength=probabilities.shape[1])
     share = counts / max(1, counts.max())
-    return confidence * share / (2 - share)
+    return np.maximum(CONFIDENCE * share / (2 - share), LEAST_CONFIDENCE)
 
 
-def pseudo_labels(probabilities: np.ndarray, frequencies: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pseudo_labels(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels (N,) int64, -1 for images below their class's threshold, and their probabilities (N,).
 
     Args:
-        probabilities: Class probabilities (N, C) of unlabelled images, of a model that was trained on labelled ones.
-        frequencies: Class frequencies or counts (C,) of the labelled images, which are assumed to be those of the
-            unlabelled ones.
+        probabilities: Calibrated class probabilities (N, C) of unlabelled images.
+        prior: Class prior (C,) implicit in them, > 0.
     """
     if not len(probabilities):
         return np.empty(0, dtype=np.int64), np.empty(0)
-    aligned = align(probabilities, frequencies)
-    labels, best = aligned.argmax(axis=1).astype(np.int64), aligned.max(axis=1)
-    return np.where(best > class_thresholds(aligned)[labels], labels, -1), best
+    adjusted = at_estimated_frequencies(probabilities, prior)
+    labels, best = adjusted.argmax(axis=1).astype(np.int64), adjusted.max(axis=1)
+    return np.where(best > class_thresholds(adjusted)[labels], labels, -1), best

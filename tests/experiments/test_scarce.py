@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.metrics import recall_score
 
 from animals_pl.cli import main
 from animals_pl.data.catalog import Catalog
+from animals_pl.data.grouping import single_groups
 from animals_pl.errors import UsageError
 from animals_pl.experiments import scarce_fits
 from animals_pl.experiments.scarce import MIN_TEST, Draw, ScarcePlan, common_classes, draw, hidden_names, recalls
@@ -22,6 +24,7 @@ from animals_pl.experiments.study import read_study
 from animals_pl.models.synsets import SYNSETS, imagenet_indices
 from animals_pl.training import head
 from animals_pl.training.head import train_head
+from animals_pl.training.pseudo_labels import label_images
 
 COUNTS = {"a": 400, "b": 260, "c": 250, "d": 249, "e": 30}
 PLAN = ScarcePlan(classes=2, keep=(10, 25), replicates=3)
@@ -65,6 +68,23 @@ def test_cut_classes_keep_a_few_images_and_groups_stay_together(catalog, replica
     assert not groups[0] & groups[1]
 
 
+def test_unlabelled_images_are_taken_from_tested_cut_classes_and_from_training(catalog):
+    plan = replace(PLAN, unlabelled=0.5)
+    groups, labels = single_groups(catalog.groups), catalog.labels
+    for replicate in range(5):
+        before, drawn = (draw(catalog, each, 10, replicate, seed=1) for each in (PLAN, plan))
+        parts = [drawn.train, drawn.test, drawn.unlabelled]
+        assert sorted(np.concatenate(parts)) == sorted(np.concatenate([before.train, before.test]))
+        for one, other in itertools.combinations(parts, 2):
+            assert not set(groups[one]) & set(groups[other])
+        is_cut = np.isin(labels[drawn.unlabelled], drawn.cut)
+        assert set(drawn.unlabelled[is_cut]) <= set(before.test)
+        assert set(drawn.unlabelled[~is_cut]) <= set(before.train)
+        assert not (labels[drawn.unlabelled] == 4).any()  # not a common class
+        possible = np.isin(labels[before.test], drawn.cut).sum() + np.isin(labels[before.train], [0, 1, 2]).sum()
+        assert abs(len(drawn.unlabelled) / (possible - 10 * 2) - 0.5) < 0.08
+
+
 def test_draws_are_nested_reproducible_and_vary(catalog):
     few, more = (draw(catalog, PLAN, keep, 0, seed=0) for keep in PLAN.keep)
     assert set(few.train) < set(more.train)
@@ -105,6 +125,11 @@ def test_the_interval_is_that_of_a_paired_t_test():
         ("{classes: 3, keep: [], replicates: 2}", r"scarce\.keep=\[\] is not"),
         ("{classes: 3, keep: [10], replicates: true}", r"scarce\.replicates=True is not"),
         ("{classes: 3, keep: [10], replicates: 2, hide_imagenet: 1}", r"scarce\.hide_imagenet=1 is not true or false"),
+        (
+            "{classes: 3, keep: [10], replicates: 2, unlabelled: 1}",
+            r"scarce\.unlabelled=1 is not a number >= 0",
+        ),
+        ("{classes: 3, keep: [10], replicates: 2, unlabelled: half}", r"scarce\.unlabelled='half' is not a number"),
         ("{classes: 3, hide_imagenet: true, replicates: 2}", "has the keys"),
         ("{classes: 3, keep: [10], replicates: 1}", r"scarce\.replicates=1 is not a whole number >= 2"),
         ("3", "scarce must map names to values"),
@@ -122,7 +147,8 @@ def test_a_single_number_of_images_is_accepted(write_study):
 
 def test_a_cut_class_has_the_name_of_one_of_its_imagenet_classes():
     names = ["dog", "horse", "unicorn", "cat"]
-    drawn = Draw(np.array([]), np.array([]), np.array([0, 1, 2]))
+    none = np.array([])
+    drawn = Draw(none, none, np.array([0, 1, 2]), none)
     drawn_names = [hidden_names(names, drawn, replicate, seed=0) for replicate in range(20)]
     assert {imagenet_indices(name)[0] for name, *_ in drawn_names} <= set(SYNSETS["dog"])
     assert len({name for name, *_ in drawn_names}) > 10
@@ -261,9 +287,43 @@ def test_a_validation_part_chooses_the_epoch_of_a_refit(compare, monkeypatch):
         assert part == pytest.approx(0.7 * every, abs=2)
 
 
+def test_unlabelled_images_are_added_to_the_training_images(compare, monkeypatch):
+    given: list[tuple[int, int]] = []
+    trained: list[np.ndarray] = []
+
+    def label(model, features, val_features, val_labels):
+        found = label_images(model, features, val_features, val_labels)
+        given.append((len(features), (found.labels >= 0).sum()))
+        assert model.calibration.train_counts.tolist() == np.bincount(trained[-1], minlength=3).tolist()
+        return found
+
+    def train(model, features, labels, *args, **options):
+        trained.append(labels)
+        return head.train_best_head(model, features, labels, *args, **options)
+
+    monkeypatch.setattr(scarce_fits, "label_images", label)
+    monkeypatch.setattr(scarce_fits, "train_best_head", train)
+    monkeypatch.setattr("animals_pl.experiments.scarce.MIN_TEST", 15)
+    study = STUDY.replace("as it is: {}", "as it is: {unlabelled: false}").replace("keep: [5, 10]", "keep: [10]")
+    study = study.replace("model.lr: 0.0, model.tta: none", "unlabelled: true").replace(
+        "}\nvar", ", unlabelled: 0.5}\nvar"
+    )
+    assert compare(study)[0] == 0
+    assert len(given) == 2
+    assert len(trained) == 2 + 2 * 2  # the second variant trains twice
+    assert [len(labels) for labels in trained[:2]] == [len(labels) for labels in trained[2::2]]
+    for (images, labelled), first, second in zip(given, trained[2::2], trained[3::2], strict=True):
+        assert images > 20
+        assert len(second) == len(first) + labelled
+        assert second[: len(first)].tolist() == first.tolist()
+    assert sum(labelled for _, labelled in given) > 20
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ("{data.unlabelled: DIR}", "which draws unlabelled images itself"),
+        ("{unlabelled: true}", "unlabelled=true needs scarce.unlabelled > 0"),
         ("{model.freeze: false}", "trains heads on cached features"),
         ("{data.augment: light}", "trains heads on cached features"),
         ("{model.mixup: 0.2}", "trains heads on cached features"),

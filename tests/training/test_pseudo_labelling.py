@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from image_trees import write_tree
-from scipy.special import softmax
 
 from animals_pl import AnimalClassifier, AnimalsDataModule
 from animals_pl.cli import main
 from animals_pl.data.tables import read_rows
+from animals_pl.evaluation.unknown import unknown_scores
 from animals_pl.experiments.same_result import compare_runs
 from animals_pl.lightning_cli import run as cli
+from animals_pl.training.calibration import calibration_of
 from animals_pl.training.callbacks.feature_cache import FeatureDataset
 from animals_pl.training.head import train_head
 from animals_pl.training.pseudo_labels import pseudo_labels
@@ -88,19 +89,26 @@ def test_every_image_is_labelled_or_has_a_reason(whole, folders):
 def test_the_teacher_is_the_run_without_unlabelled_images(whole, folders, tmp_path):
     """Its best epoch, applied to all unlabelled images, gives the same pseudo-labels."""
     assert main([*options(folders, tmp_path), "--data.unlabelled", "null"]) == 0
-    teacher = load_classifier(tmp_path / "run" / "version_0" / "best.ckpt").eval()
+    file = tmp_path / "run" / "version_0" / "best.ckpt"
+    teacher, calibration = load_classifier(file).eval(), calibration_of(read(file))
     data = AnimalsDataModule(str(folders[0]), size=32, predict_paths=[str(folders[1])], num_workers=0)
     data.setup("predict")
     with torch.no_grad():
         images = torch.stack([image for image, _ in (data.datasets["predict"][i] for i in range(100))])
-        logits = teacher(images).double().numpy()
-    names = [Path(path).name for path in data.catalogs["predict"].paths]
+        logits = teacher(images).numpy()
     rows = {row["path"]: row for row in pseudo_labelled(whole)}
-    known = [index for index, name in enumerate(names) if rows[name]["left_out"] != "unknown"]
-    counts = np.array(read(tmp_path / "run" / "version_0" / "best.ckpt")["calibration"]["train_counts"])
-    labels, best = pseudo_labels(softmax(logits[known], axis=1), counts)
-    for index, label, probability in zip(known, labels, best, strict=True):
-        row = rows[names[index]]
+    ordered = [rows[Path(path).name] for path in data.catalogs["predict"].paths]
+    val = AnimalsDataModule(str(folders[0]), size=32, num_workers=0)
+    val.setup("validate")
+    images = torch.stack([image for image, _ in (val.datasets["val"][i] for i in range(len(val.datasets["val"])))])
+    with torch.no_grad():
+        known_scores = np.sort(unknown_scores(teacher(images).numpy(), calibration))
+    is_unknown = unknown_scores(logits, calibration) > known_scores[[16, 17]].mean()  # 90 % of 18 images are 17
+    assert [row["left_out"] == "unknown" for row in ordered] == is_unknown.tolist()
+    assert 0 < is_unknown.sum() < 50
+    labels, best = pseudo_labels(calibration.probabilities(logits[~is_unknown]), calibration.model_prior)
+    known = [row for row in ordered if row["left_out"] != "unknown"]
+    for row, label, probability in zip(known, labels, best, strict=True):
         assert row["label"] == ("" if label < 0 else "abc"[label])
         assert float(row["probability"]) == pytest.approx(probability, abs=2e-4)
 

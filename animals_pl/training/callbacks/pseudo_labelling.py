@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.table import Table
-from scipy.special import softmax
 from torch import Tensor
 
 from animals_pl.data.catalog import Catalog, display_name
@@ -21,13 +20,12 @@ from animals_pl.data.datamodule import AnimalsDataModule
 from animals_pl.data.tables import read_rows, write_table
 from animals_pl.data.unlabelled import find_unlabelled
 from animals_pl.errors import UsageError, counted
-from animals_pl.evaluation.unknown import fit_unknown_threshold, unknown_scores
 from animals_pl.files import show
 from animals_pl.training.callbacks.feature_cache import FeatureCache, FeatureDataset, split_features
 from animals_pl.training.classifier import FEATURE_DIMS, AnimalClassifier
 from animals_pl.training.extraction import Extractor
 from animals_pl.training.head import head_logits, train_best_head
-from animals_pl.training.pseudo_labels import pseudo_labels
+from animals_pl.training.pseudo_labels import PseudoLabels, label_images
 
 PSEUDO_LABELS = "pseudo_labels.csv"
 """Columns: ``path`` below ``data.unlabelled``, ``sha256``, ``label`` (empty: not used), ``probability`` of the most
@@ -102,14 +100,11 @@ class PseudoLabelling(L.Callback):
         table[["label", "probability", "left_out"]] = ""
         if len(table):
             hflip = module.hparams["tta"] == "hflip"
-            logits, is_unknown = self._teacher(trainer, module, self._features("unlabelled", images, extractor, hflip))
-            known = np.flatnonzero(~is_unknown)
-            counts = np.bincount(self._targets("train"), minlength=len(self.data.class_names))
-            labels, probabilities = pseudo_labels(softmax(logits[known], axis=1), counts)
-            table["left_out"] = np.where(is_unknown, UNKNOWN, "")
-            table.loc[known, "probability"] = [f"{each:.4f}" for each in probabilities]
-            table.loc[known, "label"] = ["" if label < 0 else self.data.class_names[label] for label in labels]
-            table.loc[known[labels < 0], "left_out"] = UNSURE
+            features = self._features("unlabelled", images, extractor, hflip)
+            labels, probabilities, is_unknown = self._teach(trainer, module, features)
+            table["label"] = ["" if label < 0 else self.data.class_names[label] for label in labels]
+            table["probability"] = ["" if np.isnan(each) else f"{each:.4f}" for each in probabilities]
+            table["left_out"] = np.select([is_unknown, labels < 0], [UNKNOWN, UNSURE], "")
         left_out = pd.DataFrame({"path": list(found.left_out), "left_out": list(found.left_out.values())})
         table = pd.concat([table, left_out], ignore_index=True).fillna("")
         return trainer.strategy.broadcast(table)  # another machine may round differently
@@ -129,8 +124,8 @@ class PseudoLabelling(L.Callback):
             )
         return pd.DataFrame(read_rows(file, "pseudo-labels", "path", "sha256", "label", "left_out"))
 
-    def _teacher(self, trainer: L.Trainer, module: AnimalClassifier, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Train the teacher. Returns its logits (N, C) float64, and whether each image is unknown (N,)."""
+    def _teach(self, trainer: L.Trainer, module: AnimalClassifier, features: Tensor) -> PseudoLabels:
+        """Train the teacher, and label images by their features (N, V, F)."""
         if (trainer.max_epochs or 0) <= 0:
             raise UsageError("data.unlabelled needs a number of epochs. Set trainer.max_epochs, or remove it.")
         teacher = copy.deepcopy(module).cpu()
@@ -152,12 +147,10 @@ class PseudoLabelling(L.Callback):
             )
         finally:
             torch.set_num_threads(threads)
-        logits, val_logits = (head_logits(teacher, each).double().numpy() for each in (features, val_features))
         if trainer.is_global_zero:
-            accuracy = (val_logits.argmax(1) == self._targets("val")).mean()
+            accuracy = (head_logits(teacher, val_features).argmax(1).numpy() == self._targets("val")).mean()
             print(f"teacher: head of epoch {epochs}, validation accuracy {accuracy:.4f}")
-        threshold = fit_unknown_threshold(unknown_scores(val_logits, teacher.calibration))
-        return logits, unknown_scores(logits, teacher.calibration) > threshold
+        return label_images(teacher, features, val_features, self._targets("val"))
 
     def _features(self, split: str, images: Catalog, extractor: Extractor, hflip: bool = False) -> Tensor:
         """Features (N, V, F) of images outside the dataset, with those of the flipped images if asked."""

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import lightning as L
 import numpy as np
 
-from animals_pl.evaluation.calibration import (
-    calibrated_probabilities,
-    expected_calibration_error,
-    fit_temperature,
-    log_prior_shift,
-)
-from animals_pl.evaluation.unknown import fit_unknown_threshold, unknown_scores
+from animals_pl.evaluation.calibration import calibrated_probabilities, expected_calibration_error
+from animals_pl.training.calibration import fit_calibration
 from animals_pl.training.callbacks.split_logits import LogitCollector
 from animals_pl.training.classifier import AnimalClassifier
 
@@ -22,8 +16,8 @@ from animals_pl.training.classifier import AnimalClassifier
 class Temperature(L.Callback):
     """Fits temperature and unknown threshold to the validation logits before a checkpoint is saved; logs ``ece/val``.
 
-    Every checkpoint has the values of its own latest validation. The target prior of the temperature is that of the
-    validation images. ``ece/val`` is that of softmax(logits), without calibration.
+    Every checkpoint has the values of its own latest validation, see :func:`fit_calibration`. ``ece/val`` is that of
+    softmax(logits), without calibration.
     """
 
     def __init__(self) -> None:
@@ -45,9 +39,4 @@ class Temperature(L.Callback):
             return  # the model reports the divergence
         ece = expected_calibration_error(calibrated_probabilities(found.logits), found.labels)
         pl_module.log("ece/val", ece, sync_dist=True)  # the same in all processes
-        calibration = pl_module.calibration
-        counts = np.bincount(found.labels, minlength=found.logits.shape[1])
-        shift = 0.0 if calibration.model_prior is None else log_prior_shift(counts, calibration.model_prior)
-        temperature = fit_temperature(found.logits, found.labels, shift)
-        threshold = fit_unknown_threshold(unknown_scores(found.logits, calibration))
-        pl_module.calibration = replace(calibration, temperature=temperature, unknown_threshold=threshold)
+        pl_module.calibration = fit_calibration(pl_module.calibration, found.logits, found.labels)
