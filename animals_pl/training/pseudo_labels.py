@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +43,7 @@ class PseudoLabels(NamedTuple):
 def label_images(
     teacher: AnimalClassifier, features: Tensor, val_features: Tensor, val_labels: np.ndarray
 ) -> PseudoLabels:
-    """Label images from their features.
+    """Label images from their features. N > 0.
 
     Args:
         teacher: A model with a trained head and the class counts of its training images.
@@ -53,11 +54,14 @@ def label_images(
     """
     logits, val_logits = (head_logits(teacher, each).numpy() for each in (features, val_features))
     calibration = fit_calibration(teacher.calibration, val_logits, val_labels)
-    threshold = fit_unknown_threshold(unknown_scores(val_logits, calibration), KNOWN_SHARE)
-    is_unknown = unknown_scores(logits, calibration) > threshold
+    probabilities, prior = calibration.probabilities(logits), np.asarray(calibration.model_prior)
+    # At the frequencies of the labelled images, classes with few of them would be unknown more often.
+    frequencies = at_estimated_frequencies(probabilities, prior).mean(axis=0)
+    adapted = replace(calibration, train_counts=frequencies)
+    threshold = fit_unknown_threshold(unknown_scores(val_logits, adapted), KNOWN_SHARE)
+    is_unknown = unknown_scores(logits, adapted) > threshold
     labels, best = np.full(len(logits), -1, dtype=np.int64), np.full(len(logits), np.nan)
-    known = calibration.probabilities(logits[~is_unknown])
-    labels[~is_unknown], best[~is_unknown] = pseudo_labels(known, np.asarray(calibration.model_prior))
+    labels[~is_unknown], best[~is_unknown] = pseudo_labels(probabilities[~is_unknown], prior)
     return PseudoLabels(labels, best, is_unknown)
 
 
