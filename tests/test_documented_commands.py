@@ -58,6 +58,7 @@ ELSEWHERE = {
             "cross-validate configs/studies/head.yaml --root datasets/animals10/raw-img",
             "cross-validate configs/studies/head_hidden.yaml --root datasets/animals10/raw-img",
             "cross-validate configs/studies/refit.yaml --root datasets/animals10/raw-img",
+            "cross-validate configs/studies/unlabelled.yaml --root datasets/animals10/raw-img",
         ],
         "needs hundreds of images per class; tests/experiments/test_scarce.py runs such a study",
     ),
