@@ -36,7 +36,11 @@ from animals_pl.training.trainer import make_trainer
 FITS = ("refit", "unlabelled")
 """Settings of a variant: a validation part chooses the epoch, and with ``true`` the head is trained once more."""
 
-RUN_SETTINGS = ("trainer.max_epochs", "trainer.accelerator", "seed_everything", "name", "monitor", *FITS)
+EPOCHS = ("trainer.max_epochs", "trainer.min_epochs", "trainer.min_steps")
+"""Length of training: ``max_epochs``, otherwise ``min_epochs``. The number of steps has no effect, so that all draws of
+a study are trained equally long."""
+
+RUN_SETTINGS = (*EPOCHS, "trainer.accelerator", "seed_everything", "name", "monitor", *FITS)
 """Allowed settings besides those of the model and the data: they are read, or have no effect here."""
 
 
@@ -130,7 +134,7 @@ def _fit_draws(settings: dict[str, Any], variant: str, data: ScarceData) -> Scar
         labels = data.catalog.labels
         seed = module.hparams["seed"] + replicate
         options = {
-            "epochs": settings["trainer.max_epochs"],
+            "epochs": settings.get("trainer.max_epochs") or settings["trainer.min_epochs"],
             "batch_size": module.hparams["batch_size"],
             "seed": seed,
         }

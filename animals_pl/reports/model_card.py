@@ -39,6 +39,7 @@ HUB_METRICS = {
 SETTINGS = (
     *("model.net", "model.head", "model.features", "model.freeze", "model.weights", "model.loss", "model.tta"),
     *("data.size", "data.resize", "data.crop_pct", "data.sampling", "data.augment", "trainer.max_epochs"),
+    *("trainer.min_epochs", "trainer.min_steps"),
 )
 """Settings in config.yaml that the card lists."""
 

@@ -246,7 +246,8 @@ def prepare_run(
         check_new_model(model)
     else:
         ckpt_path = prepare_resume(model, data, options.monitor, ckpt_path)
-    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), RunLength(), RunSummary(data), Temperature()]
+    length = RunLength.of(kwargs)
+    mine: list[L.Callback] = [BatchSeed(data.hparams.get("seed", 42)), length, RunSummary(data), Temperature()]
     if options.refit:
         mine.append(InitialWeights())
     mine += option_callbacks(options, data)

@@ -64,6 +64,8 @@ REMEDIES = {
 MUST_BE_POSITIVE = (
     "max_epochs",
     "max_steps",
+    "min_epochs",
+    "min_steps",
     "limit_train_batches",
     "accumulate_grad_batches",
     "check_val_every_n_epoch",

@@ -75,6 +75,7 @@ CASES = {
     "top_k": ["--save_top_k", 2, "--monitor", "acc/val"],
     "early_stopping": ["--model.lr", 0, callback("EarlyStopping", monitor="acc/val", patience=1)],
     "steps": ["--trainer.max_epochs", -1, "--trainer.max_steps", 16],
+    "minimum": ["--trainer.max_epochs", "null", "--trainer.min_epochs", 1, "--trainer.min_steps", 13],
     "learning_rates": [callback("LearningRateMonitor"), "--trainer.log_every_n_steps", 1],
 }
 

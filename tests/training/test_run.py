@@ -20,7 +20,7 @@ import pytest
 import timm
 import torch
 import yaml
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, TQDMProgressBar
 from PIL import Image
 from run_folders import FILES, names_in
 from safetensors.torch import save_file
@@ -351,6 +351,41 @@ def test_steps_alone_give_a_run_its_epochs(tiny_tree, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "3 epochs (7 steps)" in output
     assert "stopped after 1 of 3 batches of epoch 3: trainer.max_steps=7 was reached." in output
+
+
+@pytest.mark.parametrize(
+    ("limits", "epochs"),
+    [
+        ({"min_epochs": 2}, 2),
+        ({"min_steps": 7}, 3),  # 43 images in batches of 16 are 3 steps
+        ({"min_epochs": 2, "min_steps": 7}, 3),
+        ({"min_epochs": 4, "min_steps": 7}, 4),
+        ({"min_epochs": 4, "min_steps": 70, "max_epochs": 1}, 1),
+        ({"min_epochs": 4, "min_steps": 70, "max_steps": 4}, 2),
+        ({"min_epochs": 4, "max_time": {"microseconds": 1}}, 1),
+        ({"min_epochs": 4, "max_epochs": -1, "max_steps": 3}, 1),
+    ],
+)
+def test_a_minimum_is_the_length_of_a_run_without_a_maximum(tiny_tree, tmp_path, capsys, limits, epochs):
+    model, data = AnimalClassifier(net="shallownet", schedule="constant"), small_data(tiny_tree, test_fraction=0.0)
+    run = fit(model, data, accelerator="cpu", default_root_dir=str(tmp_path), **limits)
+    assert len(run.metrics) == epochs
+    output = capsys.readouterr()
+    assert "has not been met" not in output.err
+    if len(limits.keys() - {"min_epochs", "min_steps"}) == 0:
+        assert f"training    {epochs} epochs" in output.out
+
+
+def test_early_stopping_may_end_a_run_before_its_minimum(tiny_tree, tmp_path):
+    stop = EarlyStopping("loss/val", patience=1)
+    options = {"min_epochs": 9, "min_steps": 90, "default_root_dir": str(tmp_path), "accelerator": "cpu"}
+    run = fit(AnimalClassifier(net="shallownet", lr=0.0), small_data(tiny_tree), callbacks=stop, **options)
+    assert len(run.metrics) == 2
+
+
+def test_a_minimum_of_zero_is_refused(tiny_tree, tmp_path):
+    with pytest.raises(UsageError, match=r"trainer\.min_steps=0 is out of range"):
+        fit(AnimalClassifier(net="shallownet"), small_data(tiny_tree), min_steps=0, default_root_dir=str(tmp_path))
 
 
 def test_a_run_without_a_length_has_no_progressive_sizes(tiny_tree, tmp_path):

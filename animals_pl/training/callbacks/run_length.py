@@ -1,4 +1,4 @@
-"""Length of runs limited by steps or time."""
+"""Length of runs limited by steps or time, or given by a minimum."""
 
 from __future__ import annotations
 
@@ -15,16 +15,45 @@ from animals_pl.training.checkpoint import how_to_resume
 
 
 class RunLength(L.Callback):
-    """Derives max_epochs from max_steps, and runs validation when max_steps or max_time ends an epoch early.
+    """Derives max_epochs from steps, and runs validation when max_steps or max_time ends an epoch early.
 
     Schedules and image sizes depend on the number of epochs.
+
+    Args:
+        min_epochs: Epochs of a run without a maximum.
+        min_steps: Optimizer steps of a run without a maximum, if these take longer.
     """
 
+    def __init__(self, min_epochs: int | None = None, min_steps: int | None = None) -> None:
+        self.min_epochs = min_epochs
+        self.min_steps = min_steps
+
+    @classmethod
+    def of(cls, kwargs: dict[str, Any]) -> RunLength:
+        """The callback for arguments of ``lightning.Trainer``.
+
+        If they have a minimum, but no maximum, the minimum becomes the length of the run and is removed from them:
+        Lightning would train 1,000 epochs, and early stopping could not end the run before the minimum.
+        """
+        maxima = {key for key in ("max_epochs", "max_steps", "max_time") if kwargs.get(key) not in (None, -1)}
+        minimum = {key: kwargs[key] for key in ("min_epochs", "min_steps") if kwargs.get(key)}
+        if maxima & {"max_steps", "max_time"}:  # Lightning would train on until the minimum
+            kwargs |= dict.fromkeys(minimum)
+        if maxima or not minimum or kwargs.get("max_epochs") == -1:
+            return cls()
+        kwargs |= {"max_epochs": -1, **dict.fromkeys(minimum)}
+        return cls(**minimum)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Derive ``max_epochs`` if only ``max_steps`` is set."""
+        """Derive ``max_epochs``."""
         # With max_steps, Lightning resumes a run at the end of an epoch as if it were within the epoch.
         trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
-        if stage == "fit" and trainer.max_epochs == -1 and trainer.max_steps > 0:
+        if stage != "fit" or trainer.max_epochs != -1:
+            return
+        if self.min_epochs or self.min_steps:
+            epochs = math.ceil(self.min_steps / _steps_per_epoch(trainer)) if self.min_steps else 1
+            trainer.fit_loop.max_epochs = max(epochs, self.min_epochs or 1)
+        elif trainer.max_steps > 0:
             with suppress(TypeError):  # a loader without a length
                 trainer.fit_loop.max_epochs = math.ceil(trainer.max_steps / _steps_per_epoch(trainer))
 
