@@ -127,10 +127,10 @@ class AnimalsDataModule(L.LightningDataModule):
         uses the part that can be decoded."""
         self.excluded: set[str] = set()
         self.pseudo_labelled: Catalog | None = None
-        """Images of ``unlabelled`` that were added to the training split."""
+        """Images of ``unlabelled`` that were added to the training split in the latest ``fit``."""
 
     def prepare_data(self) -> None:
-        """Generate the practice set if needed.
+        """Generate the practice set if needed, and check that there are unlabelled images if asked for.
 
         In distributed training, rank 0 scans here and the others read the cache.
         """
@@ -139,10 +139,12 @@ class AnimalsDataModule(L.LightningDataModule):
         if needs_root and self.root == Path(PRACTICE_ROOT) and not self.root.exists():
             print(f"Generating the practice set (1,000 images, about 30 s) in {printable(self.root)}")
             draw_practice_set(self.root)
-        if self.trainer is not None and self.trainer.world_size > 1 and stage == "fit":
-            scan(scan_folder(self.root))
-            if self.hparams["unlabelled"]:
-                scan(scan_unlabelled(self.hparams["unlabelled"]))
+        if stage != "fit":
+            return
+        unlabelled = [scan_unlabelled(self.hparams["unlabelled"])] if self.hparams["unlabelled"] else []
+        if self.trainer is not None and self.trainer.world_size > 1:
+            for catalog in (scan_folder(self.root), *unlabelled):
+                scan(catalog)
 
     def setup(self, stage: str) -> None:
         """Load and split the images that a stage needs, and hand :attr:`info` to the model.
@@ -164,7 +166,7 @@ class AnimalsDataModule(L.LightningDataModule):
             self.catalogs["test"] = images_to_test(loaded.usable)
         elif "train" not in self.catalogs:
             self._load_and_split(class_names)
-        elif self.pseudo_labelled is not None:  # added in an earlier run
+        elif stage == "fit" and self.pseudo_labelled is not None:  # added in an earlier run
             self.catalogs["train"], self.pseudo_labelled = self.catalog.select(self.split.train), None
         if stage == "test" and not self.catalogs["test"].paths:
             raise UsageError(

@@ -225,6 +225,9 @@ def _model_and_data(
             f"variant {variant!r}: data.unlabelled has no effect in a study with scarce, which draws unlabelled images "
             "itself. Set scarce.unlabelled to a fraction, and unlabelled to true in a variant."
         )
+    for key in FITS:
+        if type(settings.get(key, False)) is not bool:
+            raise UsageError(f"variant {variant!r}: {key}={settings[key]!r} is not true or false.")
     if settings.get("unlabelled") and not plan.unlabelled:
         raise UsageError(f"variant {variant!r}: unlabelled=true needs scarce.unlabelled > 0 in the study. Add it.")
     if settings.get("unlabelled") and settings.get("refit"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -91,18 +93,18 @@ def train_best_head(
     Returns:
         The number of epochs that the head was trained.
     """
-    losses: list[float] = []
-    heads: list[dict[str, Tensor]] = []
+    best: dict[str, Any] = {"loss": math.inf, "epochs": 0, "head": model.net.head.state_dict()}
+    epochs = itertools.count(1)
     targets = torch.from_numpy(val_labels)
 
-    def validate() -> None:
-        losses.append(F.cross_entropy(head_logits(model, val_features), targets).item())
-        heads.append(copy.deepcopy(model.net.head.state_dict()))
+    def keep_if_better() -> None:
+        loss, epoch = F.cross_entropy(head_logits(model, val_features), targets).item(), next(epochs)
+        if loss < best["loss"]:
+            best.update(loss=loss, epochs=epoch, head=copy.deepcopy(model.net.head.state_dict()))
 
-    train_head(model, features, labels, after_epoch=validate, **options)
-    best = int(np.argmin(losses))
-    model.net.head.load_state_dict(heads[best])
-    return best + 1
+    train_head(model, features, labels, after_epoch=keep_if_better, **options)
+    model.net.head.load_state_dict(best["head"])
+    return int(best["epochs"])
 
 
 def head_logits(model: AnimalClassifier, features: Tensor) -> Tensor:

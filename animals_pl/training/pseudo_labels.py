@@ -23,6 +23,9 @@ KNOWN_SHARE = 0.9
 """Share of the validation images that are not unknown. Lower than in predictions: an image that is left out does less
 harm than one with a wrong label."""
 
+PRIOR_WEIGHT = 0.1
+"""Weight of the class frequencies of the labelled images, relative to those of the unlabelled ones."""
+
 _ITERATIONS, _TOLERANCE = 1000, 1e-6
 
 
@@ -43,7 +46,7 @@ class PseudoLabels(NamedTuple):
 def label_images(
     teacher: AnimalClassifier, features: Tensor, val_features: Tensor, val_labels: np.ndarray
 ) -> PseudoLabels:
-    """Label images from their features. N > 0.
+    """Label images from their features.
 
     Args:
         teacher: A model with a trained head and the class counts of its training images.
@@ -52,36 +55,41 @@ def label_images(
             for unknown images.
         val_labels: Classes of the validation images (M,).
     """
+    if not len(features):
+        return PseudoLabels(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0, dtype=bool))
     logits, val_logits = (head_logits(teacher, each).numpy() for each in (features, val_features))
     calibration = fit_calibration(teacher.calibration, val_logits, val_labels)
-    probabilities, prior = calibration.probabilities(logits), np.asarray(calibration.model_prior)
+    prior, counts = np.asarray(calibration.model_prior), np.asarray(calibration.train_counts)
+    probabilities = calibration.probabilities(logits)
     # At the frequencies of the labelled images, classes with few of them would be unknown more often.
-    frequencies = at_estimated_frequencies(probabilities, prior).mean(axis=0)
+    frequencies = at_estimated_frequencies(probabilities, prior, counts).mean(axis=0)
     adapted = replace(calibration, train_counts=frequencies)
     threshold = fit_unknown_threshold(unknown_scores(val_logits, adapted), KNOWN_SHARE)
     is_unknown = unknown_scores(logits, adapted) > threshold
     labels, best = np.full(len(logits), -1, dtype=np.int64), np.full(len(logits), np.nan)
-    labels[~is_unknown], best[~is_unknown] = pseudo_labels(probabilities[~is_unknown], prior)
+    labels[~is_unknown], best[~is_unknown] = pseudo_labels(probabilities[~is_unknown], prior, counts)
     return PseudoLabels(labels, best, is_unknown)
 
 
-def at_estimated_frequencies(probabilities: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def at_estimated_frequencies(probabilities: np.ndarray, prior: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Class probabilities (N, C) at the class frequencies of the images, which are estimated from all of them.
 
     M. Saerens, P. Latinne and C. Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities",
-    2002: expectation-maximisation finds the frequencies with the highest likelihood, starting from equal ones.
+    2002: expectation-maximisation, starting from the frequencies of the labelled images. These also count as
+    :data:`PRIOR_WEIGHT` · N images, without which unsure predictions would all become the same class.
 
     Args:
         probabilities: (N, C), N > 0, of a calibrated model. Each row sums to 1.
         prior: Class prior (C,) implicit in them, > 0.
+        counts: Labelled images of each class (C,). The frequency of a class without any is 0.
     """
-    num_classes = probabilities.shape[1]
-    likelihoods = probabilities / prior
-    frequencies = np.full(num_classes, 1 / num_classes)
+    labelled = counts / counts.sum()
+    likelihoods, frequencies = probabilities / prior, labelled
     for _ in range(_ITERATIONS):
         adjusted = likelihoods * frequencies
         adjusted /= adjusted.sum(axis=1, keepdims=True)
-        before, frequencies = frequencies, adjusted.mean(axis=0)
+        before = frequencies
+        frequencies = (adjusted.mean(axis=0) + PRIOR_WEIGHT * labelled) / (1 + PRIOR_WEIGHT)
         if np.abs(frequencies - before).max() < _TOLERANCE:
             break
     return adjusted
@@ -103,15 +111,16 @@ def class_thresholds(probabilities: np.ndarray) -> np.ndarray:
     return np.maximum(CONFIDENCE * share / (2 - share), LEAST_CONFIDENCE)
 
 
-def pseudo_labels(probabilities: np.ndarray, prior: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pseudo_labels(probabilities: np.ndarray, prior: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pseudo-labels (N,) int64, -1 for images below their class's threshold, and their probabilities (N,).
 
     Args:
         probabilities: Calibrated class probabilities (N, C) of unlabelled images.
         prior: Class prior (C,) implicit in them, > 0.
+        counts: Labelled images of each class (C,).
     """
     if not len(probabilities):
         return np.empty(0, dtype=np.int64), np.empty(0)
-    adjusted = at_estimated_frequencies(probabilities, prior)
+    adjusted = at_estimated_frequencies(probabilities, prior, counts)
     labels, best = adjusted.argmax(axis=1).astype(np.int64), adjusted.max(axis=1)
     return np.where(best > class_thresholds(adjusted)[labels], labels, -1), best

@@ -99,8 +99,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", default="mobilenetv3_small_best", help="configuration with a frozen backbone")
     parser.add_argument("--net", help="another net")
     parser.add_argument("--weights", help="file with its weights")
-    parser.add_argument("--seeds", type=int, default=12)
-    parser.add_argument("--hidden_classes", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=12, help="2 or more")
+    parser.add_argument("--hidden_classes", type=int, default=0, choices=range(5))
     options = parser.parse_args(args)
     catalog = load_dataset(options.root).usable
     scores: list[list[list[float]]] = []

@@ -10,7 +10,7 @@ from PIL import Image
 
 from animals_pl.data.loading import load_dataset, split_dataset
 from animals_pl.data.splits import Split
-from animals_pl.data.unlabelled import BROKEN, DUPLICATE, LABELLED, find_unlabelled
+from animals_pl.data.unlabelled import BROKEN, DUPLICATE, GROUPED, LABELLED, find_unlabelled
 from animals_pl.errors import UsageError
 
 
@@ -101,3 +101,30 @@ def test_a_folder_without_images_is_refused(labelled, tmp_path, make, message):
         (tmp_path / "more").mkdir()
     with pytest.raises(UsageError, match=message):
         find_unlabelled(tmp_path / "more", *dataset(labelled))
+
+
+def test_near_duplicates_of_other_test_images_are_left_out(labelled, tmp_path):
+    photograph(tmp_path / "test" / "a" / "1.png", 106).resize((80, 60)).save(tmp_path / "small.jpg")
+    photograph(tmp_path / "more" / "new.png", 107)
+    shutil.move(tmp_path / "small.jpg", tmp_path / "more" / "small.jpg")
+    found = find_unlabelled(tmp_path / "more", *dataset(labelled), test_root=str(tmp_path / "test"))
+    assert found.left_out == {"small.jpg": LABELLED}
+
+
+def test_groups_of_a_regular_expression_reach_into_the_folder(labelled, tmp_path):
+    catalog, split = dataset(labelled)
+    for name, seed in (("cam_1_a.png", 108), ("cam_99_b.png", 109)):
+        photograph(tmp_path / "more" / name, seed)
+    number = r"(?:^|[/_])(\d+)(?=[._])"
+    assert "a/1.png" not in catalog.paths
+    found = find_unlabelled(tmp_path / "more", catalog, split, group_by=number)
+    assert found.left_out == {"cam_1_a.png": GROUPED}
+    assert list(found.usable.paths) == ["cam_99_b.png"]
+
+
+def test_a_class_folder_is_refused_and_a_hidden_folder_accepted(labelled):
+    catalog, split = dataset(labelled)
+    with pytest.raises(UsageError, match=r"is in a folder of data\.root"):
+        find_unlabelled(labelled / "a", catalog, split)
+    photograph(labelled / ".more" / "new.png", 110)
+    assert list(find_unlabelled(labelled / ".more", catalog, split).usable.paths) == ["new.png"]

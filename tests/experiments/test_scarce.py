@@ -324,6 +324,8 @@ def test_unlabelled_images_are_added_to_the_training_images(compare, monkeypatch
     [
         ("{data.unlabelled: DIR}", "which draws unlabelled images itself"),
         ("{unlabelled: true}", "unlabelled=true needs scarce.unlabelled > 0"),
+        ("{unlabelled: half}", "unlabelled='half' is not true or false"),
+        ("{refit: 1}", "refit=1 is not true or false"),
         ("{model.freeze: false}", "trains heads on cached features"),
         ("{data.augment: light}", "trains heads on cached features"),
         ("{model.mixup: 0.2}", "trains heads on cached features"),

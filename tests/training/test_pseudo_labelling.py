@@ -22,7 +22,7 @@ from animals_pl.lightning_cli import run as cli
 from animals_pl.training.calibration import calibration_of
 from animals_pl.training.callbacks.feature_cache import FeatureDataset
 from animals_pl.training.head import train_head
-from animals_pl.training.pseudo_labels import at_estimated_frequencies, pseudo_labels
+from animals_pl.training.pseudo_labels import PseudoLabels, at_estimated_frequencies, pseudo_labels
 from animals_pl.training.run import fit
 from animals_pl.training.trained import load_classifier
 
@@ -102,14 +102,14 @@ def test_the_teacher_is_the_run_without_unlabelled_images(whole, folders, tmp_pa
     val = AnimalsDataModule(str(folders[0]), size=32, num_workers=0)
     val.setup("validate")
     images = torch.stack([image for image, _ in (val.datasets["val"][i] for i in range(len(val.datasets["val"])))])
-    probabilities, prior = calibration.probabilities(logits), calibration.model_prior
-    at_frequencies = replace(calibration, train_counts=at_estimated_frequencies(probabilities, prior).mean(0))
+    probabilities, prior, counts = calibration.probabilities(logits), calibration.model_prior, calibration.train_counts
+    at_frequencies = replace(calibration, train_counts=at_estimated_frequencies(probabilities, prior, counts).mean(0))
     with torch.no_grad():
         known_scores = np.sort(unknown_scores(teacher(images).numpy(), at_frequencies))
     is_unknown = unknown_scores(logits, at_frequencies) > known_scores[[16, 17]].mean()  # 90 % of 18 images are 17
     assert [row["left_out"] == "unknown" for row in ordered] == is_unknown.tolist()
     assert 0 < is_unknown.sum() < 50
-    labels, best = pseudo_labels(probabilities[~is_unknown], prior)
+    labels, best = pseudo_labels(probabilities[~is_unknown], prior, counts)
     known = [row for row in ordered if row["left_out"] != "unknown"]
     for row, label, probability in zip(known, labels, best, strict=True):
         assert row["label"] == ("" if label < 0 else "abc"[label])
@@ -197,6 +197,9 @@ def test_a_run_is_not_resumed_with_other_pseudo_labels(whole, tmp_path, capsys, 
         ["--cache_features", "false"],
         ["--trainer.callbacks", "[{class_path: ProgressiveResizing, init_args: {sizes: [16, 32]}}]"],
         ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:01:00", "--model.schedule", "constant"],
+        ["--trainer.max_steps", "7"],
+        ["--tune", "lr"],
+        ["--data.unlabelled", "n" * 300],
         ["--data.unlabelled", "nowhere"],
         ["--data.unlabelled", " "],
     ],
@@ -220,6 +223,62 @@ def test_excluded_images_get_new_labels(folders, tmp_path):
     assert [(row["path"], row["label"]) for row in rows if not row["left_out"].startswith("near")] == [
         ("b/wrong.jpg", "a")
     ]
+
+
+def test_a_run_that_is_worse_than_its_teacher_says_so(folders, tmp_path, monkeypatch):
+    label = "animals_pl.training.callbacks.pseudo_labelling.label_images"
+    wrong = PseudoLabels(np.zeros(100, dtype=np.int64), np.ones(100), np.zeros(100, bool))
+    monkeypatch.setattr(label, lambda *_: wrong)
+    with pytest.warns(UserWarning, match=r"did not help: the lowest validation loss is .* Train without"):
+        assert main(options(folders, tmp_path)) == 0
+
+
+def test_no_image_with_a_label(folders, tmp_path, monkeypatch):
+    label = "animals_pl.training.callbacks.pseudo_labelling.label_images"
+    none = PseudoLabels(np.full(100, -1), np.full(100, np.nan), np.ones(100, bool))
+    monkeypatch.setattr(label, lambda *_: none)
+    with pytest.warns(UserWarning, match="no unlabelled image gets a pseudo-label"):
+        assert main(options(folders, tmp_path)) == 0
+    assert not any(row["label"] for row in pseudo_labelled(tmp_path / "run" / "version_0"))
+
+
+@pytest.mark.parametrize("change", ["missing", "changed", "folder", "other"])
+def test_images_that_changed_since_the_run_was_started_are_refused(folders, tmp_path, capsys, change):
+    unlabelled = shutil.copytree(folders[1], tmp_path / "unlabelled")
+    assert main(options((folders[0], unlabelled), tmp_path)) == 0
+    run, more = tmp_path / "run" / "version_0", []
+    first = next(row["path"] for row in pseudo_labelled(run) if row["label"])
+    if change == "missing":
+        (unlabelled / first).unlink()
+    elif change == "changed":
+        shutil.copy(folders[0] / "a" / "a_1.jpg", unlabelled / first)
+    elif change == "folder":
+        unlabelled.rename(tmp_path / "moved")
+    else:
+        more = ["--data.unlabelled", str(folders[0])]
+    args = ["fit", "--config", run / "config.yaml", "--ckpt_path", run / "last.ckpt", "--trainer.max_epochs", 8, *more]
+    capsys.readouterr()
+    assert main([*map(str, args)]) == 2
+    error = capsys.readouterr().err
+    assert "data.unlabelled=" in error
+    words = {"missing": f"{first!r} is missing since", "changed": f"{first!r} has changed since", "other": "is missing"}
+    assert words.get(change, "is not a folder") in error
+
+
+def test_images_in_the_group_of_a_labelled_one_are_left_out(folders, tmp_path):
+    """Excluded images of a camera whose other images are labelled."""
+    table = "path,camera\n" + "".join(f"a/a_{index}.jpg,{index // 10}\n" for index in range(30))
+    (tmp_path / "cameras.csv").write_text(table)
+    (tmp_path / "exclude.csv").write_text("path\n" + "".join(f"a/a_{index}.jpg\n" for index in [0, *range(10, 20)]))
+    more = ["--data.exclude", tmp_path / "exclude.csv", "--data.group_by", f"{tmp_path / 'cameras.csv'}:camera"]
+    assert main(options((folders[0], folders[0]), tmp_path, *more)) == 0
+    rows = {row["path"]: row for row in pseudo_labelled(tmp_path / "run" / "version_0")}
+    assert rows["a/a_0.jpg"]["left_out"] == "in the group (data.group_by) of a labelled image"
+    assert {rows[f"a/a_{index}.jpg"]["left_out"].partition(" ")[0] for index in range(10, 20)} <= {
+        "",
+        "unknown",
+        "below",
+    }
 
 
 def test_no_file_is_left_with_fast_dev_run(folders, tmp_path):

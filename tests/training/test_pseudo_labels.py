@@ -12,6 +12,7 @@ from scipy.special import softmax
 from animals_pl.training.pseudo_labels import (
     CONFIDENCE,
     LEAST_CONFIDENCE,
+    PRIOR_WEIGHT,
     at_estimated_frequencies,
     class_thresholds,
     pseudo_labels,
@@ -37,31 +38,49 @@ def calibrated(frequencies: list[float], images: int, seed: int = 0) -> tuple[np
 @pytest.mark.parametrize("frequencies", [[0.6, 0.3, 0.1], [0.02, 0.08, 0.9], [1 / 3, 1 / 3, 1 / 3]])
 def test_the_frequencies_of_the_images_are_found(frequencies):
     labels, rows = calibrated(frequencies, 20_000)
-    found = at_estimated_frequencies(rows, np.ones(3) / 3)
-    np.testing.assert_allclose(found.mean(axis=0), np.bincount(labels) / len(labels), atol=0.01)
+    found = at_estimated_frequencies(rows, np.ones(3) / 3, np.array([5, 4, 6]))
+    np.testing.assert_allclose(found.mean(axis=0), np.bincount(labels) / len(labels), atol=0.03)
     assert (found.argmax(1) == labels).mean() >= (rows.argmax(1) == labels).mean()
 
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(5, 40), st.integers(2, 4))
-def test_the_estimate_has_the_highest_likelihood(seed, images, classes):
+def test_the_estimate_has_the_highest_posterior_density(seed, images, classes):
     rows = probabilities(seed, images, classes, 1.5)
-    prior = np.random.default_rng(seed).dirichlet(np.full(classes, 5.0))
-    found = at_estimated_frequencies(rows, prior).mean(axis=0)
+    rng = np.random.default_rng(seed)
+    prior, counts = rng.dirichlet(np.full(classes, 5.0)), rng.integers(1, 30, classes)
+    labelled = counts / counts.sum()
+    adjusted = at_estimated_frequencies(rows, prior, counts)
+    found = (adjusted.mean(axis=0) + PRIOR_WEIGHT * labelled) / (1 + PRIOR_WEIGHT)
 
-    def loss(free: np.ndarray) -> float:
-        return -np.log((rows / prior) @ softmax(np.append(free, 0.0))).mean()
+    def loss(frequencies: np.ndarray) -> float:
+        return -np.log((rows / prior) @ frequencies).mean() - PRIOR_WEIGHT * (labelled @ np.log(frequencies))
 
-    best = min(minimize(loss, start, method="L-BFGS-B").fun for start in (np.zeros(classes - 1), np.ones(classes - 1)))
-    assert -np.log((rows / prior) @ found).mean() <= best + 1e-4
+    starts = (np.zeros(classes - 1), np.ones(classes - 1))
+    best = min(minimize(lambda x: loss(softmax(np.append(x, 0.0))), start, method="L-BFGS-B").fun for start in starts)
+    assert loss(found) <= best + 1e-4
 
 
 def test_the_prior_of_the_model_is_taken_out():
     """A model trained on images of which 90 % are of the first class, applied to images of equal frequencies."""
     _, rows = calibrated([0.5, 0.5], 20_000)
-    prior = np.array([0.9, 0.1])
+    prior, counts = np.array([0.9, 0.1]), np.array([90, 10])
     biased = rows * prior / (rows * prior).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(at_estimated_frequencies(biased, prior), at_estimated_frequencies(rows, np.ones(2)))
+    expected = at_estimated_frequencies(rows, np.ones(2), counts)
+    np.testing.assert_allclose(at_estimated_frequencies(biased, prior, counts), expected)
+
+
+def test_a_class_without_labelled_images_gets_no_pseudo_label():
+    labels, _ = pseudo_labels(probabilities(1, 200, 3), np.ones(3), np.array([10, 0, 20]))
+    assert set(labels) == {-1, 0, 2}
+
+
+def test_unsure_predictions_do_not_all_become_one_class():
+    """Without the weight of the labelled images, the estimate of noise is a single class with a probability of 1."""
+    rows = softmax(np.random.default_rng(0).normal(0, 0.3, (60, 3)), axis=1)
+    labels, best = pseudo_labels(rows, np.ones(3), np.array([20, 20, 20]))
+    assert best.max() < 0.9
+    assert (labels >= 0).mean() < 0.2
 
 
 def test_thresholds_are_those_of_flexmatch_with_a_minimum():
@@ -82,11 +101,12 @@ def test_no_class_has_confident_images():
 @given(st.integers(0, 10**6), st.integers(0, 60), st.integers(2, 8))
 def test_labels_are_the_most_probable_classes_above_their_threshold(seed, images, classes):
     rows, prior = probabilities(seed, images, classes), np.ones(classes)
-    labels, best = pseudo_labels(rows, prior)
+    counts = np.arange(1, classes + 1)
+    labels, best = pseudo_labels(rows, prior, counts)
     assert labels.shape == best.shape == (images,)
     if not images:
         return
-    adjusted = at_estimated_frequencies(rows, prior)
+    adjusted = at_estimated_frequencies(rows, prior, counts)
     thresholds = class_thresholds(adjusted)
     for row, label, probability in zip(adjusted, labels, best, strict=True):
         assert probability == pytest.approx(row.max())
