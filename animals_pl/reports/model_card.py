@@ -80,6 +80,7 @@ def write_model_card(
         name=name,
         dataset=Path(str(config["data"].get("root"))).name,
         settings=_settings(config),
+        pseudo_labelled=_pseudo_labelled(run / "pseudo_labels.csv"),
         classes=_classes(run / "split.csv", evaluations),
         evaluations=evaluations,
         metric_names=METRICS,
@@ -147,6 +148,11 @@ def _settings(config: Mapping[str, Any]) -> list[tuple[str, str]]:
         if value is not None:
             values.append((key, str(value).lower() if isinstance(value, bool) else str(value)))
     return values
+
+
+def _pseudo_labelled(file: Path) -> int:
+    """Number of unlabelled images that the run was trained on."""
+    return sum(bool(row["label"]) for row in read_rows(file, "card", "label")) if file.is_file() else 0
 
 
 def _classes(split_file: Path, evaluations: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

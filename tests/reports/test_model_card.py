@@ -100,6 +100,12 @@ def test_metrics_have_their_intervals(run):
         assert cells(page, title) == [title, *texts]
 
 
+def test_pseudo_labelled_images_are_counted(run):
+    assert "Trained on the dataset my images.\n" in card_of(run)
+    (run / "pseudo_labels.csv").write_text("path,label,left_out\na.jpg,cane,\nb.jpg,,unknown\nc.jpg,cane,\n")
+    assert "my images, and on 2 unlabelled images with pseudo-labels, which" in card_of(run)
+
+
 def test_odd_class_names_survive(run):
     page = rendered(card_of(run))
     per_class = saved(run, "test")["per_class"]
