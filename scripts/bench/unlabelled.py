@@ -86,10 +86,8 @@ def score(
     pairs = [(row["path"].partition("__")[0], row["label"]) for row in rows]
     right = sum(true == label for true, label in pairs)
     foreign = sum(bool(label) for true, label in pairs if not (folders["labelled"] / true).exists())
-    return (
-        values,
-        f"{sum(bool(label) for _, label in pairs)} of {len(pairs)} labelled, {right} right, {foreign} foreign",
-    )
+    labelled = sum(bool(label) for _, label in pairs)
+    return values, f"{labelled} of {len(pairs)} labelled, {right} right, {foreign} foreign"
 
 
 def main(args: Sequence[str] | None = None) -> None:
