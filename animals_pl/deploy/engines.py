@@ -11,7 +11,7 @@ import onnxruntime
 
 from animals_pl.data.cores import available_cores
 from animals_pl.errors import UsageError, listed, one_line
-from animals_pl.models.openvino_package import load_openvino
+from animals_pl.models.openvino_package import load_openvino, openvino_core
 
 EngineName = Literal["onnxruntime", "openvino"]
 
@@ -94,7 +94,7 @@ class OpenVino:
     """A graph compiled by OpenVINO for the CPU in float32, see :func:`load_engine`."""
 
     def __init__(self, content: bytes, threads: int | None) -> None:
-        openvino, cores = load_openvino(), available_cores()
+        cores = available_cores()
         streams = max(1, cores // (threads or cores))  # calls that run at the same time
         config = {
             "INFERENCE_PRECISION_HINT": "f32",  # the default on CPUs with bfloat16 is bfloat16
@@ -102,7 +102,7 @@ class OpenVino:
             "INFERENCE_NUM_THREADS": streams * (threads or cores),
         }
         try:
-            core = openvino.Core()
+            core = openvino_core()
             model = core.read_model(content)
             _compute_float_weights(model)
             self.compiled = core.compile_model(model, "CPU", config)

@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from animals_pl.models.openvino_package import load_openvino
+from animals_pl.models.openvino_package import load_openvino, openvino_core
 
 Precision = Literal["float32", "bf16"]
 
 
 def computes_in_bf16() -> bool:
     """Whether OpenVINO is installed and the CPU has bfloat16 instructions."""
-    openvino = load_openvino()
-    return openvino is not None and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if not load_openvino():
+        return False
+    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class _Features(nn.Module):
@@ -53,7 +54,7 @@ class OpenVinoFeatures:
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
         }
-        self._compiled = openvino.Core().compile_model(model, "CPU", hints)
+        self._compiled = openvino_core().compile_model(model, "CPU", hints)
 
     def __call__(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield the features (B, F) float32 of each batch (B, 3, S, S) uint8, in order.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+from functools import cache
 from typing import Any
 
 
@@ -23,3 +25,16 @@ def openvino_version() -> str:
     """Version of OpenVINO, such as ``2026.4.1``; empty if it is not installed."""
     openvino = load_openvino()
     return openvino.__version__.partition("-")[0] if openvino else ""
+
+
+@cache
+def openvino_core() -> Any:
+    """The process's only ``openvino.Core``, which is never destroyed. OpenVINO must be installed.
+
+    Each core installs a signal stack and restores the one before it when it is destroyed. If two cores are destroyed in
+    the order of their creation, the stack in use is freed memory, and the next signal ends the process by a
+    segmentation fault (OpenVINO 2026.4 on Linux).
+    """
+    core = load_openvino().Core()
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))  # signals arrive until the interpreter has ended
+    return core

@@ -131,3 +131,23 @@ assert sys.modules["openvino_telemetry"] is None
     environment = {**os.environ, "HOME": str(home), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True)
     assert list(home.rglob("*")) == []
+
+
+@needs_openvino
+def test_signals_are_handled_after_nets_were_freed():
+    """In the order of their creation; each ``openvino.Core`` would leave a signal stack in freed memory."""
+    script = """
+import signal, torch
+from animals_pl.models import registry
+from animals_pl.training.extraction import Extractor
+net = registry.build_net("tf_mobilenetv3_small_100", 4, 32, freeze=True)
+first, second = Extractor(net), Extractor(net)
+for extractor in (first, second):
+    list(extractor([torch.zeros(2, 3, 32, 32).byte()]))
+del extractor, first
+del second
+signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n")
