@@ -72,7 +72,7 @@ def cross_validate(
         raise UsageError(f"folds={folds} has no effect: {plan.name} has the key scarce. Remove --folds.")
     else:
         table = _compare_scarce(plan, names, baseline, Path(root), seed, Path(output), markdown)
-    show(table)
+    show(table, width=200)
 
 
 def _compare_folds(

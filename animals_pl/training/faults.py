@@ -51,7 +51,7 @@ def _explain(error: Exception, data: L.LightningDataModule, trainer: L.Trainer) 
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or _OUT_OF_MEMORY.search(message):
         return f"out of memory with data.batch_size={data.hparams.get('batch_size')}. {smaller}"
     if died := _WORKER_DIED.search(message):
-        by = f" by the signal {died[3]}" if died[3] else ""
+        by = f" by a signal ({died[3]})" if died[3] else ""
         memory = "" if died[3] in _CRASHES else f" If memory ran out, lower data.num_workers first. {smaller}"
         return f"a loader process (pid {died[1]}) was ended{by}.{memory}"
     if message.startswith(_NO_IMAGE):

@@ -168,6 +168,13 @@ def test_requests_that_are_refused(client, content, headers, status, text):
     assert text in response.json()["error"]
 
 
+def test_of_several_files_an_image_decides_why_the_request_is_refused(client):
+    response = client.post("/identify", files=files(b"no image", b"\xff\xd8\xff\xe0 damaged"))
+    assert response.status_code == 422
+    assert "truncated" in response.json()["error"]
+    assert client.post("/identify", files=files(b"no image", b"nor this")).status_code == 415
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

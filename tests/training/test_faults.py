@@ -173,7 +173,7 @@ def test_a_loader_process_that_is_killed_stops_the_run(tiny_tree, tmp_path, monk
     assert fit(tiny_tree, tmp_path, "--data.num_workers", 1) == 1
     last = tmp_path / "run" / "version_0" / "last.ckpt"
     expected = (
-        r"a loader process \(pid \d+\) was ended( by the signal Killed)?\. If memory ran out, lower "
+        r"a loader process \(pid \d+\) was ended( by a signal \(Killed\))?\. If memory ran out, lower "
         r"data\.num_workers first\. Pass --data\.batch_size 4 --trainer\.accumulate_grad_batches 2: half as many "
         rf"images at a time, with the same optimizer steps\. Then resume with --ckpt_path {last}"
     )

@@ -46,11 +46,13 @@ def identify(identifier: Identifier, upload: Upload, most_pixels: int, top_k: in
     }
 
 
-def status_of(answers: list[Answer]) -> int:
-    """HTTP status: 200 if any image has a label; otherwise 415 for another format, 422 for a damaged or huge image."""
+def status_of(answers: list[Answer]) -> tuple[int, str]:
+    """HTTP status and error message: 200 if any file has a label, 415 if no file is an image, otherwise 422."""
     if any(answer["label"] is not None for answer in answers):
-        return 200
-    return 415 if answers[0]["problem"].startswith("not an image") else 422
+        return 200, ""
+    problems = [answer["problem"] for answer in answers]
+    of_images = [problem for problem in problems if not problem.startswith("not an image")]  # damaged or too large
+    return (422, of_images[0]) if of_images else (415, problems[0])
 
 
 def examine(content: bytes, most_pixels: int) -> tuple[str, bool]:

@@ -97,8 +97,8 @@ class _Service:
             raise HTTPException(408, f"The request took longer than {self._limits.timeout:g} s.") from None
         finally:
             self._requests -= 1
-        status = status_of(answers)
-        error = {} if status == 200 else {"error": answers[0]["problem"]}
+        status, problem = status_of(answers)
+        error = {"error": problem} if problem else {}
         return JSONResponse({**error, "model": self._identifier.metadata.sha256[:12], "images": answers}, status)
 
     def _identify_all(self, uploads: list[Upload], top_k: int) -> list[Answer]:
