@@ -26,13 +26,17 @@ _CRASHES = ("Segmentation fault", "Floating point exception", "Illegal instructi
 
 _NO_IMAGE = "cannot decode the image"
 
+_OVERFLOW = "cannot be converted to type float without overflow"
+"""Message of the optimizer."""
+
 
 @contextmanager
 def explained_faults(data: L.LightningDataModule, trainer: L.Trainer) -> Iterator[None]:
     """Re-raise what ends a run as a one-line error that says how to resume.
 
     Raises:
-        TrainingError: Memory ran out, a loader process ended, or an image cannot be decoded any more.
+        TrainingError: Memory ran out, a loader process ended, an image cannot be decoded any more, or a step of the
+            optimizer overflowed.
     """
     try:
         yield
@@ -56,6 +60,8 @@ def _explain(error: Exception, data: L.LightningDataModule, trainer: L.Trainer) 
         return f"a loader process (pid {died[1]}) was ended{by}.{memory}"
     if message.startswith(_NO_IMAGE):
         return f"{message.rstrip('.')}. It was changed or deleted after the scan, which found it intact."
+    if _OVERFLOW in message:
+        return f"a step of the optimizer overflowed. Lower model.lr (now {trainer.lightning_module.hparams.get('lr')})."
     return ""
 
 

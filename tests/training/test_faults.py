@@ -127,6 +127,12 @@ def test_a_learning_rate_that_is_too_high_is_named(tiny_tree, tmp_path, capsys):
     assert list(tmp_path.rglob("*.ckpt")) == []
 
 
+def test_a_step_that_overflows_is_named(tiny_tree, tmp_path, capsys):
+    options = ["--model.net", "shallownet", "--model.optimizer", "adam", "--model.lr", 1e38]
+    assert fit(tiny_tree, tmp_path, *options) == 1
+    assert the_line(capsys) == "a step of the optimizer overflowed. Lower model.lr (now 1e+38)."
+
+
 def test_an_image_that_is_deleted_within_an_epoch_stops_the_run(make_tree, tmp_path, in_step, capsys):
     tree = make_tree("tree", {"cane": 20, "gatto": 20})
 
