@@ -58,7 +58,7 @@ class AnimalsDataModule(L.LightningDataModule):
             ``camera[0-9]+``, or ``TABLE.csv:COLUMN`` with a column ``path``.
         exclude: CSV file with a column ``path`` of images to leave out, such as the exclude.csv of analyze.
         unlabelled: Folder of unlabelled images, at any depth. ``fit`` labels them with a head trained on the labelled
-            images, and trains on both. For frozen backbones whose features are cached.
+            images, and trains on both. Needs a frozen backbone with cached features.
         test_root: Another dataset. ``test`` then uses all of its images, or those of its folder ``test`` if it has
             ``train``, ``val`` and ``test``.
         predict_paths: Images and folders of images for ``predict``.
@@ -130,7 +130,7 @@ class AnimalsDataModule(L.LightningDataModule):
         """Images of ``unlabelled`` that were added to the training split in the latest ``fit``."""
 
     def prepare_data(self) -> None:
-        """Generate the practice set if needed, and check that there are unlabelled images if asked for.
+        """Generate the practice set if needed, and check that ``unlabelled`` has images.
 
         In distributed training, rank 0 scans here and the others read the cache.
         """
@@ -166,7 +166,7 @@ class AnimalsDataModule(L.LightningDataModule):
             self.catalogs["test"] = images_to_test(loaded.usable)
         elif "train" not in self.catalogs:
             self._load_and_split(class_names)
-        elif stage == "fit" and self.pseudo_labelled is not None:  # added in an earlier run
+        elif stage == "fit" and self.pseudo_labelled is not None:  # added by an earlier ``fit``
             self.catalogs["train"], self.pseudo_labelled = self.catalog.select(self.split.train), None
         if stage == "test" and not self.catalogs["test"].paths:
             raise UsageError(
@@ -187,7 +187,7 @@ class AnimalsDataModule(L.LightningDataModule):
         self.catalogs |= {split: loaded.usable.select(getattr(self.split, split)) for split in SPLITS}
 
     def add_pseudo_labelled(self, images: Catalog) -> None:
-        """Add labelled images from outside the dataset to the training split. After :meth:`setup`."""
+        """Add pseudo-labelled images of ``unlabelled`` to the training split. After :meth:`setup`."""
         self.pseudo_labelled = images
         self.catalogs["train"] = self.catalog.select(self.split.train).with_images_of(images)
 

@@ -19,9 +19,10 @@ from animals_pl.data.strings import Strings
 from animals_pl.data.walk import walk_images
 from animals_pl.errors import UsageError, one_line
 
-BROKEN, LABELLED, DUPLICATE = "broken", "near-duplicate of a labelled image", "near-duplicate of an unlabelled image"
+BROKEN = "broken"
+LABELLED = "near-duplicate of a labelled image"
+DUPLICATE = "near-duplicate of an unlabelled image"
 GROUPED = "in the group (data.group_by) of a labelled image"
-"""Why an image is left out."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ def find_unlabelled(
 ) -> UnlabelledImages:
     """Find the images at any depth below a folder, and inspect them.
 
-    Images that cannot be decoded completely are left out, and so are near-duplicates of labelled images and images in
-    the same group: those of validation and test images would make the metrics too good. Of near-duplicates among each
-    other, the first one is usable.
+        Images that cannot be decoded completely are left out. So are near-duplicates of labelled images and images in a
+    group with one: copies of validation and test images would make the metrics too good. Of several near-duplicates
+    among the unlabelled images, the first is usable.
 
     Args:
-        folder: The folder.
+        folder: Folder of unlabelled images.
         catalog: The dataset.
         split: Its labelled images; excluded ones are in no split and count as unlabelled.
         group_by: Rule for further groups (see :func:`animals_pl.data.grouping.group_by`).
@@ -82,13 +83,13 @@ def scan_unlabelled(folder: str | Path, dataset: Catalog | None = None, argument
 
     Args:
         folder: The folder.
-        dataset: The dataset, of which it may not be a class folder.
+        dataset: The dataset. The folder may not be one of its class folders, or inside one.
         argument: Name of the option that ``folder`` came from, for messages.
 
     Raises:
-        UsageError: The folder does not exist, has no images, or contains labelled images.
+        UsageError: The folder does not exist, has no images, or is a class folder of the dataset or inside one.
     """
-    root, remedy = Path(folder), "Pass another folder of images, or remove it."
+    root, remedy = Path(folder), "Pass another folder of images, or remove the argument."
     try:
         is_folder = root.is_dir()
     except OSError as error:  # such as a name that is too long
@@ -99,8 +100,8 @@ def scan_unlabelled(folder: str | Path, dataset: Catalog | None = None, argument
         inner = f"{root.resolve().relative_to(dataset.root.resolve()).as_posix()}/"
         if any(path.startswith(inner) for path in dataset.paths):
             raise UsageError(
-                f"{argument}={str(folder)!r} is in a folder of data.root, so its images have that class. Move it "
-                "out of data.root."
+                f"{argument}={str(folder)!r} is a class folder of data.root, or inside one: its images are "
+                "labelled. Move it out of data.root."
             )
     paths = Strings.of(sorted(walk_images(root)))
     if not paths:
@@ -123,7 +124,7 @@ def require_unchanged(folder: str | Path, paths: Sequence[str], sha256: Sequence
         return
     images = scan_unlabelled(folder)
     rows = Strings.of(images.paths).index_of(paths)
-    found = np.array([*scan(images).columns["sha256"], ""], dtype=object)[rows]  # -1: the last one
+    found = np.array([*scan(images).columns["sha256"], ""], dtype=object)[rows]  # row -1 (missing): ""
     for path, now, before in zip(paths, found, sha256, strict=True):
         if now != before:
             change = "has changed" if now else "is missing"
@@ -136,7 +137,7 @@ def require_unchanged(folder: str | Path, paths: Sequence[str], sha256: Sequence
 def _duplicates(
     images: Catalog, facts: pd.DataFrame, others: Sequence[tuple[Catalog, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each image (N,) is a near-duplicate of a labelled one, and whether it is one of an earlier image.
+    """Whether each image (N,) is a near-duplicate of a labelled image, and whether of an earlier unlabelled one.
 
     ``others``: catalogs, and which of their images are labelled.
     """

@@ -29,7 +29,8 @@ class ScarcePlan:
         keep: Numbers of training images of a cut class. Every replicate is repeated with each of them.
         replicates: Number of replicates, 2 or more.
         hide_imagenet: Let the head know only one ImageNet class of each cut class (see :func:`hidden_names`).
-        unlabelled: Fraction, in [0, 1), of the common classes' images that are unlabelled (see :func:`draw`).
+        unlabelled: Fraction, in [0, 1), of the cut classes' test images and of the other common classes' training
+            images that is unlabelled.
     """
 
     classes: int

@@ -34,11 +34,12 @@ from animals_pl.training.pseudo_labels import label_images
 from animals_pl.training.trainer import make_trainer
 
 FITS = ("refit", "unlabelled")
-"""Settings of a variant: a validation part chooses the epoch, and with ``true`` the head is trained once more."""
+"""Settings of a variant. If either is given, validation images choose the epoch; if it is true, the head is then
+trained again."""
 
 EPOCHS = ("trainer.max_epochs", "trainer.min_epochs", "trainer.min_steps")
-"""Length of training: ``max_epochs``, otherwise ``min_epochs``. The number of steps has no effect, so that all draws of
-a study are trained equally long."""
+"""Length of training: ``max_epochs``, otherwise ``min_epochs``. ``min_steps`` is ignored, so that all draws of a
+study are trained equally long."""
 
 RUN_SETTINGS = (*EPOCHS, "trainer.accelerator", "seed_everything", "name", "monitor", *FITS)
 """Allowed settings besides those of the model and the data: they are read, or have no effect here."""
@@ -223,7 +224,7 @@ def _model_and_data(
     if data.hparams["unlabelled"] is not None:
         raise UsageError(
             f"variant {variant!r}: data.unlabelled has no effect in a study with scarce, which draws unlabelled images "
-            "itself. Set scarce.unlabelled to a fraction, and unlabelled to true in a variant."
+            "itself. Remove it; set scarce.unlabelled to a fraction, and unlabelled=true in a variant."
         )
     for key in FITS:
         if type(settings.get(key, False)) is not bool:

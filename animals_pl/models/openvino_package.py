@@ -31,10 +31,10 @@ def openvino_version() -> str:
 def openvino_core() -> Any:
     """The process's only ``openvino.Core``, which is never destroyed. OpenVINO must be installed.
 
-    Each core installs a signal stack and restores the one before it when it is destroyed. If two cores are destroyed in
-    the order of their creation, the stack in use is freed memory, and the next signal ends the process by a
-    segmentation fault (OpenVINO 2026.4 on Linux).
+    Each core installs a signal stack, and restores the previous one when it is destroyed. If two cores are destroyed in
+    the order of their creation, the active stack is freed memory, and the next signal causes a segmentation fault
+    (OpenVINO 2026.4 on Linux).
     """
     core = load_openvino().Core()
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))  # signals arrive until the interpreter has ended
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))  # never freed: signals can arrive during shutdown
     return core

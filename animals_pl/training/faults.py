@@ -27,7 +27,7 @@ _CRASHES = ("Segmentation fault", "Floating point exception", "Illegal instructi
 _NO_IMAGE = "cannot decode the image"
 
 _OVERFLOW = "cannot be converted to type float without overflow"
-"""Message of the optimizer."""
+"""Part of torch's error message when an optimizer step overflows."""
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def train_best_head(
         **options: Further arguments of :func:`train_head`.
 
     Returns:
-        The number of epochs that the head was trained.
+        The number of epochs that the kept head was trained for.
     """
     best: dict[str, Any] = {"loss": math.inf, "epochs": 0, "head": model.net.head.state_dict()}
     epochs = itertools.count(1)

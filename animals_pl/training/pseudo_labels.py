@@ -20,7 +20,7 @@ LEAST_CONFIDENCE = 0.7
 """Lowest threshold of a class."""
 
 KNOWN_SHARE = 0.9
-"""Share of the validation images that are not unknown. Lower than in predictions: an image that is left out does less
+"""Share of the validation images that count as known. Lower than in predictions: an image that is left out does less
 harm than one with a wrong label."""
 
 PRIOR_WEIGHT = 0.1
@@ -61,7 +61,7 @@ def label_images(
     calibration = fit_calibration(teacher.calibration, val_logits, val_labels)
     prior, counts = np.asarray(calibration.model_prior), np.asarray(calibration.train_counts)
     probabilities = calibration.probabilities(logits)
-    # At the frequencies of the labelled images, classes with few of them would be unknown more often.
+    # At the frequencies of the labelled images, images of rare classes would be called unknown more often.
     frequencies = at_estimated_frequencies(probabilities, prior, counts).mean(axis=0)
     adapted = replace(calibration, train_counts=frequencies)
     threshold = fit_unknown_threshold(unknown_scores(val_logits, adapted), KNOWN_SHARE)
@@ -75,8 +75,9 @@ def at_estimated_frequencies(probabilities: np.ndarray, prior: np.ndarray, count
     """Class probabilities (N, C) at the class frequencies of the images, which are estimated from all of them.
 
     M. Saerens, P. Latinne and C. Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities",
-    2002: expectation-maximisation, starting from the frequencies of the labelled images. These also count as
-    :data:`PRIOR_WEIGHT` · N images, without which unsure predictions would all become the same class.
+    2002: expectation-maximisation, starting from the frequencies of the labelled images. The
+    labelled frequencies also enter with the weight of :data:`PRIOR_WEIGHT` · N images. Without it, unsure predictions
+    would collapse to a single class.
 
     Args:
         probabilities: (N, C), N > 0, of a calibrated model. Each row sums to 1.

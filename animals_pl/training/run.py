@@ -98,7 +98,8 @@ class Run:
             UsageError: An argument, file or folder is invalid. A new run that ends before its
                 first epoch is complete leaves no folder, unless the loss was not finite.
             MachineError: The disk is full, or a file of the run cannot be written.
-            TrainingError: Memory ran out, the loss is not finite, an image has changed, or a loader process has ended.
+            TrainingError: Memory ran out, the loss is not finite, an optimizer step overflowed, an image has changed,
+                or a loader process has ended.
             KeyboardInterrupt: SIGINT (Ctrl-C) was received. The message says how to resume.
             Terminated: SIGTERM was received. A ``SystemExit`` with the exit code 143; the message says how to resume.
         """

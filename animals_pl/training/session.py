@@ -1,4 +1,4 @@
-"""Run ``Trainer.fit`` with signals and faults handled, callbacks of the options, and no folder left by a failed run."""
+"""Run ``Trainer.fit``: create the callbacks of the options, handle signals and faults, remove a failed run's folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def train(
 
     Raises:
         UsageError: An argument, file or folder is invalid.
-        TrainingError: Memory ran out, the loss is not finite, an image has changed, or a loader process has ended.
+        TrainingError: Memory ran out, the loss is not finite, an optimizer step overflowed, an image has changed, or a
+            loader process has ended.
         KeyboardInterrupt: SIGINT was received.
         Terminated: SIGTERM was received.
     """

@@ -3,9 +3,9 @@
     python -m scripts.bench.unlabelled --root DIR [--config NAME] [--net NAME] [--weights FILE] [--seeds N]
         [--hidden_classes K]
 
-For each seed, a quarter of the images is for test. A fifth of the others is labelled, the rest unlabelled, in a flat
-folder. With ``--hidden_classes``, K of the five largest classes have no labelled and no test images, so that all of
-their images among the unlabelled ones are foreign. ``fit`` trains on the labelled images alone, and then with the
+For each seed, a quarter of the images are test images. A fifth of the others are labelled; the rest are unlabelled, in
+a flat folder. With ``--hidden_classes``, K of the five largest classes have no labelled and no test images: their
+unlabelled images are foreign. ``fit`` trains on the labelled images alone, and then with the
 unlabelled ones; a fifth of the labelled images is for validation.
 """
 
@@ -87,7 +87,7 @@ def score(
     right = sum(true == label for true, label in pairs)
     foreign = sum(bool(label) for true, label in pairs if not (folders["labelled"] / true).exists())
     labelled = sum(bool(label) for _, label in pairs)
-    return values, f"{labelled} of {len(pairs)} labelled, {right} right, {foreign} foreign"
+    return values, f"{labelled} of {len(pairs)} pseudo-labelled, {right} right, {foreign} foreign"
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -95,10 +95,12 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="folder with one folder of images per class")
     parser.add_argument("--config", default="mobilenetv3_small_best", help="configuration with a frozen backbone")
-    parser.add_argument("--net", help="another net")
+    parser.add_argument("--net", help="net, if not that of the configuration")
     parser.add_argument("--weights", help="file with its weights")
-    parser.add_argument("--seeds", type=int, default=12, help="2 or more")
-    parser.add_argument("--hidden_classes", type=int, default=0, choices=range(5))
+    parser.add_argument("--seeds", type=int, default=12, help="number of seeds, 2 or more")
+    parser.add_argument(
+        "--hidden_classes", type=int, default=0, choices=range(5), help="number of classes without labels"
+    )
     options = parser.parse_args(args)
     catalog = load_dataset(options.root).usable
     scores: list[list[list[float]]] = []

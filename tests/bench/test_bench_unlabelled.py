@@ -38,7 +38,7 @@ def test_a_run_prints_both_metrics_of_each_seed_and_the_differences(tmp_path, ca
     main(["--root", str(root), "--config", str(config), "--seeds", "2", "--hidden_classes", "1"])
     lines = capsys.readouterr().out.splitlines()
     seeds = [
-        re.fullmatch(r"seed (\d): .* -> .*; (\d+) of (\d+) labelled, (\d+) right, (\d+) foreign", line)
+        re.fullmatch(r"seed (\d): .* -> .*; (\d+) of (\d+) pseudo-labelled, (\d+) right, (\d+) foreign", line)
         for line in lines
     ]
     assert [match[1] for match in seeds if match] == ["0", "1"]

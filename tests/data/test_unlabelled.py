@@ -111,7 +111,7 @@ def test_near_duplicates_of_other_test_images_are_left_out(labelled, tmp_path):
     assert found.left_out == {"small.jpg": LABELLED}
 
 
-def test_groups_of_a_regular_expression_reach_into_the_folder(labelled, tmp_path):
+def test_images_in_a_group_with_a_labelled_image_are_left_out(labelled, tmp_path):
     catalog, split = dataset(labelled)
     for name, seed in (("cam_1_a.png", 108), ("cam_99_b.png", 109)):
         photograph(tmp_path / "more" / name, seed)
@@ -124,7 +124,7 @@ def test_groups_of_a_regular_expression_reach_into_the_folder(labelled, tmp_path
 
 def test_a_class_folder_is_refused_and_a_hidden_folder_accepted(labelled):
     catalog, split = dataset(labelled)
-    with pytest.raises(UsageError, match=r"is in a folder of data\.root"):
+    with pytest.raises(UsageError, match=r"is a class folder of data\.root"):
         find_unlabelled(labelled / "a", catalog, split)
     photograph(labelled / ".more" / "new.png", 110)
     assert list(find_unlabelled(labelled / ".more", catalog, split).usable.paths) == ["new.png"]

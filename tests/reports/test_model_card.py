@@ -103,7 +103,7 @@ def test_metrics_have_their_intervals(run):
 def test_pseudo_labelled_images_are_counted(run):
     assert "Trained on the dataset my images.\n" in card_of(run)
     (run / "pseudo_labels.csv").write_text("path,label,left_out\na.jpg,cane,\nb.jpg,,unknown\nc.jpg,cane,\n")
-    assert "my images, and on 2 unlabelled images with pseudo-labels, which" in card_of(run)
+    assert "my images, and on 2 unlabelled images with pseudo-labels (not counted below)." in card_of(run)
 
 
 def test_odd_class_names_survive(run):

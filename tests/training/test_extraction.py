@@ -135,7 +135,7 @@ assert sys.modules["openvino_telemetry"] is None
 
 @needs_openvino
 def test_signals_are_handled_after_nets_were_freed():
-    """In the order of their creation; each ``openvino.Core`` would leave a signal stack in freed memory."""
+    """In the order of their creation: with one ``openvino.Core`` each, the signal stack would be freed memory."""
     script = """
 import signal, torch
 from animals_pl.models import registry

@@ -106,7 +106,7 @@ def test_the_teacher_is_the_run_without_unlabelled_images(whole, folders, tmp_pa
     at_frequencies = replace(calibration, train_counts=at_estimated_frequencies(probabilities, prior, counts).mean(0))
     with torch.no_grad():
         known_scores = np.sort(unknown_scores(teacher(images).numpy(), at_frequencies))
-    is_unknown = unknown_scores(logits, at_frequencies) > known_scores[[16, 17]].mean()  # 90 % of 18 images are 17
+    is_unknown = unknown_scores(logits, at_frequencies) > known_scores[[16, 17]].mean()  # ceil(0.9 * 18) = 17
     assert [row["left_out"] == "unknown" for row in ordered] == is_unknown.tolist()
     assert 0 < is_unknown.sum() < 50
     labels, best = pseudo_labels(probabilities[~is_unknown], prior, counts)
@@ -233,7 +233,7 @@ def test_a_run_that_is_worse_than_its_teacher_says_so(folders, tmp_path, monkeyp
         assert main(options(folders, tmp_path, "--trainer.max_epochs", 30)) == 0
 
 
-def test_no_image_with_a_label(folders, tmp_path, monkeypatch):
+def test_a_run_without_any_pseudo_label_warns(folders, tmp_path, monkeypatch):
     label = "animals_pl.training.callbacks.pseudo_labelling.label_images"
     none = PseudoLabels(np.full(100, -1), np.full(100, np.nan), np.ones(100, bool))
     monkeypatch.setattr(label, lambda *_: none)

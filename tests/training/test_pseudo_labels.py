@@ -1,4 +1,4 @@
-"""Pseudo-labels of probabilities: estimated frequencies and thresholds as in their papers."""
+"""Pseudo-labels from probabilities: frequencies as in Saerens et al., thresholds as in FlexMatch."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_class_without_labelled_images_gets_no_pseudo_label():
 
 
 def test_unsure_predictions_do_not_all_become_one_class():
-    """Without the weight of the labelled images, the estimate of noise is a single class with a probability of 1."""
+    """Without the weight of the labelled images, the estimate for random predictions would be a single class."""
     rows = softmax(np.random.default_rng(0).normal(0, 0.3, (60, 3)), axis=1)
     labels, best = pseudo_labels(rows, np.ones(3), np.array([20, 20, 20]))
     assert best.max() < 0.9

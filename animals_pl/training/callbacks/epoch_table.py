@@ -32,7 +32,7 @@ class EpochTable(L.Callback):
         self._row_of_checkpoint: Row = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write a row that a killed run did not write. After the last epoch, Lightning calls no hook of training."""
+        """Write the row that a killed run did not write. Lightning skips on_train_start if no epochs are left."""
         row = self._row_of_checkpoint
         if row and trainer.is_global_zero and all(earlier["epoch"] != row["epoch"] for earlier in self.rows):
             if board := board_of(trainer):

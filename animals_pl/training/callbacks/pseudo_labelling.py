@@ -41,7 +41,7 @@ UNKNOWN, UNSURE = "unknown", "below the threshold of its class"
 
 NEEDS_FEATURES = (
     "data.unlabelled needs the cached features of a frozen backbone. Set model.freeze=true, cache_features=true, "
-    "data.augment=none, model.mixup=0 and model.cutmix=0 and use no progressive resizing, or remove it."
+    "data.augment=none, model.mixup=0 and model.cutmix=0, and use no progressive resizing; or remove data.unlabelled."
 )
 
 
@@ -49,9 +49,9 @@ class PseudoLabelling(L.Callback):
     """Adds images of ``data.unlabelled`` to the training images, with pseudo-labels.
 
     The teacher is a head trained on the labelled images with the loss, optimizer and schedule of the run, for the
-    number of epochs with the lowest validation loss. It labels the others
-    (:func:`~animals_pl.training.pseudo_labels.label_images`). The run then trains a head on both, from the same initial
-    weights. A resumed run reads its pseudo-labels from its folder.
+    number of epochs with the lowest validation loss. It labels the unlabelled images
+    (:func:`~animals_pl.training.pseudo_labels.label_images`). The run then trains a head on both kinds of labels,
+    from the same initial weights. A resumed run reads its pseudo-labels from its folder.
 
     Args:
         data: The run's datamodule.
@@ -81,8 +81,8 @@ class PseudoLabelling(L.Callback):
             return
         if trainer.max_steps > 0 or (trainer.max_epochs or 0) <= 0:
             raise UsageError(
-                "data.unlabelled needs a number of epochs, since the number of training images is not known before. "
-                "Set trainer.max_epochs instead of trainer.max_steps or trainer.max_epochs=-1."
+                "data.unlabelled needs a fixed number of epochs. Set trainer.max_epochs (trainer.max_time may be given "
+                "as well), and remove trainer.max_steps."
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: AnimalClassifier) -> None:  # type: ignore[override]

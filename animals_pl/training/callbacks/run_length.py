@@ -15,7 +15,7 @@ from animals_pl.training.checkpoint import how_to_resume
 
 
 class RunLength(L.Callback):
-    """Derives max_epochs from steps, and runs validation when max_steps or max_time ends an epoch early.
+    """Derives max_epochs from max_steps or a minimum, and runs validation when steps or time end an epoch early.
 
     Schedules and image sizes depend on the number of epochs.
 
@@ -30,10 +30,10 @@ class RunLength(L.Callback):
 
     @classmethod
     def of(cls, kwargs: dict[str, Any]) -> RunLength:
-        """The callback for arguments of ``lightning.Trainer``.
+        """Create the callback from arguments of ``lightning.Trainer``, which are changed in place.
 
-        If they have a minimum, but no maximum, the minimum becomes the length of the run and is removed from them:
-        Lightning would train 1,000 epochs, and early stopping could not end the run before the minimum.
+        A minimum without a maximum becomes the length of the run and is removed from ``kwargs``: otherwise, Lightning
+        would train 1,000 epochs, and early stopping could not end the run before the minimum.
         """
         maxima = {key for key in ("max_epochs", "max_steps", "max_time") if kwargs.get(key) not in (None, -1)}
         minimum = {key: kwargs[key] for key in ("min_epochs", "min_steps") if kwargs.get(key)}

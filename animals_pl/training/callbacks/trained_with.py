@@ -54,9 +54,9 @@ class TrainedWith(L.Callback):
             change = "but their contents or classes have changed" if before == now else f"but now there are {now}"
             raise UsageError(f"the run was trained with {before}, {change}. Restore the images, or start a new run.")
         if state_dict.get("unlabelled", False) != self.facts.get("unlabelled", False):
-            before = "without" if self.facts["unlabelled"] else "with"
+            before, remedy = ("without", "Remove") if self.facts["unlabelled"] else ("with", "Pass its")
             raise UsageError(
-                f"the run was trained {before} unlabelled images. Pass the same data.unlabelled, or start a new run."
+                f"the run was trained {before} unlabelled images. {remedy} data.unlabelled, or start a new run."
             )
 
 

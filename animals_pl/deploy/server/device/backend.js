@@ -8,7 +8,7 @@ const MOST_ASPECT = 50; // the graph would need gigabytes for longer images; it 
 
 let model;
 let session; // set when it has reproduced the golden images
-let loading; // what loadModel has returned
+let loading; // promise of the latest loadModel
 
 export const tokenWasSent = () => false;
 export const setToken = () => {};
@@ -32,7 +32,7 @@ async function load() {
   }
 }
 
-// Returns { status, image } as the server does, when the model is loaded.
+// Waits for the model, then returns { status, image } as the server does.
 export async function identify(file) {
   const { status } = await loading;
   if (status !== 200) return { status };
