@@ -152,3 +152,15 @@ def test_reference_configuration_is_the_table_s_row(name):
 def test_reference_configurations_share_the_protocol(name):
     keys = keys_of(FOLDER / f"{name}.yaml")
     assert {key: value for key, value in keys.items() if key not in MAY_DIFFER} == PROTOCOL
+
+
+def test_the_study_of_the_fine_tuning_recipe_has_its_settings():
+    study = yaml.safe_load((FOLDER / "studies" / "fine_tuning_recipe.yaml").read_text())
+    variant = study["variants"]["fine-tuning"]
+    recipe, base = (keys_of(FOLDER / f"{name}.yaml") for name in ("mobilenetv3_small_finetune", study["config"]))
+    different = {key for key, value in recipe.items() if value != {**base, **variant}.get(key)}
+    assert {key for key in different if not key.startswith("trainer.callbacks")} == {"name"}
+    assert set(base) - set(recipe) == {"trainer.min_epochs", "trainer.min_steps"}
+    (callback,) = variant["trainer.callbacks+"]
+    assert recipe["trainer.callbacks.0.class_path"].endswith(f".{callback['class_path']}")
+    assert recipe["trainer.callbacks.0.init_args.epochs"] == callback["init_args"]["epochs"]
