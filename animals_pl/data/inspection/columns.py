@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from animals_pl.files import atomic_write
 Column = Strings | np.ndarray
 Columns = dict[str, Column]
 
-READ_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile)
+READ_ERRORS = (OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 """Errors of :func:`read_columns` for a missing or damaged file."""
 
 _OFFSETS = ".offsets"
@@ -63,7 +64,8 @@ def read_columns(file: Path, types: Mapping[str, type]) -> Columns:
     """Read a table of :func:`write_columns` with columns of these names and types.
 
     Raises:
-        OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile: The file is missing or damaged.
+        OSError, ValueError, KeyError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error: The file is
+            missing or damaged.
     """
     columns: Columns = {}
     with np.load(file, allow_pickle=False) as arrays:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from animals_pl.data.inspection.columns import (
     READ_ERRORS,
@@ -43,16 +41,19 @@ def test_other_columns_are_refused(tmp_path, types):
         read_columns(tmp_path / "table.npz", types)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.data())
-def test_a_changed_byte_is_noticed_or_harmless(tmp_path, data):
+def test_a_changed_bit_is_noticed_or_harmless(tmp_path):
     file = tmp_path / "table.npz"
     write_columns(columns_of(ROWS, TYPES), file)
-    content = bytearray(file.read_bytes())
-    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    file.write_bytes(content)
-    try:
-        read = read_columns(file, TYPES)
-    except READ_ERRORS:
-        return
-    assert list(zip(*read.values(), strict=True)) == ROWS
+    content = file.read_bytes()
+    noticed = 0
+    for place in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        try:
+            read = read_columns(file, TYPES)
+        except READ_ERRORS:
+            noticed += 1
+        else:
+            assert list(zip(*read.values(), strict=True)) == ROWS
+    assert noticed > 0.5 * 8 * len(content)

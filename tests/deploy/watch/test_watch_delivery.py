@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from watching import Receiver, distinct, lines, until, watch_until
+from watching import Receiver, distinct, lines, until, watch_until, whole_lines
 
 from animals_pl.deploy.watch.sinks import Output
 
@@ -154,14 +154,14 @@ class Killable:
     def __init__(self, *args: object) -> None:
         command = [sys.executable, "-m", "animals_pl", "watch", *map(str, args)]
         command += ["--settle", "10ms", "--every", "10ms", "--unknown", "false"]
-        self._process = subprocess.Popen(command, stderr=subprocess.PIPE)
-        assert b"watching" in self._process.stderr.readline()
-        threading.Thread(target=self._process.stderr.read, daemon=True).start()
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        assert b"watching" in self.process.stderr.readline()
+        threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
     def end(self, number: int) -> int:
         """Send a signal, and return the exit code."""
-        self._process.send_signal(number)
-        return self._process.wait()
+        self.process.send_signal(number)
+        return self.process.wait()
 
 
 def write_files(folder: Path, contents: list[bytes], start: int, end: int) -> None:
@@ -175,7 +175,7 @@ def write_files(folder: Path, contents: list[bytes], start: int, end: int) -> No
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_thirty_times_no_file_and_no_alert_is_lost(model, card, certain, tmp_path):
+def test_killed_thirty_times_no_file_and_no_alert_is_lost(model, card, certain, tmp_path, request):
     """500 files come in steps of 16; the server is down in a third of them, and does not answer once in five."""
     rng, receiver = random.Random(0), Receiver()
     contents = [distinct(content, number) for number, content in enumerate([*certain.values()] * 50)]
@@ -193,19 +193,21 @@ def test_killed_thirty_times_no_file_and_no_alert_is_lost(model, card, certain, 
             receiver.statuses = [0]
             unanswered += 1
         watched = Killable(*args)
-        aim = len(lines(out)) + rng.randrange(32)  # of the 32 alerts of this step, or more
+        request.addfinalizer(watched.process.kill)
+        aim = len(whole_lines(out)) + rng.randrange(32)  # of the 32 alerts of this step, or more
         write_files(card, contents, 16 * kill, 16 * kill + 16)
-        until(lambda: len(lines(out)) >= aim)  # noqa: B023 - called at once
+        until(lambda: len(whole_lines(out)) >= aim)  # noqa: B023 - called at once
         watched.end(signal.SIGKILL)
     receiver.down()
     receiver.up()
     watched = Killable(*args)
+    request.addfinalizer(watched.process.kill)
     write_files(card, contents, 480, 500)
-    until(lambda: len({line["id"] for line in lines(out)}) >= 1000 and len(set(receiver.ids)) >= 1000)
+    until(lambda: len({line["id"] for line in whole_lines(out)}) >= 1000 and len(set(receiver.ids)) >= 1000)
     assert watched.end(signal.SIGTERM) == 143
     expected = {(str(card / f"{number:03}.jpg"), name) for number in range(500) for name in ("elefante", "cane")}
-    assert {(line["path"], line["class"]) for line in lines(out)} == expected
-    ids = [line["id"] for line in lines(out)]
+    assert {(line["path"], line["class"]) for line in whole_lines(out)} == expected
+    ids = [line["id"] for line in whole_lines(out)]
     print(f"repeated: {len(ids) - 1000} lines, {len(receiver.ids) - 1000} requests, of which {unanswered} unanswered")
     assert len({*ids}) == 1000 and {*receiver.ids} == {*ids}
     assert {file.stem for file in snapshots.glob("*.jpg")} == {*ids}

@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,15 @@ def watch(*args: object) -> int:
 def lines(file: Path) -> list[dict[str, object]]:
     """The alerts in a file."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def whole_lines(file: Path) -> list[dict[str, object]]:
+    """The alerts in a file, without lines that a kill has torn."""
+    found = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        with suppress(json.JSONDecodeError):
+            found.append(json.loads(line))
+    return found
 
 
 class Receiver:
