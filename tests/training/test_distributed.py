@@ -106,8 +106,8 @@ def test_two_processes_train_as_one(tree, alone, tmp_path, net):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_processes_label_the_same_images_as_one(tree, tmp_path):
-    # All 47 get a label: with 45 labelled images, 12 batches of 8, the last of 4. A last batch of 2 would be merged into
-    # the one before it with two processes only.
+    # All 47 get a label: with 45 labelled images, 12 batches of 8, the last of 4.
+    # Two processes would merge a last batch of 2 into the one before it.
     more = write_tree(tmp_path / "more", {"cane": 20, "gatto": 15, "ragno": 12}, seed=4)
     outputs = []
     for batch_size, devices in ((8, "1"), (4, "2")):
