@@ -161,6 +161,8 @@ def test_the_study_of_the_fine_tuning_recipe_has_its_settings():
     different = {key for key, value in recipe.items() if value != {**base, **variant}.get(key)}
     assert {key for key in different if not key.startswith("trainer.callbacks")} == {"name"}
     assert set(base) - set(recipe) == {"trainer.min_epochs", "trainer.min_steps"}
+    assert set(variant) - {"trainer.callbacks+"} <= set(recipe)
     (callback,) = variant["trainer.callbacks+"]
     assert recipe["trainer.callbacks.0.class_path"].endswith(f".{callback['class_path']}")
     assert recipe["trainer.callbacks.0.init_args.epochs"] == callback["init_args"]["epochs"]
+    assert recipe["trainer.callbacks.0.init_args.stages"] == callback["init_args"].get("stages", 1)

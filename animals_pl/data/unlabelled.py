@@ -19,6 +19,7 @@ from animals_pl.data.strings import Strings
 from animals_pl.data.walk import walk_images
 from animals_pl.errors import UsageError, one_line
 
+# Why an image is left out.
 BROKEN = "broken"
 LABELLED = "near-duplicate of a labelled image"
 DUPLICATE = "near-duplicate of an unlabelled image"
@@ -43,9 +44,9 @@ def find_unlabelled(
 ) -> UnlabelledImages:
     """Find the images at any depth below a folder, and inspect them.
 
-        Images that cannot be decoded completely are left out. So are near-duplicates of labelled images and images in a
-    group with one: copies of validation and test images would make the metrics too good. Of several near-duplicates
-    among the unlabelled images, the first is usable.
+    Images that cannot be decoded completely are left out. So are near-duplicates of labelled images, and images in the
+    same group as a labelled image: copies of validation and test images would make the metrics too good. Of several
+    near-duplicates among the unlabelled images, the first is usable.
 
     Args:
         folder: Folder of unlabelled images.

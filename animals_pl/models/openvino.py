@@ -18,9 +18,7 @@ Precision = Literal["float32", "bf16"]
 
 def computes_in_bf16() -> bool:
     """Whether OpenVINO is installed and the CPU has bfloat16 instructions."""
-    if not load_openvino():
-        return False
-    return "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return load_openvino() is not None and "BF16" in openvino_core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class _Features(nn.Module):

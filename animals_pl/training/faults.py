@@ -32,7 +32,7 @@ _OVERFLOW = "cannot be converted to type float without overflow"
 
 @contextmanager
 def explained_faults(data: L.LightningDataModule, trainer: L.Trainer) -> Iterator[None]:
-    """Re-raise what ends a run as a one-line error that says how to resume.
+    """Re-raise what ends a run as a one-line error with a remedy, and how to resume if the remedy allows it.
 
     Raises:
         TrainingError: Memory ran out, a loader process ended, an image cannot be decoded any more, or a step of the
@@ -44,7 +44,8 @@ def explained_faults(data: L.LightningDataModule, trainer: L.Trainer) -> Iterato
         fault = _explain(error, data, trainer)
         if not fault:
             raise
-        hint = how_to_resume(Path(trainer.default_root_dir))
+        keeps_settings = _OVERFLOW in one_line(error)  # a resumed run would have the same model.lr
+        hint = "" if keeps_settings else how_to_resume(Path(trainer.default_root_dir))
         raise TrainingError(f"{fault}{hint and f' Then {hint}'}") from error
 
 
@@ -61,7 +62,8 @@ def _explain(error: Exception, data: L.LightningDataModule, trainer: L.Trainer) 
     if message.startswith(_NO_IMAGE):
         return f"{message.rstrip('.')}. It was changed or deleted after the scan, which found it intact."
     if _OVERFLOW in message:
-        return f"a step of the optimizer overflowed. Lower model.lr (now {trainer.lightning_module.hparams.get('lr')})."
+        lr = trainer.lightning_module.hparams.get("lr")
+        return f"a step of the optimizer overflowed. Lower model.lr{'' if lr is None else f' (now {lr:g})'}."
     return ""
 
 

@@ -75,9 +75,9 @@ def at_estimated_frequencies(probabilities: np.ndarray, prior: np.ndarray, count
     """Class probabilities (N, C) at the class frequencies of the images, which are estimated from all of them.
 
     M. Saerens, P. Latinne and C. Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities",
-    2002: expectation-maximisation, starting from the frequencies of the labelled images. The
-    labelled frequencies also enter with the weight of :data:`PRIOR_WEIGHT` · N images. Without it, unsure predictions
-    would collapse to a single class.
+    2002: expectation-maximisation, starting from the frequencies of the labelled images. These also
+    enter with the weight of :data:`PRIOR_WEIGHT` · N images. Without it, unsure predictions could collapse to a single
+    class.
 
     Args:
         probabilities: (N, C), N > 0, of a calibrated model. Each row sums to 1.

@@ -5,8 +5,8 @@
 
 For each seed, a quarter of the images are test images. A fifth of the others are labelled; the rest are unlabelled, in
 a flat folder. With ``--hidden_classes``, K of the five largest classes have no labelled and no test images: their
-unlabelled images are foreign. ``fit`` trains on the labelled images alone, and then with the
-unlabelled ones; a fifth of the labelled images is for validation.
+unlabelled images are foreign. ``fit`` trains on the labelled images alone, and then on both; a fifth of the labelled
+images are validation images.
 """
 
 from __future__ import annotations

@@ -180,7 +180,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def compare(write_study, tree, tmp_path, capsys, monkeypatch):
     """Return a function that runs a study on these images and returns the exit code and what was printed."""
     monkeypatch.setattr("animals_pl.experiments.scarce.TEST_FRACTION", 0.9)  # 50 of 62 images
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "80")  # the table is complete, however narrow the terminal
 
     def run(content: str, *args: str) -> tuple[int, str, str]:
         arguments = ["--root", str(tree), "--output", str(tmp_path / "out"), "--markdown", *args]

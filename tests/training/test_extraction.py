@@ -135,7 +135,7 @@ assert sys.modules["openvino_telemetry"] is None
 
 @needs_openvino
 def test_signals_are_handled_after_nets_were_freed():
-    """In the order of their creation: with one ``openvino.Core`` each, the signal stack would be freed memory."""
+    """Two nets, in the order of their creation. With a core each, the signal stack would be freed memory."""
     script = """
 import signal, torch
 from animals_pl.models import registry
@@ -144,6 +144,7 @@ net = registry.build_net("tf_mobilenetv3_small_100", 4, 32, freeze=True)
 first, second = Extractor(net), Extractor(net)
 for extractor in (first, second):
     list(extractor([torch.zeros(2, 3, 32, 32).byte()]))
+assert first.uses_openvino and second.uses_openvino
 del extractor, first
 del second
 signal.signal(signal.SIGTERM, lambda number, frame: print("handled"))

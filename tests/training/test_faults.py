@@ -133,6 +133,18 @@ def test_a_step_that_overflows_is_named(tiny_tree, tmp_path, capsys):
     assert the_line(capsys) == "a step of the optimizer overflowed. Lower model.lr (now 1e+38)."
 
 
+def test_a_run_with_a_step_that_overflows_is_not_to_be_resumed(tiny_tree, tmp_path, in_step, capsys):
+    """A resumed run would have the same model.lr."""
+
+    def overflow(loss: Tensor) -> Tensor:
+        raise RuntimeError("value cannot be converted to type float without overflow")
+
+    in_step(BATCHES + 2, overflow)
+    assert fit(tiny_tree, tmp_path) == 1
+    assert (tmp_path / "run" / "version_0" / "last.ckpt").exists()
+    assert the_line(capsys) == "a step of the optimizer overflowed. Lower model.lr (now 0.001)."
+
+
 def test_an_image_that_is_deleted_within_an_epoch_stops_the_run(make_tree, tmp_path, in_step, capsys):
     tree = make_tree("tree", {"cane": 20, "gatto": 20})
 

@@ -50,8 +50,8 @@ class PseudoLabelling(L.Callback):
 
     The teacher is a head trained on the labelled images with the loss, optimizer and schedule of the run, for the
     number of epochs with the lowest validation loss. It labels the unlabelled images
-    (:func:`~animals_pl.training.pseudo_labels.label_images`). The run then trains a head on both kinds of labels,
-    from the same initial weights. A resumed run reads its pseudo-labels from its folder.
+    (:func:`~animals_pl.training.pseudo_labels.label_images`). The run then trains a head on the labelled and the
+    pseudo-labelled images, from the same initial weights. A resumed run reads its pseudo-labels from its folder.
 
     Args:
         data: The run's datamodule.
